@@ -1,0 +1,54 @@
+//! Arguments → what to do → exit code.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{app, demo, lab};
+
+/// The people's tool of Kith, the sidecar that knows who is calling, and can prove it.
+///
+/// Start with `kith demo`: it runs a small mesh on this machine and shows what the sidecars do.
+#[derive(Parser)]
+#[command(name = "kith", version, after_help = "Exit codes: 0 as expected, 1 something was not, 2 wrong usage or something is missing.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a mesh on this machine and walk through what it does: real sidecars, real traffic, nothing to set up.
+    ///
+    /// Works as root and as an ordinary user, in network namespaces of its own: nothing outside them is touched, and
+    /// nothing is left behind. It takes about a minute, and then stays up for you to try things, until Ctrl-C.
+    /// It needs the tools `ip` (Debian package iproute2) and `nft` (nftables).
+    Demo(demo::Arguments),
+}
+
+/// Runs `kith`. The first argument is the program's own name.
+#[must_use]
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    let rest = arguments.get(2..).unwrap_or_default();
+    // The parts of a lab, all this one binary: `kith demo` needs nothing but itself. As programs of their own they see
+    // themselves first.
+    let itself = |name: &str| -> Vec<OsString> { std::iter::once(name.into()).chain(rest.iter().cloned()).collect() };
+    match arguments.get(1).and_then(|name| name.to_str()) {
+        Some("__child") => return lab::child::main(rest),
+        Some("__keeper") => return lab::keeper::main(rest),
+        Some("__app") => return app::main(rest),
+        Some("__authority") => return lab::authority::main(rest),
+        Some("__control") => return kith_control::cli::main(itself("kith-control")),
+        Some("__proxy") => return kith_proxy::cli::main(itself("kith-proxy")),
+        _ => {}
+    }
+    match Arguments::try_parse_from(arguments) {
+        Ok(Arguments { command: Command::Demo(arguments) }) => demo::main(arguments),
+        Err(error) => {
+            // To stdout for --help, to stderr for mistakes; nobody is left to tell if that fails.
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The command line. `kith` embeds it too, so it is a function that returns an exit code.
+//!
+//! Exit codes: 0 done; 1 could not be done; 2 the input or the folder is at fault.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use kith_certs::Endpoint;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::resolve::resolve;
+use crate::serve::{Config, Server};
+use crate::yaml::load_dir;
+
+const WORKLOAD_API: &str = "SPIFFE_ENDPOINT_SOCKET";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "kith-control",
+    version,
+    about = "Serves policies and services from a folder of YAML to Kith sidecars"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve a folder of YAML over delta xDS. Changes take effect without a restart.
+    Serve(Serve),
+    /// Validate a folder of YAML as `serve` would, without serving it.
+    Check {
+        /// The folder.
+        dir: PathBuf,
+    },
+}
+
+// Addresses stay text here, so that all mistakes can be told at once.
+#[derive(Debug, clap::Args)]
+struct Serve {
+    /// The folder of YAML.
+    #[arg(long, value_name = "DIR")]
+    files: PathBuf,
+    /// Where sidecars connect.
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:15010")]
+    listen: String,
+    /// Where /status and /ready are: a loopback address.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15014")]
+    status_listen: String,
+    /// The Workload API: `unix:///path` or `tcp://ip:port`.
+    #[arg(long, value_name = "URI", env = WORKLOAD_API, default_value = "")]
+    spiffe_endpoint_socket: String,
+    /// Filter of the diagnostics on stderr.
+    #[arg(long, value_name = "FILTER", env = "KITH_LOG", default_value = "info")]
+    log: String,
+}
+
+/// Runs the program on `args`, the program's name first, and says how it went on stderr.
+pub fn main<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(args) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // To stdout for --help, to stderr for mistakes; nobody is left to tell if that fails.
+            _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match arguments.command {
+        Command::Check { dir } => check(&dir),
+        Command::Serve(serve) => match serve.configure() {
+            Ok((config, filter)) => run(config, filter),
+            Err(mistakes) => {
+                for mistake in &mistakes {
+                    eprintln!("kith-control: {mistake}");
+                }
+                ExitCode::from(2)
+            }
+        },
+    }
+}
+
+fn check(dir: &Path) -> ExitCode {
+    match load_dir(dir).and_then(|loaded| resolve(&loaded)) {
+        Ok(resolved) => {
+            for warning in &resolved.warnings {
+                eprintln!("warning: {warning}");
+            }
+            let counts = resolved.catalog.counts;
+            println!(
+                "{}: {} workloads, {} services, {} authorization policies, {} peer authentications, {} warnings",
+                dir.display(),
+                counts.workloads,
+                counts.services,
+                counts.authorization_policies,
+                counts.peer_authentications,
+                resolved.warnings.len()
+            );
+            ExitCode::SUCCESS
+        }
+        Err(problems) => {
+            for problem in &problems {
+                eprintln!("{problem}");
+            }
+            eprintln!("{}: {} problems", dir.display(), problems.len());
+            ExitCode::from(2)
+        }
+    }
+}
+
+impl Serve {
+    /// All mistakes together, each with the flag's name and what was expected.
+    fn configure(self) -> Result<(Config, EnvFilter), Vec<String>> {
+        let mut mistakes = Vec::new();
+        if !self.files.is_dir() {
+            mistakes.push(format!(
+                "--files: `{}` is not a folder",
+                self.files.display()
+            ));
+        }
+        let listen = address("--listen", &self.listen, &mut mistakes);
+        let status_listen = address("--status-listen", &self.status_listen, &mut mistakes);
+        // security.md, row 21: who is connected and what is wrong is not for the network.
+        if status_listen.is_some_and(|address| !address.ip().is_loopback()) {
+            mistakes.push(format!(
+                "--status-listen: `{}` is not a loopback address",
+                self.status_listen
+            ));
+        }
+        let workload_api = if self.spiffe_endpoint_socket.is_empty() {
+            mistakes.push(format!(
+                "{WORKLOAD_API}: required: `unix:///path` or `tcp://ip:port` of the Workload API"
+            ));
+            None
+        } else {
+            let parsed = Endpoint::parse(&self.spiffe_endpoint_socket);
+            parsed
+                .map_err(|error| mistakes.push(format!("{WORKLOAD_API}: {error}")))
+                .ok()
+        };
+        let filter = EnvFilter::try_new(&self.log);
+        let filter = filter
+            .map_err(|error| mistakes.push(format!("KITH_LOG: `{}`: {error}", self.log)))
+            .ok();
+        match (listen, status_listen, workload_api, filter) {
+            (Some(listen), Some(status_listen), Some(workload_api), Some(filter))
+                if mistakes.is_empty() =>
+            {
+                Ok((
+                    Config {
+                        files: self.files,
+                        listen,
+                        status_listen,
+                        workload_api,
+                    },
+                    filter,
+                ))
+            }
+            _ => Err(mistakes),
+        }
+    }
+}
+
+fn address(flag: &str, text: &str, mistakes: &mut Vec<String>) -> Option<SocketAddr> {
+    let parsed = text.parse();
+    parsed
+        .map_err(|_| mistakes.push(format!("{flag}: `{text}` is not `ip:port`")))
+        .ok()
+}
+
+fn run(config: Config, filter: EnvFilter) -> ExitCode {
+    // Err: the program that embeds this one has set up its own.
+    _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("kith-control: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(async {
+        let server = match Server::bind(config).await {
+            Ok(server) => server,
+            Err(errors) => {
+                for error in errors {
+                    eprintln!("kith-control: {error}");
+                }
+                return ExitCode::FAILURE;
+            }
+        };
+        let signals = signal(SignalKind::terminate())
+            .and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+        let (mut terminate, mut interrupt) = match signals {
+            Ok(signals) => signals,
+            Err(error) => {
+                eprintln!("kith-control: cannot listen for signals: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let stop = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        server.run(stop).await;
+        ExitCode::SUCCESS
+    })
+}

@@ -1,0 +1,229 @@
+//! `kith-control serve`: binds, wires, and owns every task until the end.
+//!
+//! ```text
+//! folder ─► watch ─► yaml ─► resolve ─► Catalog ─► one stream a sidecar ─► subscriptions ─► responses
+//! ```
+
+mod peer;
+mod stream;
+mod subscriptions;
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use discovery::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use kith_certs::tls::{ClientAuth, server_config};
+use kith_certs::{Endpoint, IdentitySource, SourceConfig};
+use kith_xds_client::api::envoy::service::discovery::v3 as discovery;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{error, info, warn};
+
+use self::peer::Peer;
+use crate::status::{self, State};
+use crate::watch::Folder;
+
+/// Responses waiting for a sidecar that reads slowly.
+const WAITING_RESPONSES: usize = 16;
+/// A sidecar that vanished without a word is noticed after twice this.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// How long streams may take to end at a stop.
+const STOP: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The folder of YAML.
+    pub files: PathBuf,
+    /// Where sidecars connect.
+    pub listen: SocketAddr,
+    /// Where `/status` and `/ready` are; loopback.
+    pub status_listen: SocketAddr,
+    /// The Workload API that gives this control plane its own SVID.
+    pub workload_api: Endpoint,
+}
+
+/// A port that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} ({flag}): {source}; free the port or choose another")]
+pub struct BindError {
+    flag: &'static str,
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// Bound, not yet serving.
+pub struct Server {
+    config: Config,
+    xds: TcpListener,
+    status: TcpListener,
+    addresses: Addresses,
+}
+
+/// Where the server listens, with the ports that were chosen if 0 was asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    pub xds: SocketAddr,
+    pub status: SocketAddr,
+}
+
+impl Server {
+    /// Takes the ports, so that failing to is the first thing that happens.
+    ///
+    /// # Errors
+    /// Every address that cannot be listened on.
+    pub async fn bind(config: Config) -> Result<Self, Vec<BindError>> {
+        let xds = listen("--listen", config.listen);
+        let status = listen("--status-listen", config.status_listen);
+        match (xds, status) {
+            (Ok((xds, xds_address)), Ok((status, status_address))) => {
+                let addresses = Addresses {
+                    xds: xds_address,
+                    status: status_address,
+                };
+                Ok(Self {
+                    config,
+                    xds,
+                    status,
+                    addresses,
+                })
+            }
+            (xds, status) => Err([xds.err(), status.err()].into_iter().flatten().collect()),
+        }
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Serves until `stop` resolves, then ends every stream with a reason.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let Self {
+            config,
+            xds,
+            status,
+            addresses,
+        } = self;
+        let state = Arc::new(State::default());
+        let identity = IdentitySource::start(SourceConfig::new(config.workload_api));
+        let tls = server_config(&identity, &[b"h2"], ClientAuth::Required);
+
+        let mut tasks = JoinSet::new();
+        let readiness = identity.clone();
+        tasks.spawn(status::serve(status, Arc::clone(&state), move || {
+            no_identity(&readiness)
+        }));
+        tasks.spawn(Folder::new(config.files).follow(Arc::clone(&state)));
+        let (accepted, connections) = mpsc::channel(WAITING_RESPONSES);
+        let accepting = tasks.spawn(peer::accept(xds, tls, accepted));
+
+        let (stopping, stop_seen) = watch::channel(false);
+        let service = Discovery {
+            state,
+            identity: identity.clone(),
+            stopping: stop_seen.clone(),
+        };
+        let mut server = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .max_concurrent_streams(Some(4));
+        let serving = server
+            .add_service(AggregatedDiscoveryServiceServer::new(service))
+            .serve_with_incoming_shutdown(ReceiverStream::new(connections), async {
+                let mut stop_seen = stop_seen;
+                // An error means that the sender is gone, which is a stop as well.
+                _ = stop_seen.wait_for(|stopping| *stopping).await;
+            });
+        tokio::pin!(serving);
+        info!(listen = %addresses.xds, status = %addresses.status, "serving");
+        tokio::select! {
+            served = &mut serving => if let Err(error) = served {
+                error!(%error, "the server ended by itself");
+            },
+            () = stop => {
+                info!("stopping");
+                accepting.abort();
+                stopping.send_replace(true);
+                if tokio::time::timeout(STOP, serving).await.is_err() {
+                    warn!("some streams did not end in time and were cut");
+                }
+            }
+        }
+        identity.shutdown();
+        tasks.shutdown().await;
+    }
+}
+
+fn listen(flag: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
+    let bound = || {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+        // `[::]` means IPv4 as well, whatever net.ipv6.bindv6only says.
+        if address.ip() == Ipv6Addr::UNSPECIFIED {
+            socket.set_only_v6(false)?;
+        }
+        // A restart must not wait for connections of the one before.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(4096)?;
+        let listener = TcpListener::from_std(socket.into())?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound().map_err(|source| BindError {
+        flag,
+        address,
+        source,
+    })
+}
+
+fn no_identity(identity: &IdentitySource) -> Option<String> {
+    let status = identity.status();
+    (identity.current().is_none() || status.expired).then(|| status.to_string())
+}
+
+/// The xDS service: a task for each stream.
+struct Discovery {
+    state: Arc<State>,
+    identity: IdentitySource,
+    stopping: watch::Receiver<bool>,
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Discovery {
+    type DeltaAggregatedResourcesStream = Pin<
+        Box<
+            dyn tokio_stream::Stream<Item = Result<discovery::DeltaDiscoveryResponse, Status>>
+                + Send,
+        >,
+    >;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<discovery::DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = peer.ok_or_else(|| Status::unauthenticated("connect with an SVID"))?;
+        let (responses, stream) = mpsc::channel(WAITING_RESPONSES);
+        let requests = request.into_inner();
+        // Ends by itself with the connection, the peer's SVID or the server: all three are watched inside.
+        tokio::spawn(stream::run(
+            peer,
+            requests,
+            responses,
+            Arc::clone(&self.state),
+            self.identity.clone(),
+            self.stopping.clone(),
+        ));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}

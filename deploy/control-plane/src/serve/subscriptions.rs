@@ -1,0 +1,401 @@
+//! The delta xDS protocol for one stream, as a state machine: requests and catalogs in, responses out.
+//! Free of IO and clocks, so that every ordering can be tested as data.
+//!
+//! A resource is sent when its name is subscribed and again when its version changes; a name without a
+//! resource is answered with a removal, so that a client can remember that there is none. A response that
+//! is refused is sent once more, resource by resource: what is good in it gets acknowledged, and what is
+//! bad stays known as refused until it changes.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use kith_xds_client::Kind;
+use kith_xds_client::api::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+};
+use tonic::Status;
+
+use crate::catalog::{Catalog, Encoded, Node};
+
+/// A sidecar asks for what its app talks to. More than this is not a sidecar's behaviour.
+const MAX_NAMES: usize = 100_000;
+/// Longer than any address, host or `namespace/name`.
+const MAX_NAME_BYTES: usize = 512;
+/// Well below the 4 MiB that gRPC receivers accept by default.
+const MAX_RESPONSE_BYTES: usize = 1 << 20;
+
+/// On a change, policies arrive before the configuration that was built with them, removals after it.
+const ORDER_OF_CHANGES: [Kind; 4] = [
+    Kind::RevocationList,
+    Kind::AuthorizationPolicy,
+    Kind::WorkloadConfig,
+    Kind::Address,
+];
+
+/// What one stream has asked for, been sent and acknowledged.
+#[derive(Debug)]
+pub(super) struct Subscriptions {
+    node: String,
+    kinds: HashMap<Kind, HashMap<String, Held>>,
+    /// The nonce of the last response.
+    nonce: u64,
+    outstanding: VecDeque<Push>,
+    /// What was refused and not made good since, and when it was sent.
+    refused: HashMap<(Kind, String), Instant>,
+    /// The last configuration that was acknowledged, whether or not all of its policies were, and its nonce.
+    config_acknowledged: Option<(u64, Arc<Node>)>,
+}
+
+/// What the client has under a name. None: it was told that there is nothing.
+#[derive(Debug, Default)]
+struct Held {
+    sent: Option<String>,
+    acknowledged: Option<String>,
+    /// Of the acknowledged push: answers may come in any order, and an older one must not undo a newer.
+    nonce: u64,
+}
+
+#[derive(Debug)]
+struct Push {
+    nonce: u64,
+    kind: Kind,
+    at: Instant,
+    names: Vec<(String, Option<String>)>,
+    /// Whose configuration this is, when it is one.
+    node: Option<Arc<Node>>,
+}
+
+/// What a request amounted to.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    pub(super) responses: Vec<DeltaDiscoveryResponse>,
+    pub(super) nack: Option<Nack>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Nack {
+    pub(super) kind: Kind,
+    pub(super) message: String,
+}
+
+impl Subscriptions {
+    pub(super) fn new(node: String) -> Self {
+        Self {
+            node,
+            kinds: HashMap::new(),
+            nonce: 0,
+            outstanding: VecDeque::new(),
+            refused: HashMap::new(),
+            config_acknowledged: None,
+        }
+    }
+
+    /// The client said something: an answer to a push, a change of subscriptions, or both.
+    pub(super) fn on_request(
+        &mut self,
+        catalog: &Catalog,
+        request: DeltaDiscoveryRequest,
+        now: Instant,
+    ) -> Result<Answer, Status> {
+        let Some(kind) = Kind::from_type_url(&request.type_url) else {
+            return Ok(self.on_unknown_kind(request));
+        };
+        let mut answer = self.on_answer(catalog, &request, now);
+        // xDS protocol, "initial_resource_versions": meant for the first request of a kind on a stream.
+        let first = !self.kinds.contains_key(&kind);
+        let initial = if first {
+            request.initial_resource_versions
+        } else {
+            BTreeMap::new()
+        };
+        let names = self.kinds.entry(kind).or_default();
+        for name in &request.resource_names_unsubscribe {
+            names.remove(name);
+            self.refused.remove(&(kind, name.clone()));
+        }
+        let mut changes = Changes::default();
+        for name in request.resource_names_subscribe {
+            if name == "*" {
+                return Err(Status::invalid_argument(
+                    "`*` is not served: subscribe to resources by name",
+                ));
+            }
+            if name.len() > MAX_NAME_BYTES {
+                return Err(Status::invalid_argument(format!(
+                    "a resource name has at most {MAX_NAME_BYTES} bytes"
+                )));
+            }
+            if names.len() >= MAX_NAMES && !names.contains_key(&name) {
+                let message =
+                    format!("more than {MAX_NAMES} names of one kind: unsubscribe from idle ones");
+                return Err(Status::resource_exhausted(message));
+            }
+            let found = catalog.find(&self.node, kind, &name);
+            let version = initial.get(&name).cloned();
+            let current = version.is_some() && version.as_deref() == found.map(|f| f.version());
+            if current && kind == Kind::WorkloadConfig {
+                self.config_acknowledged =
+                    catalog.node(&name).cloned().map(|node| (self.nonce, node));
+            }
+            let held = names.entry(name.clone()).or_default();
+            if current {
+                *held = Held {
+                    sent: version.clone(),
+                    acknowledged: version,
+                    nonce: self.nonce,
+                };
+            } else {
+                changes.add(name, found);
+            }
+        }
+        answer
+            .responses
+            .extend(self.push(catalog, kind, changes.split(), now));
+        Ok(answer)
+    }
+
+    /// The catalog is a new one.
+    pub(super) fn on_change(
+        &mut self,
+        catalog: &Catalog,
+        now: Instant,
+    ) -> Vec<DeltaDiscoveryResponse> {
+        let mut responses = Vec::new();
+        let mut removals = Vec::new();
+        for kind in ORDER_OF_CHANGES {
+            let mut changed = Changes::default();
+            let mut removed = Changes::default();
+            for (name, held) in self.kinds.get(&kind).into_iter().flatten() {
+                let found = catalog.find(&self.node, kind, name);
+                match found {
+                    Some(found) if held.sent.as_deref() == Some(found.version()) => {}
+                    Some(_) => changed.add(name.clone(), found),
+                    None if held.sent.is_none() => {}
+                    None => removed.add(name.clone(), None),
+                }
+            }
+            responses.extend(self.push(catalog, kind, changed.split(), now));
+            removals.push((kind, removed));
+        }
+        for (kind, removed) in removals {
+            responses.extend(self.push(catalog, kind, removed.split(), now));
+        }
+        responses
+    }
+
+    /// The revision that is in force: the configuration acknowledged, and every policy it names, in the
+    /// version it was built with. None while only parts are.
+    pub(super) fn revision_in_force(&self) -> Option<&str> {
+        let (_, node) = self.config_acknowledged.as_ref()?;
+        let held = self.kinds.get(&Kind::AuthorizationPolicy);
+        let in_force = |(name, policy): (&String, &Arc<Encoded>)| {
+            let held = held.and_then(|held| held.get(name));
+            held.is_some_and(|held| held.acknowledged.as_deref() == Some(policy.version()))
+        };
+        node.policies
+            .iter()
+            .all(in_force)
+            .then_some(node.revision.as_str())
+    }
+
+    /// When the oldest push was sent that is not acknowledged, refused ones included.
+    pub(super) fn behind_since(&self) -> Option<Instant> {
+        self.outstanding
+            .front()
+            .map(|push| push.at)
+            .into_iter()
+            .chain(self.refused.values().copied())
+            .min()
+    }
+
+    /// Names subscribed to, by kind.
+    pub(super) fn counts(&self) -> BTreeMap<&'static str, usize> {
+        self.kinds
+            .iter()
+            .map(|(kind, names)| (kind.name(), names.len()))
+            .collect()
+    }
+
+    fn on_answer(
+        &mut self,
+        catalog: &Catalog,
+        request: &DeltaDiscoveryRequest,
+        now: Instant,
+    ) -> Answer {
+        let answered = self
+            .outstanding
+            .iter()
+            .position(|push| push.nonce.to_string() == request.response_nonce);
+        let Some(push) = answered.and_then(|position| self.outstanding.remove(position)) else {
+            return Answer::default();
+        };
+        match &request.error_detail {
+            None => {
+                self.on_ack(push);
+                Answer::default()
+            }
+            Some(error) => {
+                let nack = Nack {
+                    kind: push.kind,
+                    message: error.message.clone(),
+                };
+                Answer {
+                    responses: self.on_nack(catalog, push, now),
+                    nack: Some(nack),
+                }
+            }
+        }
+    }
+
+    fn on_ack(&mut self, push: Push) {
+        let names = self.kinds.entry(push.kind).or_default();
+        for (name, version) in push.names {
+            if let Some(held) = names.get_mut(&name).filter(|held| held.nonce < push.nonce) {
+                held.acknowledged = version;
+                held.nonce = push.nonce;
+                self.refused.remove(&(push.kind, name));
+            }
+        }
+        let newer = self
+            .config_acknowledged
+            .as_ref()
+            .is_none_or(|(nonce, _)| *nonce < push.nonce);
+        if push.kind == Kind::WorkloadConfig && newer {
+            self.config_acknowledged = push.node.map(|node| (push.nonce, node));
+        }
+    }
+
+    fn on_nack(
+        &mut self,
+        catalog: &Catalog,
+        push: Push,
+        now: Instant,
+    ) -> Vec<DeltaDiscoveryResponse> {
+        let names = self.kinds.entry(push.kind).or_default();
+        let several = push.names.len() > 1;
+        let mut again = Vec::new();
+        for (name, version) in push.names {
+            // What has been acknowledged or sent anew since is not in question.
+            let Some(held) = names.get(&name) else {
+                continue;
+            };
+            if held.nonce > push.nonce || held.sent != version {
+                continue;
+            }
+            self.refused
+                .entry((push.kind, name.clone()))
+                .or_insert(push.at);
+            let found = catalog.find(&self.node, push.kind, &name);
+            if several && found.map(|found| found.version()) == version.as_deref() {
+                again.push(vec![(name, found.cloned())]);
+            }
+        }
+        self.push(catalog, push.kind, again, now)
+    }
+
+    /// A client newer than this control plane: there are no such resources here, and it should know.
+    fn on_unknown_kind(&mut self, request: DeltaDiscoveryRequest) -> Answer {
+        if request.resource_names_subscribe.is_empty() {
+            return Answer::default();
+        }
+        let response = DeltaDiscoveryResponse {
+            type_url: request.type_url,
+            nonce: self.next_nonce().to_string(),
+            removed_resources: request.resource_names_subscribe,
+            ..Default::default()
+        };
+        Answer {
+            responses: vec![response],
+            nack: None,
+        }
+    }
+
+    /// Makes a response of each part and remembers what was sent.
+    fn push(
+        &mut self,
+        catalog: &Catalog,
+        kind: Kind,
+        parts: Vec<Part>,
+        now: Instant,
+    ) -> Vec<DeltaDiscoveryResponse> {
+        let mut responses = Vec::new();
+        for part in parts {
+            let nonce = self.next_nonce();
+            let held = self.kinds.entry(kind).or_default();
+            let mut response = DeltaDiscoveryResponse {
+                type_url: kind.type_url().into(),
+                nonce: nonce.to_string(),
+                ..Default::default()
+            };
+            let mut names = Vec::with_capacity(part.len());
+            for (name, found) in part {
+                let version = found.as_ref().map(|found| found.version().to_owned());
+                held.entry(name.clone())
+                    .or_default()
+                    .sent
+                    .clone_from(&version);
+                match found {
+                    Some(found) => response.resources.push(found.to_wire()),
+                    None => response.removed_resources.push(name.clone()),
+                }
+                names.push((name, version));
+            }
+            let node = if kind == Kind::WorkloadConfig {
+                catalog.node(&self.node).cloned()
+            } else {
+                None
+            };
+            self.outstanding.push_back(Push {
+                nonce,
+                kind,
+                at: now,
+                names,
+                node,
+            });
+            responses.push(response);
+        }
+        responses
+    }
+
+    fn next_nonce(&mut self) -> u64 {
+        self.nonce += 1;
+        self.nonce
+    }
+}
+
+/// The names of one response, and what is behind them.
+type Part = Vec<(String, Option<Arc<Encoded>>)>;
+
+/// Names to send and what is behind them; sorted, so that equal changes are equal messages.
+#[derive(Debug, Default)]
+struct Changes(BTreeMap<String, Option<Arc<Encoded>>>);
+
+impl Changes {
+    fn add(&mut self, name: String, found: Option<&Arc<Encoded>>) {
+        self.0.insert(name, found.cloned());
+    }
+
+    /// Responses of bearable size.
+    fn split(self) -> Vec<Part> {
+        let mut parts = Vec::new();
+        let mut part = Vec::new();
+        let mut bytes = 0;
+        for (name, found) in self.0 {
+            let size = name.len() + found.as_ref().map_or(0, |found| found.size());
+            if bytes + size > MAX_RESPONSE_BYTES && !part.is_empty() {
+                parts.push(std::mem::take(&mut part));
+                bytes = 0;
+            }
+            bytes += size;
+            part.push((name, found));
+        }
+        if !part.is_empty() {
+            parts.push(part);
+        }
+        parts
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,337 @@
+//! One document: which kind it is, and that kind's fields.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use super::node::{self, Node};
+use super::policy::AuthorizationPolicy;
+use super::schema::{
+    self, Envelope, MeshConfig, Metadata, NOT_YET, PeerAuthentication, Service, Workload,
+};
+use super::value::{Port, is_name, is_path_segment};
+use crate::problem::Problem;
+
+const ISTIO: [&str; 2] = ["security.istio.io/v1", "security.istio.io/v1beta1"];
+const KITH: &str = "kith.dev/v1alpha1";
+const DRY_RUN: &str = "istio.io/dry-run";
+
+/// The documents of one file.
+#[derive(Debug, Default)]
+pub struct Documents {
+    pub mesh_configs: Vec<Document<MeshConfig>>,
+    pub workloads: Vec<Document<Workload>>,
+    pub services: Vec<Document<Service>>,
+    pub authorization_policies: Vec<Document<AuthorizationPolicy>>,
+    pub peer_authentications: Vec<Document<PeerAuthentication>>,
+}
+
+#[derive(Debug)]
+pub struct Document<T> {
+    pub place: Place,
+    pub metadata: Metadata,
+    pub spec: T,
+}
+
+impl<T> Document<T> {
+    /// `namespace/name`.
+    pub fn id(&self) -> String {
+        format!("{}/{}", self.metadata.namespace, self.metadata.name)
+    }
+}
+
+/// Where a document stands, for whoever finds out later that something is wrong with it.
+#[derive(Debug, Clone)]
+pub struct Place {
+    file: Arc<Path>,
+    node: Arc<Node>,
+}
+
+impl Place {
+    pub fn problem(&self, field: &str, message: impl Into<String>) -> Problem {
+        let line = self.node.line_of(field);
+        Problem {
+            file: self.file.to_path_buf(),
+            line,
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+
+    /// `file:line`, to point at a document from another's problem.
+    pub fn describe(&self) -> String {
+        format!("{}:{}", self.file.display(), self.node.line)
+    }
+}
+
+impl Documents {
+    pub(super) fn parse(file: &Path, text: &str) -> Result<Self, Vec<Problem>> {
+        let nodes = node::parse(text).map_err(|error| {
+            vec![Problem {
+                file: file.into(),
+                line: error.line,
+                field: String::new(),
+                message: error.message,
+            }]
+        })?;
+        let file: Arc<Path> = file.into();
+        let mut documents = Self::default();
+        let mut problems = Vec::new();
+        for node in nodes {
+            let place = Place {
+                file: Arc::clone(&file),
+                node: Arc::new(node),
+            };
+            if let Err(found) = documents.add(place) {
+                problems.extend(found);
+            }
+        }
+        if problems.is_empty() {
+            Ok(documents)
+        } else {
+            Err(problems)
+        }
+    }
+
+    fn add(&mut self, place: Place) -> Result<(), Vec<Problem>> {
+        let node = Arc::clone(&place.node);
+        if !node.is_map() {
+            return Err(vec![place.problem(
+                "",
+                "expected a document with `apiVersion`, `kind` and `metadata`",
+            )]);
+        }
+        let text = |field| {
+            let found = node.get(field).and_then(Node::as_str);
+            found.ok_or_else(|| {
+                vec![place.problem(field, "required: say what kind of document this is")]
+            })
+        };
+        let (version, kind) = (text("apiVersion")?, text("kind")?);
+        let istio = ISTIO.contains(&version);
+        if !istio && version != KITH {
+            let message = format!(
+                "`{version}` is not known; known are `{KITH}`, `{}` and `{}`",
+                ISTIO[0], ISTIO[1]
+            );
+            return Err(vec![place.problem("apiVersion", message)]);
+        }
+        match kind {
+            "AuthorizationPolicy" => {
+                let document =
+                    read::<schema::AuthorizationPolicy>(&place, Some(Default::default()))?;
+                refuse_dry_run(&document)?;
+                self.authorization_policies
+                    .push(super::policy::convert(document)?);
+            }
+            "PeerAuthentication" => {
+                let document = read::<PeerAuthentication>(&place, Some(Default::default()))?;
+                // As Istio has it: which workloads' port would be meant?
+                if document.spec.selector.match_labels.0.is_empty()
+                    && !document.spec.port_level_mtls.is_empty()
+                {
+                    let message = "needs a `selector`: ports belong to particular workloads";
+                    return Err(vec![place.problem("spec.portLevelMtls", message)]);
+                }
+                self.peer_authentications.push(document);
+            }
+            "MeshConfig" if !istio => self.mesh_configs.push(read(&place, None)?),
+            "Workload" if !istio => {
+                let document = read(&place, None)?;
+                check_workload(&document)?;
+                self.workloads.push(document);
+            }
+            "Service" if !istio => {
+                let document = read(&place, None)?;
+                check_service(&document)?;
+                self.services.push(document);
+            }
+            "RequestAuthentication" | "Revocation" => {
+                return Err(vec![
+                    place.problem("kind", format!("`{kind}` is {NOT_YET}")),
+                ]);
+            }
+            _ => {
+                return Err(vec![place.problem(
+                    "kind",
+                    format!("`{kind}` is not a kind of `{version}` known here"),
+                )]);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the typed document, and names the field where that fails. `default` stands for an absent spec,
+/// if the kind allows that.
+fn read<S: DeserializeOwned>(
+    place: &Place,
+    default: Option<S>,
+) -> Result<Document<S>, Vec<Problem>> {
+    let envelope: Envelope<S> =
+        serde_path_to_error::deserialize(place.node.to_json()).map_err(|error| {
+            let path = error.path().to_string();
+            let field = if path == "." { "" } else { &path };
+            vec![place.problem(field, in_our_words(&error.inner().to_string()))]
+        })?;
+    let spec = envelope
+        .spec
+        .or(default)
+        .ok_or_else(|| vec![place.problem("spec", "required")])?;
+    let document = Document {
+        place: place.clone(),
+        metadata: envelope.metadata,
+        spec,
+    };
+    check_metadata(&document)?;
+    Ok(document)
+}
+
+fn in_our_words(message: &str) -> String {
+    let quotable = ["integer ", "floating point ", "boolean "];
+    match message
+        .strip_prefix("invalid type: ")
+        .and_then(|m| m.strip_suffix(", expected a string"))
+    {
+        Some(found) if quotable.iter().any(|kind| found.starts_with(kind)) => {
+            format!("{found} where a string is expected: put it in quotes")
+        }
+        _ => message.to_owned(),
+    }
+}
+
+fn check_metadata<S>(document: &Document<S>) -> Result<(), Vec<Problem>> {
+    let Metadata {
+        namespace, name, ..
+    } = &document.metadata;
+    let mut problems = Vec::new();
+    if !is_name(name) {
+        let message = format!("`{name}` is not a name: use a-z, 0-9, `-` and `.`");
+        problems.push(document.place.problem("metadata.name", message));
+    }
+    let mesh_wide = document.place.node.get("kind").and_then(Node::as_str) == Some("MeshConfig");
+    if mesh_wide && !namespace.is_empty() {
+        problems.push(document.place.problem(
+            "metadata.namespace",
+            "a MeshConfig is in no namespace: remove it",
+        ));
+    } else if !mesh_wide && namespace.is_empty() {
+        problems.push(document.place.problem("metadata.namespace", "required"));
+    } else if !mesh_wide && (!is_name(namespace) || namespace.contains('.')) {
+        let message = format!("`{namespace}` is not a namespace: use a-z, 0-9 and `-`");
+        problems.push(document.place.problem("metadata.namespace", message));
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems)
+    }
+}
+
+/// Enforcing a policy that someone meant to try out first would be as wrong as ignoring it.
+fn refuse_dry_run(document: &Document<schema::AuthorizationPolicy>) -> Result<(), Vec<Problem>> {
+    let annotation = document.metadata.annotations.get(DRY_RUN);
+    if annotation.is_some_and(|value| value != "false") {
+        let field = format!("metadata.annotations.{DRY_RUN}");
+        return Err(vec![
+            document
+                .place
+                .problem(&field, format!("dry-run is {NOT_YET}")),
+        ]);
+    }
+    if document.spec.dry_run {
+        return Err(vec![
+            document
+                .place
+                .problem("spec.dryRun", format!("dry-run is {NOT_YET}")),
+        ]);
+    }
+    Ok(())
+}
+
+fn check_workload(document: &Document<Workload>) -> Result<(), Vec<Problem>> {
+    let Document { place, spec, .. } = document;
+    let mut problems = Vec::new();
+    if spec.addresses.is_empty() {
+        problems.push(place.problem(
+            "spec.addresses",
+            "at least one address is needed to know the workload by",
+        ));
+    }
+    if spec.mesh && !is_path_segment(&spec.service_account) {
+        let message = match spec.service_account.as_str() {
+            "" => {
+                "required of a workload in the mesh; a machine without a sidecar says `mesh: false`"
+                    .into()
+            }
+            other => format!(
+                "`{other}` cannot be part of a SPIFFE ID: use letters, digits, `.`, `-` and `_`"
+            ),
+        };
+        problems.push(place.problem("spec.serviceAccount", message));
+    }
+    if !spec.mesh && spec.spiffe_id.is_some() {
+        problems.push(place.problem(
+            "spec.spiffeId",
+            "a workload with `mesh: false` proves no identity: remove it",
+        ));
+    }
+    repeated(
+        place,
+        "spec.ports",
+        spec.ports.iter().map(|port| port.port),
+        &mut problems,
+    );
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems)
+    }
+}
+
+fn check_service(document: &Document<Service>) -> Result<(), Vec<Problem>> {
+    let Document { place, spec, .. } = document;
+    let mut problems = Vec::new();
+    if spec.addresses.is_empty() && spec.hosts.is_empty() {
+        problems.push(place.problem("spec", "needs `addresses` or `hosts` for clients to dial"));
+    }
+    if spec.selector.0.is_empty() {
+        problems.push(place.problem(
+            "spec.selector",
+            "an empty selector selects no workload: name at least one label",
+        ));
+    }
+    if spec.ports.is_empty() {
+        problems.push(place.problem("spec.ports", "at least one port is needed"));
+    }
+    repeated(
+        place,
+        "spec.ports",
+        spec.ports.iter().map(|port| port.port),
+        &mut problems,
+    );
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems)
+    }
+}
+
+fn repeated(
+    place: &Place,
+    list: &str,
+    ports: impl Iterator<Item = Port>,
+    problems: &mut Vec<Problem>,
+) {
+    let mut seen = BTreeSet::new();
+    for (index, port) in ports.map(Port::get).enumerate() {
+        if !seen.insert(port) {
+            problems.push(place.problem(
+                &format!("{list}[{index}].port"),
+                format!("port {port} is named twice"),
+            ));
+        }
+    }
+}

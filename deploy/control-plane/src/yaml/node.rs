@@ -1,0 +1,230 @@
+//! A YAML document as a tree that remembers its lines, so that a mistake found long after parsing still
+//! names its line. Never knows what the document means.
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use serde_saphyr::Spanned;
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) line: u64,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Scalar(Value),
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: String,
+    /// The key's own line: a block value begins below it, and people look for the key.
+    line: u64,
+    value: Node,
+}
+
+/// Reads all documents of a file; empty ones are skipped.
+pub(crate) fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
+    // Strict booleans and kept spellings: `no`, `0755` and `1_000` are text, as kubectl reads them.
+    let options = serde_saphyr::options! {
+        strict_booleans: true,
+        leading_zero_numbers_as_strings: true,
+        underscored_numbers_as_strings: true,
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000 },
+        budget: serde_saphyr::budget! {
+            max_documents: 1_000_000,
+            max_nodes: 20_000_000,
+            max_events: 40_000_000,
+        },
+    };
+    let documents = serde_saphyr::from_multiple_with_options::<Spanned<Raw>>(text, options)?;
+    Ok(documents.into_iter().map(Node::from).collect())
+}
+
+/// The text is not YAML.
+#[derive(Debug)]
+pub(crate) struct SyntaxError {
+    pub(crate) line: u64,
+    pub(crate) message: String,
+}
+
+impl From<serde_saphyr::Error> for SyntaxError {
+    fn from(error: serde_saphyr::Error) -> Self {
+        let line = error.location().map_or(0, |location| location.line());
+        // The other formatter speaks to those who program against the library.
+        let rendered = error
+            .without_snippet()
+            .render_with_formatter(&serde_saphyr::UserMessageFormatter);
+        // It ends with the position, which ours gives already.
+        let message = rendered.split(" at line ").next().unwrap_or_default();
+        Self {
+            line,
+            message: format!("not valid YAML: {message}"),
+        }
+    }
+}
+
+impl Node {
+    pub(crate) fn get(&self, key: &str) -> Option<&Node> {
+        match &self.kind {
+            Kind::Map(entries) => entries.iter().find(|e| e.key == key).map(|e| &e.value),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Scalar(Value::String(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_map(&self) -> bool {
+        matches!(self.kind, Kind::Map(_))
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        match &self.kind {
+            Kind::Scalar(value) => value.clone(),
+            Kind::List(items) => items.iter().map(Node::to_json).collect(),
+            Kind::Map(entries) => Value::Object(
+                entries
+                    .iter()
+                    .map(|e| (e.key.clone(), e.value.to_json()))
+                    .collect(),
+            ),
+        }
+    }
+
+    /// The line of `path` (`spec.rules[0].from`), or of the nearest thing above it that exists.
+    pub(crate) fn line_of(&self, path: &str) -> u64 {
+        let (mut node, mut line, mut rest) = (self, self.line, path);
+        while !rest.is_empty() {
+            let (next, next_line, next_rest) = match &node.kind {
+                Kind::List(items) => {
+                    let Some((index, after)) =
+                        rest.strip_prefix('[').and_then(|r| r.split_once(']'))
+                    else {
+                        break;
+                    };
+                    let Some(item) = index.parse().ok().and_then(|i: usize| items.get(i)) else {
+                        break;
+                    };
+                    (item, item.line, after)
+                }
+                Kind::Map(entries) => {
+                    // Keys may hold dots (`app.kubernetes.io/name`): the longest that fits is meant.
+                    let fitting = entries
+                        .iter()
+                        .filter_map(|e| Some((e, rest.strip_prefix(e.key.as_str())?)));
+                    let fitting = fitting
+                        .filter(|(_, after)| after.is_empty() || after.starts_with(['.', '[']));
+                    let Some((entry, after)) = fitting.max_by_key(|(e, _)| e.key.len()) else {
+                        break;
+                    };
+                    (&entry.value, entry.line, after)
+                }
+                Kind::Scalar(_) => break,
+            };
+            (node, line, rest) = (
+                next,
+                next_line,
+                next_rest.strip_prefix('.').unwrap_or(next_rest),
+            );
+        }
+        line
+    }
+}
+
+/// What serde hands over before the lines are sorted into place.
+enum Raw {
+    Scalar(Value),
+    List(Vec<Spanned<Raw>>),
+    Map(Vec<(Spanned<String>, Spanned<Raw>)>),
+}
+
+impl From<Spanned<Raw>> for Node {
+    fn from(raw: Spanned<Raw>) -> Self {
+        let kind = match raw.value {
+            Raw::Scalar(value) => Kind::Scalar(value),
+            Raw::List(items) => Kind::List(items.into_iter().map(Node::from).collect()),
+            Raw::Map(entries) => Kind::Map(
+                entries
+                    .into_iter()
+                    .map(|(key, value)| Entry {
+                        line: key.referenced.line(),
+                        key: key.value,
+                        value: Node::from(value),
+                    })
+                    .collect(),
+            ),
+        };
+        Node {
+            line: raw.referenced.line(),
+            kind,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RawVisitor)
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = Raw;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a YAML value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Raw, E> {
+        Ok(Raw::Scalar(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Raw, E> {
+        Ok(Raw::Scalar(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Raw, E> {
+        Ok(Raw::Scalar(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Raw, E> {
+        Ok(Raw::Scalar(value.into()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Raw, E> {
+        Ok(Raw::Scalar(value.into()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Scalar(Value::Null))
+    }
+
+    fn visit_none<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Scalar(Value::Null))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Raw, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            items.push(item);
+        }
+        Ok(Raw::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Raw::Map(entries))
+    }
+}

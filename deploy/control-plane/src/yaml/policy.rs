@@ -1,0 +1,301 @@
+//! AuthorizationPolicy: from the shape people write to the engine's model, checked by the engine itself,
+//! and on to the wire. One path for the control plane, the proxy's tests and `kith policy test`.
+
+use kith_policy::model;
+use kith_xds_client::api::mesh as api;
+
+use super::document::{Document, Place};
+use super::schema::{self, Action, NOT_YET, Selector};
+use crate::problem::Problem;
+
+/// A policy that the engine accepts, and whom it is for.
+#[derive(Debug)]
+pub struct AuthorizationPolicy {
+    pub selector: Selector,
+    policy: model::Policy,
+    /// What the engine finds surprising, by field.
+    pub(crate) warnings: Vec<(String, String)>,
+}
+
+impl AuthorizationPolicy {
+    /// As the engine takes it.
+    pub fn policy(&self) -> &model::Policy {
+        &self.policy
+    }
+
+    pub(crate) fn to_wire(&self) -> api::AuthorizationPolicy {
+        let policy = self.policy.clone();
+        api::AuthorizationPolicy {
+            namespace: policy.namespace,
+            name: policy.name,
+            action: match policy.action {
+                model::Action::Allow => api::Action::Allow,
+                model::Action::Deny => api::Action::Deny,
+            }
+            .into(),
+            rules: policy.rules.into_iter().map(rule_to_wire).collect(),
+        }
+    }
+}
+
+pub(super) fn convert(
+    document: Document<schema::AuthorizationPolicy>,
+) -> Result<Document<AuthorizationPolicy>, Vec<Problem>> {
+    let Document {
+        place,
+        metadata,
+        spec,
+    } = document;
+    let mut checked = Checked {
+        place: &place,
+        problems: Vec::new(),
+    };
+    let action = match spec.action {
+        Action::Allow => model::Action::Allow,
+        Action::Deny => model::Action::Deny,
+        Action::Audit => {
+            return Err(vec![
+                place.problem("spec.action", format!("AUDIT is {NOT_YET}")),
+            ]);
+        }
+        // resources.md, stricter rule 10.
+        Action::Custom => {
+            let message =
+                "CUSTOM asks a service outside the mesh, which Kith never does: use ALLOW or DENY";
+            return Err(vec![place.problem("spec.action", message)]);
+        }
+    };
+    let rules = spec
+        .rules
+        .into_iter()
+        .enumerate()
+        .map(|(i, rule)| checked.rule(&format!("spec.rules[{i}]"), rule));
+    let policy = model::Policy {
+        namespace: metadata.namespace.clone(),
+        name: metadata.name.clone(),
+        action,
+        rules: rules.collect(),
+    };
+    let mut problems = checked.problems;
+    // The empty lists that were just reported would look like absent ones to the engine.
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let warnings = match kith_policy::ValidPolicy::new(policy.clone()) {
+        Ok(valid) => {
+            let warnings = valid.warnings().iter();
+            warnings
+                .map(|warning| (field_in_yaml(&warning.field), warning.message.to_string()))
+                .collect()
+        }
+        Err(errors) => {
+            problems.extend(
+                errors
+                    .into_iter()
+                    .map(|e| place.problem(&field_in_yaml(&e.field), e.message.to_string())),
+            );
+            return Err(problems);
+        }
+    };
+    let spec = AuthorizationPolicy {
+        selector: spec.selector,
+        policy,
+        warnings,
+    };
+    Ok(Document {
+        place,
+        metadata,
+        spec,
+    })
+}
+
+/// Collects what is there and empty: in the model it could not be told from what is absent.
+struct Checked<'a> {
+    place: &'a Place,
+    problems: Vec<Problem>,
+}
+
+impl Checked<'_> {
+    fn list<T>(&mut self, field: &str, list: Option<Vec<T>>) -> Vec<T> {
+        if list.as_ref().is_some_and(Vec::is_empty) {
+            let message = "an empty list: name at least one entry, or remove the field";
+            self.problems.push(self.place.problem(field, message));
+        }
+        list.unwrap_or_default()
+    }
+
+    fn rule(&mut self, field: &str, rule: schema::Rule) -> model::Rule {
+        let from = self
+            .list(&format!("{field}.from"), rule.from)
+            .into_iter()
+            .enumerate();
+        let from = from
+            .map(|(i, from)| self.source(&format!("{field}.from[{i}].source"), from.source))
+            .collect();
+        let to = self
+            .list(&format!("{field}.to"), rule.to)
+            .into_iter()
+            .enumerate();
+        let to = to
+            .map(|(i, to)| self.operation(&format!("{field}.to[{i}].operation"), to.operation))
+            .collect();
+        let when = self
+            .list(&format!("{field}.when"), rule.when)
+            .into_iter()
+            .enumerate();
+        let when = when
+            .map(|(i, when)| self.condition(&format!("{field}.when[{i}]"), when))
+            .collect();
+        model::Rule { from, to, when }
+    }
+
+    fn source(&mut self, at: &str, source: schema::Source) -> model::Source {
+        let mut list = |name: &str, list| self.list(&format!("{at}.{name}"), list);
+        model::Source {
+            principals: list("principals", source.principals),
+            not_principals: list("notPrincipals", source.not_principals),
+            namespaces: list("namespaces", source.namespaces),
+            not_namespaces: list("notNamespaces", source.not_namespaces),
+            service_accounts: list("serviceAccounts", source.service_accounts),
+            not_service_accounts: list("notServiceAccounts", source.not_service_accounts),
+            trust_domains: list("trustDomains", source.trust_domains),
+            not_trust_domains: list("notTrustDomains", source.not_trust_domains),
+            ip_blocks: list("ipBlocks", source.ip_blocks),
+            not_ip_blocks: list("notIpBlocks", source.not_ip_blocks),
+            remote_ip_blocks: list("remoteIpBlocks", source.remote_ip_blocks),
+            not_remote_ip_blocks: list("notRemoteIpBlocks", source.not_remote_ip_blocks),
+        }
+    }
+
+    fn operation(&mut self, at: &str, operation: schema::Operation) -> model::Operation {
+        let mut list = |name: &str, list| self.list(&format!("{at}.{name}"), list);
+        model::Operation {
+            hosts: list("hosts", operation.hosts),
+            not_hosts: list("notHosts", operation.not_hosts),
+            ports: list("ports", operation.ports),
+            not_ports: list("notPorts", operation.not_ports),
+            methods: list("methods", operation.methods),
+            not_methods: list("notMethods", operation.not_methods),
+            paths: list("paths", operation.paths),
+            not_paths: list("notPaths", operation.not_paths),
+        }
+    }
+
+    fn condition(&mut self, at: &str, condition: schema::Condition) -> model::Condition {
+        if condition.key.starts_with("request.auth.") {
+            let message = format!(
+                "`{}` needs request tokens, which are {NOT_YET}",
+                condition.key
+            );
+            self.problems
+                .push(self.place.problem(&format!("{at}.key"), message));
+        }
+        model::Condition {
+            key: condition.key,
+            values: self.list(&format!("{at}.values"), condition.values),
+            not_values: self.list(&format!("{at}.notValues"), condition.not_values),
+        }
+    }
+}
+
+/// The engine names fields as the wire does, people as YAML does:
+/// `rules[0].from[1].not_principals[2]` is `spec.rules[0].from[1].source.notPrincipals[2]`.
+fn field_in_yaml(field: &str) -> String {
+    let mut path = String::from("spec");
+    for segment in field.split('.').filter(|segment| !segment.is_empty()) {
+        path.push('.');
+        let mut upper = false;
+        for c in segment.chars() {
+            match c {
+                '_' => upper = true,
+                c if upper => {
+                    path.extend(c.to_uppercase());
+                    upper = false;
+                }
+                c => path.push(c),
+            }
+        }
+        if segment.starts_with("from[") {
+            path.push_str(".source");
+        } else if segment.starts_with("to[") {
+            path.push_str(".operation");
+        }
+    }
+    path
+}
+
+fn rule_to_wire(rule: model::Rule) -> api::Rule {
+    api::Rule {
+        from: rule.from.into_iter().map(source_to_wire).collect(),
+        to: rule.to.into_iter().map(operation_to_wire).collect(),
+        when: rule.when.into_iter().map(condition_to_wire).collect(),
+    }
+}
+
+// Taken apart whole: a field added to the model does not compile until it goes over the wire too.
+fn source_to_wire(source: model::Source) -> api::Source {
+    let model::Source {
+        principals,
+        not_principals,
+        namespaces,
+        not_namespaces,
+        service_accounts,
+        not_service_accounts,
+        trust_domains,
+        not_trust_domains,
+        ip_blocks,
+        not_ip_blocks,
+        remote_ip_blocks,
+        not_remote_ip_blocks,
+    } = source;
+    api::Source {
+        principals,
+        not_principals,
+        namespaces,
+        not_namespaces,
+        service_accounts,
+        not_service_accounts,
+        trust_domains,
+        not_trust_domains,
+        ip_blocks,
+        not_ip_blocks,
+        remote_ip_blocks,
+        not_remote_ip_blocks,
+    }
+}
+
+fn operation_to_wire(operation: model::Operation) -> api::Operation {
+    let model::Operation {
+        hosts,
+        not_hosts,
+        ports,
+        not_ports,
+        methods,
+        not_methods,
+        paths,
+        not_paths,
+    } = operation;
+    api::Operation {
+        hosts,
+        not_hosts,
+        ports,
+        not_ports,
+        methods,
+        not_methods,
+        paths,
+        not_paths,
+    }
+}
+
+fn condition_to_wire(condition: model::Condition) -> api::Condition {
+    let model::Condition {
+        key,
+        values,
+        not_values,
+    } = condition;
+    api::Condition {
+        key,
+        values,
+        not_values,
+    }
+}

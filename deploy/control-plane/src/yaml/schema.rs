@@ -1,0 +1,294 @@
+//! The shape of every kind, field by field. A key that is not here is refused, and so is one that is here
+//! as [`NotYet`]: nothing that someone wrote is ever ignored.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error};
+
+use super::value::{Address, Host, Labels, Port, SpiffeId, TrustDomain};
+
+/// What every document begins with.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Envelope<S> {
+    #[serde(rename = "apiVersion")]
+    pub(super) _api_version: String,
+    #[serde(rename = "kind")]
+    pub(super) _kind: String,
+    pub(super) metadata: Metadata,
+    pub(super) spec: Option<S>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metadata {
+    /// Empty on kinds that belong to the whole mesh.
+    #[serde(default)]
+    pub namespace: String,
+    pub name: String,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A field that the schema has and this version cannot honour. Refused by name, never ignored.
+#[derive(Debug, Default)]
+pub(super) struct NotYet;
+
+impl<'de> Deserialize<'de> for NotYet {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(D::Error::custom(NOT_YET))
+    }
+}
+
+pub(super) const NOT_YET: &str = "not supported yet";
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MeshConfig {
+    pub trust_domain: TrustDomain,
+    #[serde(default)]
+    pub trust_domain_aliases: Vec<TrustDomain>,
+    /// Policies in this namespace hold for the whole mesh.
+    #[serde(default = "root_namespace")]
+    pub root_namespace: String,
+    #[serde(default)]
+    pub default_action: DefaultAction,
+    #[serde(default)]
+    pub egress: Egress,
+    #[serde(default)]
+    pub trusted_forwarded_hops: u32,
+}
+
+fn root_namespace() -> String {
+    "kith-system".into()
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum DefaultAction {
+    #[default]
+    Deny,
+    Allow,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Egress {
+    #[default]
+    Refuse,
+    Allow,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Workload {
+    #[serde(default)]
+    pub service_account: String,
+    pub addresses: Vec<Address>,
+    /// False: a machine without a sidecar, spoken to in plaintext.
+    #[serde(default = "yes")]
+    pub mesh: bool,
+    /// Unless given, `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
+    pub spiffe_id: Option<SpiffeId>,
+    #[serde(default)]
+    pub ports: Vec<WorkloadPort>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkloadPort {
+    pub port: Port,
+    pub protocol: Option<Protocol>,
+    #[serde(default)]
+    pub encoded_slash: EncodedSlash,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    Http,
+    Http2,
+    Grpc,
+    Tcp,
+    Tls,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum EncodedSlash {
+    #[default]
+    Refuse,
+    Keep,
+    Decode,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    #[serde(default)]
+    pub addresses: Vec<Address>,
+    #[serde(default)]
+    pub hosts: Vec<Host>,
+    pub selector: Labels,
+    pub ports: Vec<ServicePort>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServicePort {
+    /// For people; nothing depends on it.
+    pub name: Option<String>,
+    pub port: Port,
+    pub target_port: Option<Port>,
+    pub protocol: Option<Protocol>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Selector {
+    #[serde(default)]
+    pub match_labels: Labels,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PeerAuthentication {
+    #[serde(default)]
+    pub selector: Selector,
+    #[serde(default)]
+    pub mtls: Mtls,
+    #[serde(default)]
+    pub port_level_mtls: BTreeMap<Port, Mtls>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mtls {
+    #[serde(default)]
+    pub mode: MtlsMode,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum MtlsMode {
+    /// As the level above says.
+    #[default]
+    Unset,
+    Strict,
+    Permissive,
+    Disable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct AuthorizationPolicy {
+    #[serde(default)]
+    pub(super) selector: Selector,
+    #[serde(default, rename = "targetRef")]
+    _target_ref: NotYet,
+    #[serde(default, rename = "targetRefs")]
+    _target_refs: NotYet,
+    #[serde(default, rename = "provider")]
+    _provider: NotYet,
+    #[serde(default, rename = "dryRun")]
+    pub(super) dry_run: bool,
+    #[serde(default)]
+    pub(super) action: Action,
+    #[serde(default)]
+    pub(super) rules: Vec<Rule>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(super) enum Action {
+    #[default]
+    Allow,
+    Deny,
+    Audit,
+    Custom,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Action::Allow => "ALLOW",
+            Action::Deny => "DENY",
+            Action::Audit => "AUDIT",
+            Action::Custom => "CUSTOM",
+        })
+    }
+}
+
+/// An absent list is no restriction; one that is there and empty is a mistake (resources.md), so the two
+/// are kept apart.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rule {
+    pub(super) from: Option<Vec<From>>,
+    pub(super) to: Option<Vec<To>>,
+    pub(super) when: Option<Vec<Condition>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct From {
+    pub(super) source: Source,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct To {
+    pub(super) operation: Operation,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Source {
+    pub(super) principals: Option<Vec<String>>,
+    pub(super) not_principals: Option<Vec<String>>,
+    pub(super) namespaces: Option<Vec<String>>,
+    pub(super) not_namespaces: Option<Vec<String>>,
+    pub(super) service_accounts: Option<Vec<String>>,
+    pub(super) not_service_accounts: Option<Vec<String>>,
+    pub(super) trust_domains: Option<Vec<String>>,
+    pub(super) not_trust_domains: Option<Vec<String>>,
+    pub(super) ip_blocks: Option<Vec<String>>,
+    pub(super) not_ip_blocks: Option<Vec<String>>,
+    pub(super) remote_ip_blocks: Option<Vec<String>>,
+    pub(super) not_remote_ip_blocks: Option<Vec<String>>,
+    #[serde(default, rename = "requestPrincipals")]
+    _request_principals: NotYet,
+    #[serde(default, rename = "notRequestPrincipals")]
+    _not_request_principals: NotYet,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Operation {
+    pub(super) hosts: Option<Vec<String>>,
+    pub(super) not_hosts: Option<Vec<String>>,
+    pub(super) ports: Option<Vec<String>>,
+    pub(super) not_ports: Option<Vec<String>>,
+    pub(super) methods: Option<Vec<String>>,
+    pub(super) not_methods: Option<Vec<String>>,
+    pub(super) paths: Option<Vec<String>>,
+    pub(super) not_paths: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Condition {
+    #[serde(default, rename = "cel")]
+    _cel: NotYet,
+    pub(super) key: String,
+    pub(super) values: Option<Vec<String>>,
+    pub(super) not_values: Option<Vec<String>>,
+}

@@ -1,0 +1,158 @@
+//! Values that are right once they exist: addresses, hosts, trust domains, SPIFFE IDs, labels.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use serde::Deserialize;
+
+/// An IP address in canonical form: IPv4-mapped IPv6 is IPv4 (security.md, row 18).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Address(pub IpAddr);
+
+impl TryFrom<String> for Address {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let address: IpAddr = text.parse().map_err(|_| {
+            format!("`{text}` is not an IP address; a host name belongs in a Service's `hosts`")
+        })?;
+        let address = address.to_canonical();
+        if address.is_unspecified() || address.is_multicast() {
+            return Err(format!("`{text}` is not the address of one machine"));
+        }
+        Ok(Self(address))
+    }
+}
+
+/// A host name in lower case without a trailing dot, as `Address` resources are named.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Host(pub String);
+
+impl TryFrom<String> for Host {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let host = text.strip_suffix('.').unwrap_or(&text).to_ascii_lowercase();
+        if host.parse::<IpAddr>().is_ok() {
+            return Err(format!(
+                "`{text}` is an IP address: it belongs in `addresses`"
+            ));
+        }
+        let fits = !host.is_empty() && host.len() <= 253 && host.split('.').all(is_host_label);
+        if fits {
+            Ok(Self(host))
+        } else {
+            Err(format!("`{text}` is not a host name"))
+        }
+    }
+}
+
+/// RFC 1123 section 2.1, and the underscore that people use in practice.
+fn is_host_label(label: &str) -> bool {
+    let inside = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    !label.is_empty()
+        && label.len() <= 63
+        && label.bytes().all(inside)
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+}
+
+/// A trust domain name, SPIFFE-ID section 2.1. Never folded to lower case: what is written is compared.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct TrustDomain(pub kith_certs::TrustDomain);
+
+impl TryFrom<String> for TrustDomain {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match kith_certs::TrustDomain::parse(&text) {
+            Ok(trust_domain) => Ok(Self(trust_domain)),
+            Err(_) if text.starts_with("spiffe://") => Err(format!(
+                "`{text}`: write the trust domain alone, without `spiffe://`"
+            )),
+            Err(error) => Err(format!("`{text}` {error}")),
+        }
+    }
+}
+
+/// The SPIFFE ID of a workload: canonical, with a path (SPIFFE-ID section 2, X509-SVID section 2).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SpiffeId(pub kith_certs::SpiffeId);
+
+impl TryFrom<String> for SpiffeId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let id = kith_certs::SpiffeId::parse(&text).map_err(|error| format!("`{text}` {error}"))?;
+        if id.path().is_empty() {
+            return Err(format!(
+                "`{text}` names a trust domain; a workload's SPIFFE ID has a path"
+            ));
+        }
+        Ok(Self(id))
+    }
+}
+
+/// A port, 1 to 65535.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "i64")]
+pub struct Port(NonZeroU16);
+
+impl TryFrom<i64> for Port {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Self, String> {
+        let port = u16::try_from(number).ok().and_then(NonZeroU16::new);
+        port.map(Self)
+            .ok_or_else(|| format!("{number} is not a port: 1 to 65535"))
+    }
+}
+
+impl Port {
+    pub fn get(self) -> u16 {
+        self.0.get()
+    }
+}
+
+/// A label selector that names at least nothing: empty selects everything in reach.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "BTreeMap<String, String>")]
+pub struct Labels(pub BTreeMap<String, String>);
+
+impl TryFrom<BTreeMap<String, String>> for Labels {
+    type Error = String;
+
+    fn try_from(labels: BTreeMap<String, String>) -> Result<Self, String> {
+        for (key, value) in &labels {
+            // Istio refuses wildcards here too; taken literally they would select nothing, silently.
+            if key.is_empty() || key.contains('*') || value.contains('*') {
+                return Err(format!(
+                    "label `{key}: {value}`: an empty key or a `*` never selects anything"
+                ));
+            }
+        }
+        Ok(Self(labels))
+    }
+}
+
+/// A Kubernetes object name (RFC 1123 subdomain): it becomes one half of `namespace/name`.
+pub(super) fn is_name(text: &str) -> bool {
+    let inside = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+    let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let bytes = text.as_bytes();
+    bytes.len() <= 253
+        && bytes.iter().all(|b| inside(*b))
+        && edge(bytes.first())
+        && edge(bytes.last())
+}
+
+/// A segment of a SPIFFE ID's path, SPIFFE-ID section 2.2.
+pub(super) fn is_path_segment(text: &str) -> bool {
+    let inside = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    !text.is_empty() && text != "." && text != ".." && text.bytes().all(inside)
+}

@@ -1,0 +1,15 @@
+//! The control plane as its clients and operators meet it: real folder, real Workload API, real mTLS.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "control/harness.rs"]
+mod harness;
+
+#[path = "control/client.rs"]
+mod client;
+#[path = "control/commands.rs"]
+mod commands;
+#[path = "control/folder.rs"]
+mod folder;
+#[path = "control/streams.rs"]
+mod streams;

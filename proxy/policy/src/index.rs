@@ -1,0 +1,353 @@
+//! Finds the rules worth asking, so that policies which cannot match cost nothing.
+//!
+//! Every rule is filed under what it surely needs: the identity in the finest form it names, and the
+//! port. What is found is a superset of what holds; evaluation has the last word, so that a collision
+//! of hashes costs time and never correctness.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use crate::Principal;
+use crate::constraint::{Attribute, Constraint, Rule, Scope};
+use crate::pattern::{Account, Domain, PrincipalSet, ServiceAccountSet};
+use crate::ports::PortSet;
+
+/// A rule that names more ports than this is filed under none of them.
+const MAX_PORTS: usize = 16;
+
+/// The rules of one action, numbered in the order of the policies.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    /// Ranges of `entries`.
+    buckets: HashMap<u64, (u32, u32), BuildHasherDefault<Keyed>>,
+    /// Numbers of rules, ascending within each bucket.
+    entries: Box<[u32]>,
+    /// Which kinds of bucket there are, by [`Kind::bit`].
+    used: u16,
+}
+
+/// What a rule can be filed under, the finest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Id,
+    Path,
+    /// The first two segments of a path: `/ns/shop`.
+    Lead,
+    TrustDomain,
+    /// Every peer, without identity too.
+    Any,
+}
+
+impl Kind {
+    const ALL: [Self; 5] = [
+        Self::Id,
+        Self::Path,
+        Self::Lead,
+        Self::TrustDomain,
+        Self::Any,
+    ];
+
+    fn bit(self, port: Option<u16>) -> u16 {
+        1 << (2 * self as u16 + u16::from(port.is_some()))
+    }
+}
+
+/// The hashes of a principal that buckets are found by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fingerprint {
+    trust_domain: u64,
+    path: u64,
+    lead: u64,
+}
+
+impl Fingerprint {
+    pub(crate) fn of(trust_domain: &str, path: &str) -> Self {
+        Self {
+            trust_domain: hash(trust_domain),
+            path: hash(path),
+            lead: hash(lead(path).unwrap_or(path)),
+        }
+    }
+
+    fn get(&self, kind: Kind) -> u64 {
+        match kind {
+            Kind::Id => id(self.trust_domain, self.path),
+            Kind::Path => self.path,
+            Kind::Lead => self.lead,
+            Kind::TrustDomain => self.trust_domain,
+            Kind::Any => 0,
+        }
+    }
+}
+
+impl Index {
+    /// `local` is the local trust domain and its aliases.
+    pub(crate) fn build<'a>(rules: impl Iterator<Item = &'a Rule>, local: &[Arc<str>]) -> Self {
+        let mut filed: Vec<(u64, u32)> = Vec::new();
+        let mut used = 0;
+        for (number, rule) in (0..).zip(rules) {
+            let keys = rule_keys(rule, local);
+            let keys = keys
+                .as_ref()
+                .map_or(&[(Kind::Any, 0)][..], |keys| &keys.list);
+            let mut file = |port: Option<u16>| {
+                for &(kind, value) in keys {
+                    used |= kind.bit(port);
+                    filed.push((bucket(kind, value, port), number));
+                }
+            };
+            match rule.ports() {
+                PortSet::Only(ports) if ports.len() <= MAX_PORTS => {
+                    ports.into_iter().map(Some).for_each(&mut file)
+                }
+                PortSet::Only(_) | PortSet::AllBut(_) => file(None),
+            }
+        }
+        filed.sort_unstable();
+        filed.dedup();
+        let mut buckets = HashMap::default();
+        for (at, (key, _)) in (0..).zip(&filed) {
+            buckets.entry(*key).or_insert((at, at)).1 = at + 1;
+        }
+        buckets.shrink_to_fit();
+        Self {
+            buckets,
+            entries: filed.into_iter().map(|(_, number)| number).collect(),
+            used,
+        }
+    }
+
+    /// The rules that may hold for this peer on this port, ascending, each once.
+    pub(crate) fn candidates(&self, peer: Option<&Principal>, port: u16) -> Candidates<'_> {
+        let mut candidates = Candidates {
+            lists: [&[]; MAX_LISTS],
+            len: 0,
+        };
+        for kind in Kind::ALL {
+            let value = match (kind, peer) {
+                (Kind::Any, _) => 0,
+                (_, Some(peer)) => peer.fingerprint().get(kind),
+                (_, None) => continue,
+            };
+            for port in [None, Some(port)] {
+                if self.used & kind.bit(port) != 0
+                    && let Some(&(first, end)) = self.buckets.get(&bucket(kind, value, port))
+                {
+                    candidates.lists[candidates.len] = &self.entries[first as usize..end as usize];
+                    candidates.len += 1;
+                }
+            }
+        }
+        candidates
+    }
+}
+
+const MAX_LISTS: usize = 2 * Kind::ALL.len();
+
+/// Merges the buckets of one peer and port.
+pub(crate) struct Candidates<'a> {
+    /// None of the first `len` is empty.
+    lists: [&'a [u32]; MAX_LISTS],
+    len: usize,
+}
+
+impl Iterator for Candidates<'_> {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        let next = self.lists[..self.len].iter().map(|list| list[0]).min()?;
+        let mut at = 0;
+        while at < self.len {
+            // A rule with several keys may be in several buckets.
+            if self.lists[at][0] == next {
+                self.lists[at] = &self.lists[at][1..];
+                if self.lists[at].is_empty() {
+                    self.len -= 1;
+                    self.lists.swap(at, self.len);
+                    continue;
+                }
+            }
+            at += 1;
+        }
+        Some(next)
+    }
+}
+
+/// What a rule or constraint surely needs: one of these.
+struct Keys {
+    /// The coarsest in the list.
+    kind: Kind,
+    list: Vec<(Kind, u64)>,
+}
+
+impl Keys {
+    fn new(list: Vec<(Kind, u64)>) -> Self {
+        Self {
+            kind: list.iter().map(|(kind, _)| *kind).max().unwrap_or(Kind::Id),
+            list,
+        }
+    }
+
+    fn trust_domains(domains: &[Arc<str>]) -> Self {
+        Self::new(
+            domains
+                .iter()
+                .map(|domain| (Kind::TrustDomain, hash(domain)))
+                .collect(),
+        )
+    }
+}
+
+fn finer(a: Option<Keys>, b: Option<Keys>) -> Option<Keys> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if b.kind < a.kind { b } else { a }),
+        (a, b) => a.or(b),
+    }
+}
+
+fn rule_keys(rule: &Rule, local: &[Arc<str>]) -> Option<Keys> {
+    // One of the sources must hold, and all of the conditions.
+    let from = || {
+        let sources: Option<Vec<_>> = rule
+            .from
+            .iter()
+            .map(|source| finest(source, local))
+            .collect();
+        Some(Keys::new(
+            sources?.into_iter().flat_map(|keys| keys.list).collect(),
+        ))
+    };
+    let from = if rule.from.is_empty() { None } else { from() };
+    finer(from, finest(&rule.when, local))
+}
+
+fn finest(constraints: &[Constraint], local: &[Arc<str>]) -> Option<Keys> {
+    constraints
+        .iter()
+        .filter(|constraint| !constraint.negative)
+        .map(|constraint| match &constraint.attribute {
+            Attribute::Principal(set) => principal_keys(set, local),
+            Attribute::ServiceAccount(set, scope) => service_account_keys(set, *scope, local),
+            Attribute::Namespace(set, scope) => match set.exact_values() {
+                Some(names) => Some(Keys::new(
+                    names.iter().map(|name| namespace_key(name)).collect(),
+                )),
+                None => (*scope == Scope::Local).then(|| Keys::trust_domains(local)),
+            },
+            Attribute::TrustDomain(set) => set.exact_values().map(Keys::trust_domains),
+            _ => None,
+        })
+        .fold(None, finer)
+}
+
+fn principal_keys(set: &PrincipalSet, local: &[Arc<str>]) -> Option<Keys> {
+    if set.is_any() {
+        return None;
+    }
+    let mut keys = Vec::new();
+    for (path, domain) in set.exact() {
+        match domain {
+            Domain::Named(name) => keys.push((Kind::Id, id(hash(name), hash(path)))),
+            Domain::Local => keys.extend(
+                local
+                    .iter()
+                    .map(|name| (Kind::Id, id(hash(name), hash(path)))),
+            ),
+            Domain::Any => keys.push((Kind::Path, hash(path))),
+        }
+    }
+    for (prefix, domain) in set.prefixes() {
+        match (whole_lead(prefix), domain) {
+            (Some(lead), _) => keys.push((Kind::Lead, hash(lead))),
+            (None, Domain::Named(name)) => keys.push((Kind::TrustDomain, hash(name))),
+            (None, Domain::Local) => {
+                keys.extend(local.iter().map(|name| (Kind::TrustDomain, hash(name))))
+            }
+            (None, Domain::Any) => return None,
+        }
+    }
+    Some(Keys::new(keys))
+}
+
+fn service_account_keys(set: &ServiceAccountSet, scope: Scope, local: &[Arc<str>]) -> Option<Keys> {
+    let any = || (scope == Scope::Local).then(|| Keys::trust_domains(local));
+    if set.is_any() {
+        return any();
+    }
+    let mut keys = Vec::new();
+    for account in set.accounts() {
+        keys.push(match account {
+            Account::Exact { namespace, account } => {
+                (Kind::Path, hash(&format!("/ns/{namespace}/sa/{account}")))
+            }
+            Account::AccountPrefix { namespace, .. } | Account::AccountSuffix { namespace, .. } => {
+                namespace_key(namespace)
+            }
+            Account::NamespaceSuffix { .. } => return any(),
+        });
+    }
+    Some(Keys::new(keys))
+}
+
+fn namespace_key(namespace: &str) -> (Kind, u64) {
+    (Kind::Lead, hash(&format!("/ns/{namespace}")))
+}
+
+/// The first two segments of a path.
+fn lead(path: &str) -> Option<&str> {
+    let (third, _) = path.match_indices('/').nth(2).unwrap_or((path.len(), ""));
+    Some(&path[..third])
+}
+
+/// The first two segments of every path with this prefix, if they are the same for all.
+fn whole_lead(prefix: &str) -> Option<&str> {
+    prefix
+        .match_indices('/')
+        .nth(2)
+        .map(|(third, _)| &prefix[..third])
+}
+
+/// FNV-1a: short texts, a hash that is the same in every process, and nothing that an attacker gains by a
+/// collision, see the top.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+fn id(trust_domain: u64, path: u64) -> u64 {
+    mix(trust_domain ^ path.rotate_left(32))
+}
+
+fn bucket(kind: Kind, value: u64, port: Option<u16>) -> u64 {
+    let port = port.map_or(0, |port| u64::from(port) + 1);
+    mix(value ^ mix(port << 3 | kind as u64))
+}
+
+/// The finaliser of SplitMix64: every bit depends on every other, as hash tables need.
+fn mix(value: u64) -> u64 {
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+/// Buckets' keys are hashes already.
+#[derive(Default)]
+pub(crate) struct Keyed(u64);
+
+impl Hasher for Keyed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes
+            .iter()
+            .fold(self.0, |hash, byte| mix(hash ^ u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = value;
+    }
+}

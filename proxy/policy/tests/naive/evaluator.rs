@@ -1,0 +1,409 @@
+//! resources.md, "AuthorizationPolicy: exact meaning", sentence by sentence, on plain strings and
+//! without any thought for speed.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use kith_policy::{
+    Action, Condition, DefaultAction, Mesh, Operation, Policy, Reason, Rule, Source,
+};
+
+use crate::generate::{Call, Caller};
+
+pub(crate) type Outcome = (Reason, Option<String>, Option<u32>);
+
+/// One evaluation: what is asked, and of which policy.
+struct Case<'a> {
+    mesh: &'a Mesh,
+    policy: &'a Policy,
+    caller: &'a Caller,
+    call: Option<&'a Call>,
+}
+
+pub(crate) fn decide(
+    mesh: &Mesh,
+    policies: &[Policy],
+    caller: &Caller,
+    call: Option<&Call>,
+) -> Outcome {
+    for (action, reason) in [
+        (Action::Deny, Reason::DeniedByRule),
+        (Action::Allow, Reason::AllowedByRule),
+    ] {
+        for policy in policies.iter().filter(|policy| policy.action == action) {
+            let case = Case {
+                mesh,
+                policy,
+                caller,
+                call,
+            };
+            if let Some(rule) = policy.rules.iter().position(|rule| case.rule(rule)) {
+                return (
+                    reason,
+                    Some(format!("{}/{}", policy.namespace, policy.name)),
+                    Some(rule as u32),
+                );
+            }
+        }
+    }
+    if policies.iter().any(|policy| policy.action == Action::Allow) {
+        return (Reason::NoAllowPolicyMatches, None, None);
+    }
+    match mesh.default_action {
+        DefaultAction::Allow => (Reason::AllowedByDefault, None, None),
+        DefaultAction::Deny => (Reason::DeniedByDefault, None, None),
+    }
+}
+
+pub(crate) fn uses_identity(policies: &[Policy], port: u16) -> bool {
+    let named = |ports: &[String]| ports.iter().any(|named| *named == port.to_string());
+    let fits = |ports: &[String], not: &[String]| (ports.is_empty() || named(ports)) && !named(not);
+    policies
+        .iter()
+        .flat_map(|policy| &policy.rules)
+        .any(|rule| {
+            let in_source = rule.from.iter().any(|s| {
+                [
+                    &s.principals,
+                    &s.not_principals,
+                    &s.namespaces,
+                    &s.not_namespaces,
+                    &s.service_accounts,
+                    &s.not_service_accounts,
+                    &s.trust_domains,
+                    &s.not_trust_domains,
+                ]
+                .iter()
+                .any(|field| !field.is_empty())
+            });
+            let in_condition = rule.when.iter().any(|c| {
+                [
+                    "source.principal",
+                    "source.namespace",
+                    "source.serviceAccount",
+                    "source.trustDomain",
+                ]
+                .contains(&&*c.key)
+            });
+            (in_source || in_condition)
+                && (rule.to.is_empty() || rule.to.iter().any(|o| fits(&o.ports, &o.not_ports)))
+                && rule
+                    .when
+                    .iter()
+                    .all(|c| c.key != "destination.port" || fits(&c.values, &c.not_values))
+        })
+}
+
+/// `exact`, `prefix*`, `*suffix`; `*` is not empty.
+fn text(pattern: &str, value: &str) -> bool {
+    if pattern == "*" {
+        !value.is_empty()
+    } else if let Some(suffix) = pattern.strip_prefix('*') {
+        value.ends_with(suffix)
+    } else if let Some(prefix) = pattern.strip_suffix('*') {
+        value.starts_with(prefix)
+    } else {
+        pattern == value
+    }
+}
+
+fn texts(patterns: &[String], value: &str) -> bool {
+    patterns.iter().any(|pattern| text(pattern, value))
+}
+
+fn in_blocks(blocks: &[String], address: IpAddr) -> bool {
+    blocks.iter().any(|block| match block.parse::<IpAddr>() {
+        Ok(wanted) => wanted.to_canonical() == address.to_canonical(),
+        Err(_) => block
+            .parse::<IpNet>()
+            .unwrap()
+            .contains(&address.to_canonical()),
+    })
+}
+
+impl Case<'_> {
+    fn deny(&self) -> bool {
+        self.policy.action == Action::Deny
+    }
+
+    fn rule(&self, rule: &Rule) -> bool {
+        if self.call.is_none() && !self.deny() && uses_http(rule) {
+            return false;
+        }
+        (rule.from.is_empty() || rule.from.iter().any(|source| self.source(source)))
+            && (rule.to.is_empty() || rule.to.iter().any(|operation| self.operation(operation)))
+            && rule
+                .when
+                .iter()
+                .all(|condition| self.condition(condition, rule))
+    }
+
+    /// A field that compares a value which is always there.
+    fn field(values: &[String], not: &[String], matches: impl Fn(&[String]) -> bool) -> bool {
+        (values.is_empty() || matches(values)) && (not.is_empty() || !matches(not))
+    }
+
+    /// A field about the peer's identity, which may not be there.
+    fn identity(
+        &self,
+        values: &[String],
+        not: &[String],
+        matches: impl Fn(&[String]) -> Option<bool>,
+    ) -> bool {
+        // Without identity nothing matches; a negative field of an ALLOW is never satisfied by it.
+        (values.is_empty() || matches(values) == Some(true))
+            && (not.is_empty() || matches(not).map_or(self.deny(), |matched| !matched))
+    }
+
+    fn source(&self, s: &Source) -> bool {
+        let any_domain = !s.trust_domains.is_empty();
+        self.identity(&s.principals, &s.not_principals, |values| {
+            self.principal(values)
+        }) && self.identity(&s.namespaces, &s.not_namespaces, |values| {
+            self.namespace(values, any_domain)
+        }) && self.identity(&s.service_accounts, &s.not_service_accounts, |values| {
+            self.account(values, any_domain)
+        }) && self.identity(&s.trust_domains, &s.not_trust_domains, |values| {
+            self.trust_domain(values)
+        }) && Self::field(&s.ip_blocks, &s.not_ip_blocks, |values| {
+            in_blocks(values, self.caller.source)
+        }) && Self::field(&s.remote_ip_blocks, &s.not_remote_ip_blocks, |values| {
+            in_blocks(values, self.caller.remote)
+        })
+    }
+
+    /// The peer as (trust domain, path).
+    fn peer(&self) -> Option<(&str, &str)> {
+        let id = self
+            .caller
+            .peer
+            .as_ref()?
+            .as_str()
+            .strip_prefix("spiffe://")?;
+        Some(id.split_at(id.find('/')?))
+    }
+
+    fn is_local(&self, domain: &str) -> bool {
+        self.mesh.trust_domain == domain
+            || self
+                .mesh
+                .trust_domain_aliases
+                .iter()
+                .any(|alias| alias == domain)
+    }
+
+    fn principal(&self, values: &[String]) -> Option<bool> {
+        let (domain, path) = self.peer()?;
+        Some(values.iter().any(|value| {
+            if value == "*" {
+                return true;
+            }
+            let value = value.strip_prefix("spiffe://").unwrap_or(value);
+            let (wanted, pattern) = value.split_at(value.find('/').unwrap());
+            let domain_fits = match wanted {
+                "cluster.local" => self.is_local(domain),
+                "*" => true,
+                wanted => wanted == domain,
+            };
+            domain_fits && text(pattern, path)
+        }))
+    }
+
+    fn workload(&self, any_domain: bool) -> Option<(&str, &str)> {
+        let (domain, path) = self.peer()?;
+        let parts: Vec<_> = path.split('/').collect();
+        match parts[..] {
+            ["", "ns", namespace, "sa", account] if any_domain || self.is_local(domain) => {
+                Some((namespace, account))
+            }
+            _ => None,
+        }
+    }
+
+    fn namespace(&self, values: &[String], any_domain: bool) -> Option<bool> {
+        self.workload(any_domain)
+            .map(|(namespace, _)| texts(values, namespace))
+    }
+
+    fn account(&self, values: &[String], any_domain: bool) -> Option<bool> {
+        let (namespace, account) = self.workload(any_domain)?;
+        Some(values.iter().any(|value| match value.split_once('/') {
+            _ if value == "*" => true,
+            Some(_) => text(value, &format!("{namespace}/{account}")),
+            None => namespace == self.policy.namespace && text(value, account),
+        }))
+    }
+
+    fn trust_domain(&self, values: &[String]) -> Option<bool> {
+        self.peer().map(|(domain, _)| texts(values, domain))
+    }
+
+    fn operation(&self, o: &Operation) -> bool {
+        let port = self.caller.destination.port().to_string();
+        if !Self::field(&o.ports, &o.not_ports, |values| values.contains(&port)) {
+            return false;
+        }
+        // Opaque TCP: an ALLOW with HTTP attributes was refused above, a DENY ignores them.
+        let Some(call) = self.call else { return true };
+        Self::field(&o.methods, &o.not_methods, |values| {
+            texts(values, &call.method)
+        }) && Self::field(&o.paths, &o.not_paths, |values| {
+            values.iter().any(|value| path(value, &call.path))
+        }) && self.uncertain(&o.hosts, &o.not_hosts, |values| host(values, &call.host))
+    }
+
+    /// A field that may match in one reading and not in another: `None` there.
+    fn uncertain(
+        &self,
+        values: &[String],
+        not: &[String],
+        matches: impl Fn(&[String]) -> Option<bool>,
+    ) -> bool {
+        (values.is_empty() || matches(values).unwrap_or(self.deny()))
+            && (not.is_empty() || matches(not).map_or(self.deny(), |matched| !matched))
+    }
+
+    fn condition(&self, c: &Condition, rule: &Rule) -> bool {
+        let any_domain = rule
+            .when
+            .iter()
+            .any(|c| c.key == "source.trustDomain" && !c.values.is_empty())
+            || (!rule.from.is_empty()
+                && rule
+                    .from
+                    .iter()
+                    .all(|source| !source.trust_domains.is_empty()));
+        match &*c.key {
+            "source.ip" => Self::field(&c.values, &c.not_values, |v| {
+                in_blocks(v, self.caller.source)
+            }),
+            "remote.ip" => Self::field(&c.values, &c.not_values, |v| {
+                in_blocks(v, self.caller.remote)
+            }),
+            "destination.ip" => Self::field(&c.values, &c.not_values, |v| {
+                in_blocks(v, self.caller.destination.ip())
+            }),
+            "destination.port" => Self::field(&c.values, &c.not_values, |v| {
+                v.contains(&self.caller.destination.port().to_string())
+            }),
+            "connection.sni" => {
+                let sni = self.caller.sni.as_deref().unwrap_or("").to_lowercase();
+                Self::field(&c.values, &c.not_values, |v| {
+                    v.iter().any(|value| text(&value.to_lowercase(), &sni))
+                })
+            }
+            "source.principal" => self.identity(&c.values, &c.not_values, |v| self.principal(v)),
+            "source.namespace" => {
+                self.identity(&c.values, &c.not_values, |v| self.namespace(v, any_domain))
+            }
+            "source.serviceAccount" => {
+                self.identity(&c.values, &c.not_values, |v| self.account(v, any_domain))
+            }
+            "source.trustDomain" => {
+                self.identity(&c.values, &c.not_values, |v| self.trust_domain(v))
+            }
+            key => {
+                let name = key
+                    .strip_prefix("request.headers[")
+                    .unwrap()
+                    .strip_suffix(']')
+                    .unwrap()
+                    .to_lowercase();
+                let Some(call) = self.call else { return true };
+                let mut values: Vec<_> = call
+                    .headers
+                    .iter()
+                    .filter(|(known, _)| *known == name)
+                    .map(|(_, value)| value.clone())
+                    .collect();
+                if values.len() > 1 {
+                    values.push(values.join(","));
+                }
+                self.uncertain(&c.values, &c.not_values, |patterns| {
+                    let matching = values
+                        .iter()
+                        .filter(|value| patterns.iter().any(|p| p == "*" || text(p, value)))
+                        .count();
+                    match matching {
+                        0 => Some(false),
+                        all if all == values.len() => Some(true),
+                        _ => None,
+                    }
+                })
+            }
+        }
+    }
+}
+
+fn uses_http(rule: &Rule) -> bool {
+    rule.when
+        .iter()
+        .any(|condition| condition.key.starts_with("request.headers"))
+        || rule.to.iter().any(|o| {
+            [
+                &o.hosts,
+                &o.not_hosts,
+                &o.methods,
+                &o.not_methods,
+                &o.paths,
+                &o.not_paths,
+            ]
+            .iter()
+            .any(|field| !field.is_empty())
+        })
+}
+
+fn path(pattern: &str, path: &str) -> bool {
+    if !pattern.contains('{') {
+        return text(pattern, path);
+    }
+    let (pattern, path): (Vec<_>, Vec<_>) =
+        (pattern.split('/').collect(), path.split('/').collect());
+    template(&pattern, &path)
+}
+
+fn template(pattern: &[&str], path: &[&str]) -> bool {
+    match (pattern, path) {
+        ([], []) => true,
+        // Any number of segments; one that is empty is what stands between its required slashes.
+        (["{**}", rest @ ..], [_, ..]) => {
+            (1..=path.len()).any(|taken| template(rest, &path[taken..]))
+        }
+        (["{*}", pattern @ ..], [segment, path @ ..]) => {
+            !segment.is_empty() && template(pattern, path)
+        }
+        ([literal, pattern @ ..], [segment, path @ ..]) => {
+            literal == segment && template(pattern, path)
+        }
+        _ => false,
+    }
+}
+
+/// Lower case, no port, no trailing dot, on both sides.
+fn host(patterns: &[String], host: &str) -> Option<bool> {
+    let split = |text: &str| {
+        let text = text.to_lowercase();
+        let (name, port) = text
+            .split_once(':')
+            .map_or((&*text, None), |(name, port)| (name, Some(port)));
+        (
+            name.strip_suffix('.').unwrap_or(name).to_owned(),
+            port.map(str::to_owned),
+        )
+    };
+    let (name, port) = split(host);
+    let mut matched = Some(false);
+    for pattern in patterns {
+        let (wanted, wanted_port) = split(pattern);
+        if !(wanted == "*" || text(&wanted, &name)) {
+            continue;
+        }
+        match (wanted_port, &port) {
+            (None, _) => return Some(true),
+            (Some(wanted), Some(port)) if wanted == "*" || wanted == *port => return Some(true),
+            (Some(_), Some(_)) => {}
+            (Some(_), None) => matched = None,
+        }
+    }
+    matched
+}

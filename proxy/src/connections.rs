@@ -1,0 +1,314 @@
+//! The registry of live connections of one data worker: every connection is in it before its first check,
+//! and is checked again when the policy, the trust or its own lease changes. Only losers are touched.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use kith_certs::TrustSnapshot;
+use kith_policy::{Connection, Reason};
+use slab::Slab;
+
+use crate::authenticate::Peer;
+use crate::lease::{Grace, Lease, Stage};
+use crate::record::{ClosedBy, Direction};
+use crate::signal::{Barrier, Closing, Signal};
+use crate::snapshot::{Protocol, Snapshot};
+
+/// How much earlier than the server a client stops using a connection whose lease runs out.
+const AHEAD: Duration = Duration::from_secs(1);
+
+/// 16 bytes of exporter output (RFC 8446 section 7.5): both ends of a TLS connection know it, nobody else does.
+pub(crate) type HopId = [u8; 16];
+
+/// One live connection. Its owner holds it; when the owner lets go, it leaves the registry.
+pub(crate) struct Live {
+    pub(crate) direction: Direction,
+    pub(crate) source: SocketAddr,
+    pub(crate) destination: SocketAddr,
+    pub(crate) opened: Instant,
+    pub(crate) signal: Signal,
+    /// What it carries, once that is known.
+    pub(crate) protocol: Cell<Option<Protocol>>,
+    /// The application's own server name, on TLS that is passed through.
+    pub(crate) sni: OnceCell<String>,
+    pub(crate) mesh: RefCell<Option<Mesh>>,
+    /// Requests in flight, one signal each when they run in tasks of their own (HTTP/2).
+    streams: RefCell<Slab<Weak<Signal>>>,
+    in_flight: Cell<u32>,
+    /// When it may be closed for doing nothing; set by its owner to the deadline of what it is waiting for.
+    deadline: Cell<Option<(Instant, Reason)>>,
+    key: Cell<usize>,
+    registry: Weak<Registry>,
+}
+
+/// What an mTLS connection is backed by.
+#[derive(Clone)]
+pub(crate) struct Mesh {
+    pub(crate) peer: Rc<Peer>,
+    pub(crate) hop: HopId,
+    /// The peer speaks Kith's own ALPN names, so that it can renew.
+    pub(crate) kith: bool,
+    pub(crate) lease: Lease,
+    pub(crate) renewed: u32,
+    /// The server's address, where it can be asked to renew.
+    pub(crate) server: SocketAddr,
+}
+
+impl Mesh {
+    /// The peer proved anew who it is.
+    pub(crate) fn renew(&mut self, peer: Rc<Peer>, lease: Lease) {
+        self.peer = peer;
+        self.lease.extend(lease);
+        self.renewed += 1;
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Registry {
+    live: RefCell<Slab<Rc<Live>>>,
+}
+
+/// The owner's hold on a registered connection.
+pub(crate) struct Registered(Rc<Live>);
+
+impl std::ops::Deref for Registered {
+    type Target = Rc<Live>;
+    fn deref(&self) -> &Rc<Live> {
+        &self.0
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        if let Some(registry) = self.0.registry.upgrade() {
+            registry.live.borrow_mut().try_remove(self.0.key.get());
+        }
+    }
+}
+
+impl Registry {
+    pub(crate) fn open(self: &Rc<Self>, direction: Direction, source: SocketAddr, destination: SocketAddr) -> Registered {
+        let live = Rc::new(Live {
+            direction,
+            source,
+            destination,
+            opened: Instant::now(),
+            signal: Signal::default(),
+            protocol: Cell::new(None),
+            sni: OnceCell::new(),
+            mesh: RefCell::new(None),
+            streams: RefCell::new(Slab::new()),
+            in_flight: Cell::new(0),
+            deadline: Cell::new(None),
+            key: Cell::new(0),
+            registry: Rc::downgrade(self),
+        });
+        live.key.set(self.live.borrow_mut().insert(Rc::clone(&live)));
+        Registered(live)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.live.borrow().len()
+    }
+
+    pub(crate) fn count(&self, direction: Direction) -> usize {
+        self.live.borrow().iter().filter(|(_, live)| live.direction == direction).count()
+    }
+
+    /// A copy, so that asking never holds the registry while somebody leaves it.
+    pub(crate) fn all(&self) -> Vec<Rc<Live>> {
+        self.live.borrow().iter().map(|(_, live)| Rc::clone(live)).collect()
+    }
+
+    /// Closes what the snapshot forbids and has requests in flight decided again. The barrier falls when all
+    /// of that has happened: forbidden sockets closed, forbidden requests reset.
+    pub(crate) fn recheck(&self, snapshot: &Snapshot, barrier: &Rc<Barrier>) -> usize {
+        let mut closed = 0;
+        for live in self.all() {
+            if live.direction != Direction::Inbound || live.signal.is_closing() {
+                continue;
+            }
+            if let Err(closing) = live.still_allowed(snapshot) {
+                live.signal.hold(Rc::clone(barrier));
+                live.signal.close(closing);
+                closed += 1;
+            } else {
+                live.ask_in_flight(barrier);
+            }
+        }
+        closed
+    }
+
+    /// Closes the connections whose peer this trust does not vouch for.
+    pub(crate) fn recheck_trust(&self, trust: &TrustSnapshot) -> usize {
+        let mut closed = 0;
+        for live in self.all() {
+            let untrusted = live.mesh.borrow().as_ref().and_then(|mesh| mesh.peer.still_trusted(trust).err());
+            if let Some(reason) = untrusted {
+                live.signal.close(Closing::new(ClosedBy::Policy, reason));
+                closed += 1;
+            }
+        }
+        closed
+    }
+
+    /// What time alone brings about: leases that run out, deadlines that pass.
+    pub(crate) fn sweep(&self, now: SystemTime, clock: Instant, grace: &Grace) {
+        for live in self.all() {
+            if let Some((deadline, reason)) = live.deadline.get() {
+                if clock >= deadline {
+                    live.signal.close(Closing::new(None, reason));
+                }
+            }
+            // The client lets go first, so that no request is on its way when the server does.
+            let now = if live.direction == Direction::Outbound { now + AHEAD } else { now };
+            let stage = match &*live.mesh.borrow() {
+                Some(mesh) => mesh.lease.stage(now, grace, mesh.kith),
+                None => continue,
+            };
+            match stage {
+                Stage::Valid => {}
+                Stage::RanOut => live.signal.drain(),
+                Stage::Over => live.signal.close(Closing::new(ClosedBy::Expiry, Reason::SvidExpired)),
+            }
+        }
+    }
+
+    pub(crate) fn drain(&self, direction: Direction) {
+        for live in self.all() {
+            if live.direction == direction {
+                live.signal.drain();
+            }
+        }
+    }
+
+    pub(crate) fn close(&self, closing: &Closing) {
+        for live in self.all() {
+            live.signal.close(closing.clone());
+        }
+    }
+}
+
+impl Live {
+    /// As the policy engine sees this connection.
+    pub(crate) fn attributes<'a>(&'a self, peer: Option<&'a Rc<Peer>>) -> Connection<'a> {
+        Connection {
+            peer: peer.map(|peer| peer.principal()),
+            source: self.source.ip(),
+            remote: self.source.ip(),
+            destination: self.destination,
+            sni: self.sni.get().map(String::as_str),
+        }
+    }
+
+    pub(crate) fn peer(&self) -> Option<Rc<Peer>> {
+        self.mesh.borrow().as_ref().map(|mesh| Rc::clone(&mesh.peer))
+    }
+
+    pub(crate) fn renewed(&self) -> u32 {
+        self.mesh.borrow().as_ref().map_or(0, |mesh| mesh.renewed)
+    }
+
+    /// Is there anything that this connection may still do?
+    pub(crate) fn still_allowed(&self, snapshot: &Snapshot) -> Result<(), Closing> {
+        let Some(protocol) = self.protocol.get() else {
+            // Not authenticated yet: it meets the new snapshot at its first check.
+            return Ok(());
+        };
+        let peer = self.peer();
+        crate::authorize::plaintext_allowed(snapshot, self.destination.port(), peer.is_some())
+            .map_err(|reason| Closing::new(ClosedBy::Policy, reason))?;
+        let attributes = self.attributes(peer.as_ref());
+        match protocol {
+            Protocol::Tcp | Protocol::Tls => {
+                let decision = snapshot.policies().decide(&attributes, None);
+                if decision.allow { Ok(()) } else { Err(Closing::forbidden(decision)) }
+            }
+            Protocol::Http1 | Protocol::Http2 => {
+                snapshot.policies().could_allow(&attributes).map_err(Closing::forbidden)
+            }
+        }
+    }
+
+    fn ask_in_flight(&self, barrier: &Rc<Barrier>) {
+        if self.in_flight.get() > 0 {
+            self.signal.recheck(Rc::clone(barrier));
+        }
+        for (_, stream) in &*self.streams.borrow() {
+            if let Some(stream) = stream.upgrade() {
+                stream.recheck(Rc::clone(barrier));
+            }
+        }
+    }
+
+    /// A request that the connection's own task carries.
+    pub(crate) fn set_in_flight(&self, requests: u32) {
+        self.in_flight.set(requests);
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.in_flight.get() > 0 || !self.streams.borrow().is_empty()
+    }
+
+    /// Opaque bytes always are; HTTP while a request is in flight.
+    pub(crate) fn is_in_use(&self) -> bool {
+        matches!(self.protocol.get(), Some(Protocol::Tcp | Protocol::Tls)) || self.is_busy()
+    }
+
+    /// For the admin listener.
+    pub(crate) fn describe(&self) -> serde_json::Value {
+        let mesh = self.mesh.borrow();
+        let mesh = mesh.as_ref();
+        serde_json::json!({
+            "direction": self.direction.as_str(),
+            "source": self.source.to_string(),
+            "destination": self.destination.to_string(),
+            "protocol": self.protocol.get().map(Protocol::as_str),
+            "peer": mesh.map(|mesh| mesh.peer.principal().as_str().to_owned()),
+            "hop": mesh.map(|mesh| hop_text(&mesh.hop)),
+            "lease_until": mesh.map(|mesh| crate::record::rfc3339(mesh.lease.until())),
+            "lease_renewed": mesh.map(|mesh| mesh.renewed),
+            "in_use": self.is_in_use(),
+            "age_seconds": self.opened.elapsed().as_secs(),
+        })
+    }
+
+    /// A request that has a task of its own.
+    pub(crate) fn open_stream(self: &Rc<Self>) -> StreamHold {
+        let signal = Rc::new(Signal::default());
+        let key = self.streams.borrow_mut().insert(Rc::downgrade(&signal));
+        StreamHold { signal, live: Rc::clone(self), key }
+    }
+
+    pub(crate) fn wait_until(&self, deadline: Instant, reason: Reason) {
+        self.deadline.set(Some((deadline, reason)));
+    }
+
+    pub(crate) fn wait_for(&self, time: Duration, reason: Reason) {
+        self.wait_until(Instant::now() + time, reason);
+    }
+
+    pub(crate) fn wait_forever(&self) {
+        self.deadline.set(None);
+    }
+}
+
+/// A request in flight on a connection that carries several.
+pub(crate) struct StreamHold {
+    pub(crate) signal: Rc<Signal>,
+    live: Rc<Live>,
+    key: usize,
+}
+
+impl Drop for StreamHold {
+    fn drop(&mut self) {
+        self.live.streams.borrow_mut().try_remove(self.key);
+    }
+}
+
+/// As records and people write it: lower-case hex.
+pub(crate) fn hop_text(hop: &HopId) -> String {
+    hop.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,242 @@
+//! From what the control plane and the Workload API say to what is in force. The only writer of the snapshot.
+//!
+//! An update counts as applied when it is enforced: the snapshot published, the connections it forbids
+//! closed. Only then is the delivery finished, and with it the ACK sent.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use kith_certs::TrustSnapshot;
+use kith_policy::{FieldError, ValidPolicy};
+use kith_xds_client::{Client, Delivery, Kind, Rejection, Resource};
+use tokio::sync::{mpsc, watch};
+
+use crate::shared::Shared;
+use crate::snapshot::{Snapshot, Workload};
+use crate::telemetry::metrics;
+use crate::translate;
+use crate::worker::{Command, Workers};
+
+/// The most that closing connections may hold up an ACK; a peer that does not read can't stall the mesh.
+const ENFORCED: Duration = Duration::from_secs(2);
+
+/// How often unused addresses are given up.
+const SWEEP: Duration = Duration::from_secs(10);
+
+pub(crate) struct Control {
+    shared: Arc<Shared>,
+    workers: Workers,
+    client: Client,
+    policies: HashMap<String, Arc<ValidPolicy>>,
+    workload: Option<Arc<Workload>>,
+    /// Accepted, but not in force until the snapshot is complete.
+    waiting: Vec<Delivery>,
+    generation: u64,
+    /// What is missing for the next snapshot, for readiness and admin.
+    missing: watch::Sender<Vec<String>>,
+}
+
+impl Control {
+    pub(crate) fn new(shared: Arc<Shared>, workers: Workers, client: Client, missing: watch::Sender<Vec<String>>) -> Self {
+        Control {
+            shared,
+            workers,
+            client,
+            policies: HashMap::new(),
+            workload: None,
+            waiting: Vec::new(),
+            generation: 0,
+            missing,
+        }
+    }
+
+    /// Runs until the process ends.
+    pub(crate) async fn run(
+        mut self,
+        mut deliveries: mpsc::Receiver<Delivery>,
+        mut identity: watch::Receiver<Option<Arc<TrustSnapshot>>>,
+    ) {
+        let mut current: Option<Arc<TrustSnapshot>> = None;
+        let mut sweep = tokio::time::interval(SWEEP);
+        identity.mark_changed();
+        loop {
+            tokio::select! {
+                Some(delivery) = deliveries.recv() => self.deliver(delivery).await,
+                Ok(()) = identity.changed() => {
+                    let latest = identity.borrow_and_update().clone();
+                    self.trust(&mut current, latest);
+                }
+                _ = sweep.tick() => self.shared.destinations.sweep(Instant::now()),
+                else => return,
+            }
+        }
+    }
+
+    fn trust(&self, current: &mut Option<Arc<TrustSnapshot>>, latest: Option<Arc<TrustSnapshot>>) {
+        let Some(trust) = latest else { return };
+        let rotated = current.as_ref().is_some_and(|before| before.serial() != trust.serial());
+        if current.is_none() || rotated {
+            tracing::info!(
+                principal = trust.principal().as_str(),
+                serial = trust.serial(),
+                expires = %crate::record::rfc3339(trust.not_after()),
+                "{}", if rotated { "the SVID was rotated" } else { "the first SVID is here" }
+            );
+            metrics::svid(trust.not_after());
+        }
+        metrics::bundles(trust.bundles().count());
+        self.workers.tell(|| Command::Trust { trust: Arc::clone(&trust), rotated });
+        *current = Some(trust);
+    }
+
+    async fn deliver(&mut self, delivery: Delivery) {
+        let rejections = match delivery.kind {
+            Kind::WorkloadConfig => self.workload_config(&delivery),
+            Kind::AuthorizationPolicy => self.authorization_policies(&delivery),
+            Kind::Address => self.shared.destinations.apply(&delivery, |name, resource| match resource {
+                Resource::Address(address) => translate::destination(address).map_err(|errors| rejection(name, &errors)),
+                _ => Err(foreign(name)),
+            }),
+            Kind::RevocationList => revocations(&delivery),
+        };
+        count(&delivery, rejections.len());
+        for rejected in &rejections {
+            tracing::warn!(
+                kind = delivery.kind.name(), name = rejected.name, field = rejected.field, message = rejected.message,
+                "refused a resource of the control plane; what was in force stays"
+            );
+        }
+        match delivery.kind {
+            Kind::WorkloadConfig | Kind::AuthorizationPolicy => {
+                if rejections.is_empty() {
+                    self.waiting.push(delivery);
+                } else {
+                    // The good ones of the response still take effect; the NACK need not wait for that.
+                    delivery.finish(rejections);
+                }
+                self.publish().await;
+            }
+            Kind::Address | Kind::RevocationList => delivery.finish(rejections),
+        }
+    }
+
+    fn workload_config(&mut self, delivery: &Delivery) -> Vec<Rejection> {
+        let mut rejections = Vec::new();
+        for versioned in &delivery.changed {
+            let Resource::WorkloadConfig(config) = &versioned.resource else {
+                rejections.push(foreign(&versioned.name));
+                continue;
+            };
+            match translate::workload(&versioned.name, config) {
+                Ok(workload) => {
+                    let names: BTreeSet<String> = workload.policies.iter().cloned().collect();
+                    self.client.set_subscription(Kind::AuthorizationPolicy, names);
+                    self.workload = Some(Arc::new(workload));
+                }
+                Err(errors) => rejections.push(rejection(&versioned.name, &errors)),
+            }
+        }
+        if !delivery.removed.is_empty() {
+            tracing::warn!("the control plane has no configuration for this workload any more; the last good one stays in force");
+        }
+        rejections
+    }
+
+    fn authorization_policies(&mut self, delivery: &Delivery) -> Vec<Rejection> {
+        let mut rejections = Vec::new();
+        for versioned in &delivery.changed {
+            let Resource::AuthorizationPolicy(policy) = &versioned.resource else {
+                rejections.push(foreign(&versioned.name));
+                continue;
+            };
+            match translate::policy(&versioned.name, policy) {
+                Ok(policy) => {
+                    for warning in policy.warnings() {
+                        tracing::warn!(policy = versioned.name, field = warning.field, warning = warning.message, "a policy may not mean what it seems to");
+                    }
+                    self.policies.insert(versioned.name.clone(), policy);
+                }
+                Err(errors) => rejections.push(rejection(&versioned.name, &errors)),
+            }
+        }
+        for name in &delivery.removed {
+            self.policies.remove(name);
+        }
+        rejections
+    }
+
+    /// Puts in force what is complete, has everything live checked against it, then acknowledges.
+    async fn publish(&mut self) {
+        let Some(workload) = &self.workload else { return };
+        let policies = &self.policies;
+        let snapshot = match Snapshot::complete(workload, |name| policies.get(name).cloned(), self.generation + 1) {
+            Ok(snapshot) => snapshot,
+            Err(missing) => {
+                tracing::debug!(?missing, "the configuration names policies that are not here yet; the one before stays in force");
+                self.missing.send_replace(missing);
+                return;
+            }
+        };
+        self.generation += 1;
+        let first = self.generation == 1;
+        let revision = snapshot.revision_shared();
+        // Unnamed policies can't come back into force without being sent again.
+        self.policies.retain(|name, _| workload.policies.contains(name));
+        self.shared.snapshot.store(Some(Arc::new(snapshot)));
+        let started = Instant::now();
+        let answers = self.workers.ask(Command::Recheck);
+        let closed = match tokio::time::timeout(ENFORCED, answers).await {
+            Ok(closed) => closed.iter().sum::<usize>(),
+            Err(_) => {
+                tracing::error!(%revision, "connections that the policy forbids took too long to close; they are being closed still");
+                0
+            }
+        };
+        metrics::config_revision(&revision);
+        self.missing.send_replace(Vec::new());
+        tracing::info!(%revision, policies = self.policies.len(), closed, took = ?started.elapsed(),
+            "{}", if first { "the first configuration is in force" } else { "a configuration is in force" });
+        for delivery in self.waiting.drain(..) {
+            delivery.finish(Vec::new());
+        }
+    }
+}
+
+/// Nothing of a revocation list can be enforced by this version, so none is accepted.
+fn revocations(delivery: &Delivery) -> Vec<Rejection> {
+    delivery
+        .changed
+        .iter()
+        .filter_map(|versioned| match &versioned.resource {
+            Resource::RevocationList(list) if list.revocations.is_empty() => None,
+            Resource::RevocationList(_) => Some(Rejection {
+                name: versioned.name.clone(),
+                field: "revocations".into(),
+                message: "this version can't enforce revocations; remove them, or upgrade the sidecar".into(),
+            }),
+            _ => Some(foreign(&versioned.name)),
+        })
+        .collect()
+}
+
+fn rejection(name: &str, errors: &[FieldError]) -> Rejection {
+    let field = errors.first().map_or_else(String::new, |error| error.field.clone());
+    let message = errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect::<Vec<_>>().join("; ");
+    Rejection { name: name.to_owned(), field, message }
+}
+
+fn foreign(name: &str) -> Rejection {
+    Rejection { name: name.to_owned(), field: String::new(), message: "is a resource of another kind".into() }
+}
+
+fn count(delivery: &Delivery, rejected: usize) {
+    let kind = delivery.kind.name();
+    let now = SystemTime::now();
+    for index in 0..delivery.changed.len() {
+        metrics::xds_update(kind, if index < rejected { "rejected" } else { "applied" }, now);
+    }
+    for _ in &delivery.removed {
+        metrics::xds_update(kind, "removed", now);
+    }
+}

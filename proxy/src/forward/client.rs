@@ -1,0 +1,181 @@
+//! The client's end of an HTTP/1.1 connection: reading requests off it, refusing them, ending it.
+
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use kith_policy::Reason;
+use tokio::io::AsyncWriteExt;
+
+use crate::connections::Registered;
+use crate::error::status_of;
+use crate::http1::{Framing, Limits, Parse, ParseError, RequestHead, write_problem};
+use crate::record::ConnectionFacts;
+use crate::signal::{Ask, Closing};
+use crate::stream::Stream;
+
+/// How long a client may keep a connection without a request.
+const IDLE: Duration = Duration::from_secs(600);
+
+/// How long the head of a request may take from its first byte (security.md, row 28).
+const HEAD: Duration = Duration::from_secs(15);
+
+/// How long a connection stays open for a request that is already on its way when it is being drained.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How long and how much of an unread request is taken in, so that the refusal before it is not lost to a reset.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 * 1024;
+
+pub(crate) struct Client {
+    pub(crate) stream: Stream,
+    pub(crate) live: Registered,
+    pub(crate) facts: Rc<ConnectionFacts>,
+    pub(crate) limits: Limits,
+    /// Read and not yet used.
+    pub(crate) buffer: BytesMut,
+    pub(crate) head: RequestHead,
+    /// No request after this one.
+    pub(crate) draining: bool,
+    pub(crate) requests: u64,
+}
+
+/// What came instead of a request, or a request.
+pub(crate) enum Next {
+    /// The bytes that `Client::head` is about.
+    Request(BytesMut),
+    Malformed(ParseError),
+    End,
+    Failed(io::Error),
+    Asked(Closing),
+}
+
+impl Client {
+    pub(crate) fn new(stream: Stream, live: Registered, facts: Rc<ConnectionFacts>, first: BytesMut) -> Self {
+        Client {
+            stream,
+            live,
+            facts,
+            limits: Limits::default(),
+            buffer: first,
+            head: RequestHead::default(),
+            draining: false,
+            requests: 0,
+        }
+    }
+
+    pub(crate) async fn next_request(&mut self) -> Next {
+        let Client { stream, live, limits, buffer, head, draining, .. } = self;
+        head.clear();
+        live.set_in_flight(0);
+        if buffer.is_empty() {
+            // Gives its memory back while there is nothing to hold.
+            *buffer = BytesMut::new();
+            live.wait_for(if *draining { DRAIN } else { IDLE }, Reason::Timeout);
+        } else {
+            live.wait_for(HEAD, Reason::Timeout);
+        }
+        poll_fn(|context| {
+            loop {
+                if !buffer.is_empty() {
+                    match head.parse(buffer, limits) {
+                        Ok(Parse::Complete(length)) => {
+                            live.wait_forever();
+                            live.set_in_flight(1);
+                            return Poll::Ready(Next::Request(buffer.split_to(length)));
+                        }
+                        Ok(Parse::Partial) => {}
+                        Err(error) => return Poll::Ready(Next::Malformed(error)),
+                    }
+                }
+                while let Poll::Ready(ask) = live.signal.poll(context) {
+                    match ask {
+                        Ask::Close(closing) => return Poll::Ready(Next::Asked(closing)),
+                        // Nothing is in flight that could be decided again.
+                        Ask::Recheck(_) => {}
+                        Ask::Drain => {
+                            *draining = true;
+                            live.wait_for(DRAIN, Reason::Draining);
+                        }
+                    }
+                }
+                let fresh = buffer.is_empty();
+                match stream.poll_read_onto(context, buffer) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(0)) if fresh => return Poll::Ready(Next::End),
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Next::Failed(io::ErrorKind::UnexpectedEof.into())),
+                    Poll::Ready(Ok(_)) if fresh => live.wait_for(HEAD, Reason::Timeout),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Next::Failed(error)),
+                }
+            }
+        })
+        .await
+    }
+
+    /// Answers in the proxy's own name. Returns whether another request may follow.
+    pub(crate) async fn refuse(&mut self, reason: Reason, request_id: &str) -> Refused {
+        let status = status_of(reason);
+        let keep = self.head.persistent() && self.head.framing() == Framing::None && !self.draining;
+        self.answer(status, reason, request_id, keep, self.head.is_head()).await
+    }
+
+    /// The same for what isn't HTTP: the connection ends, since where the next message starts is unknown.
+    pub(crate) async fn refuse_malformed(&mut self, error: ParseError, request_id: &str) -> Refused {
+        let reason = if error.is_cap() { Reason::Overload } else { Reason::RequestMalformed };
+        self.answer(error.status(), reason, request_id, false, false).await
+    }
+
+    async fn answer(&mut self, status: u16, reason: Reason, id: &str, keep: bool, head_only: bool) -> Refused {
+        let mut out = Vec::with_capacity(256);
+        write_problem(&mut out, status, reason.as_str(), id, !keep, head_only);
+        let written = out.len() as u64;
+        let mut out = BytesMut::from(out.as_slice());
+        self.live.wait_for(HEAD, Reason::Timeout);
+        let sent = tokio::select! {
+            sent = self.stream.write_all(&mut out) => sent.is_ok(),
+            () = asked_to_close(&self.live) => false,
+        };
+        if sent && !keep {
+            self.linger().await;
+        }
+        Refused { status, bytes: written, keep: keep && sent }
+    }
+
+    /// Ends the connection after an answer that was sent before the request was read: a reset now would
+    /// take the answer with it (RFC 9112 section 9.6).
+    pub(crate) async fn linger(&mut self) {
+        let _ = tokio::time::timeout(LINGER, async {
+            if self.stream.shutdown().await.is_err() {
+                return;
+            }
+            let mut taken = 0;
+            while taken < LINGER_BYTES {
+                self.buffer.clear();
+                match self.stream.read_onto(&mut self.buffer).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(n) => taken += n,
+                }
+            }
+        })
+        .await;
+    }
+}
+
+pub(crate) struct Refused {
+    pub(crate) status: u16,
+    pub(crate) bytes: u64,
+    /// Another request may follow.
+    pub(crate) keep: bool,
+}
+
+async fn asked_to_close(live: &Registered) {
+    loop {
+        if let Ask::Close(_) = live.signal.next().await {
+            return;
+        }
+    }
+}

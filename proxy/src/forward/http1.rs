@@ -1,0 +1,389 @@
+//! One request and its answer between two HTTP/1.1 connections.
+//!
+//! No task of its own and no lock: both directions are driven by one poll, so that an answer may begin
+//! before the request has ended. Bytes are validated by `http1::Body` and forwarded as they came.
+
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use kith_policy::Reason;
+
+use crate::connections::Live;
+use crate::forward::pool::Upstream;
+use crate::http1::{
+    Asked, Body, ConnectionHeader, Limits, Parse, ParseError, ResponseHead, Rewrite, write_response_head,
+};
+use crate::record::Record;
+use crate::signal::{Ask, Closing};
+use crate::stream::Stream;
+
+/// What the client may send ahead while its answer is on the way; the rest waits in its socket.
+const READ_AHEAD: usize = 16 * 1024;
+
+/// How long a client may pause in the middle of a request body.
+const UPLOAD: Duration = Duration::from_secs(60);
+
+/// The client's end of HTTP/1.1 connections.
+pub(crate) struct Downstream<'a> {
+    pub(crate) stream: &'a mut Stream,
+    /// Read and not yet used: the rest of this request, then the next.
+    pub(crate) buffer: &'a mut BytesMut,
+    pub(crate) live: &'a Rc<Live>,
+}
+
+/// What is fixed for one exchange.
+pub(crate) struct Terms<'a> {
+    pub(crate) asked: Asked,
+    /// Fields of the answer that must not pass.
+    pub(crate) remove: &'a [&'a str],
+    /// The client's connection ends with this answer.
+    pub(crate) close: bool,
+    pub(crate) limits: &'a Limits,
+    /// Is this request still allowed? Asked when the policy changes while it is in flight.
+    pub(crate) recheck: &'a dyn Fn() -> Result<(), Closing>,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Answered {
+        /// Both connections can take another request.
+        client_reusable: bool,
+        server_reusable: bool,
+    },
+    /// 101, or 2xx to CONNECT: what follows is opaque.
+    Switched,
+    /// The request could not be sent, or no answer came. Nothing reached the client.
+    NoAnswer(Broken),
+    /// Failed when part of the answer had been sent.
+    Cut(Broken),
+    /// The client broke its own request. An answer is due when none has begun.
+    BadRequest { error: ParseError, answered: bool },
+    ClientGone(io::Error),
+    Asked(Closing),
+}
+
+#[derive(Debug)]
+pub(crate) enum Broken {
+    Io(io::Error),
+    /// The server's answer is not HTTP.
+    Malformed(ParseError),
+}
+
+/// Facts of the answer, for the record.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    pub(crate) status: Option<u16>,
+    pub(crate) first_byte: Option<Duration>,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    /// The reason that the server's own proxy gave.
+    pub(crate) reason: Option<Reason>,
+}
+
+impl Answer {
+    pub(crate) fn record(&self, record: &mut Record) {
+        record.status = self.status;
+        record.upstream = self.first_byte;
+        record.bytes_in = self.bytes_in;
+        record.bytes_out = self.bytes_out;
+    }
+}
+
+enum Phase {
+    Head,
+    Body(Body),
+    /// The head of the new protocol's first byte is on its way.
+    Switching,
+    Done,
+}
+
+/// `head` is the request's head, rewritten; `body` what follows it.
+pub(crate) async fn exchange(
+    client: Downstream<'_>,
+    server: &mut Upstream,
+    head: BytesMut,
+    body: Body,
+    terms: &Terms<'_>,
+    answer: &mut Answer,
+) -> Outcome {
+    let mut exchange = Exchange {
+        to_server: head,
+        uploaded: body.is_done(),
+        request_body: body,
+        upload_broken: false,
+        client_ended: false,
+        to_client: BytesMut::new(),
+        response: ResponseHead::default(),
+        phase: Phase::Head,
+        started: Instant::now(),
+        persistent: false,
+        close: terms.close,
+    };
+    let Downstream { stream, buffer, live } = client;
+    let outcome = std::future::poll_fn(|context| {
+        if let Poll::Ready(closing) = exchange.poll_asks(context, live, server, terms) {
+            return Poll::Ready(Outcome::Asked(closing));
+        }
+        if let Poll::Ready(outcome) = exchange.poll_upload(context, stream, buffer, live, server) {
+            return Poll::Ready(outcome);
+        }
+        if let Poll::Ready(outcome) = exchange.poll_download(context, stream, server, terms, answer) {
+            return Poll::Ready(outcome);
+        }
+        exchange.poll_client(context, stream, buffer)
+    })
+    .await;
+    answer.bytes_in = exchange.request_body.payload_bytes();
+    if let Phase::Body(body) = &exchange.phase {
+        answer.bytes_out = body.payload_bytes();
+    }
+    outcome
+}
+
+struct Exchange {
+    to_server: BytesMut,
+    request_body: Body,
+    uploaded: bool,
+    /// The server takes no more; it may still have answered.
+    upload_broken: bool,
+    client_ended: bool,
+    to_client: BytesMut,
+    response: ResponseHead,
+    phase: Phase,
+    started: Instant,
+    persistent: bool,
+    close: bool,
+}
+
+impl Exchange {
+    fn poll_asks(
+        &mut self,
+        context: &mut Context<'_>,
+        live: &Live,
+        server: &Upstream,
+        terms: &Terms<'_>,
+    ) -> Poll<Closing> {
+        for signal in std::iter::once(&live.signal).chain(server.live.as_ref().map(|live| &live.signal)) {
+            while let Poll::Ready(ask) = signal.poll(context) {
+                match ask {
+                    Ask::Close(closing) => return Poll::Ready(closing),
+                    Ask::Drain => self.close |= std::ptr::eq(signal, &live.signal),
+                    Ask::Recheck(barrier) => {
+                        if let Err(closing) = (terms.recheck)() {
+                            live.signal.hold(barrier);
+                            return Poll::Ready(closing);
+                        }
+                    }
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Ready only when the exchange is over because of it.
+    fn poll_upload(
+        &mut self,
+        context: &mut Context<'_>,
+        client: &mut Stream,
+        buffer: &mut BytesMut,
+        live: &Live,
+        server: &mut Upstream,
+    ) -> Poll<Outcome> {
+        loop {
+            if self.upload_broken {
+                return Poll::Pending;
+            }
+            if !self.to_server.is_empty() {
+                match server.stream.poll_drain(context, &mut self.to_server) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => {
+                        // The answer may be there already; reading will tell.
+                        self.upload_broken = true;
+                        return Poll::Pending;
+                    }
+                }
+            }
+            if self.uploaded {
+                return Poll::Pending;
+            }
+            if buffer.is_empty() {
+                match client.poll_read_onto(context, buffer) {
+                    Poll::Pending => {
+                        live.wait_for(UPLOAD, Reason::Timeout);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Ok(0)) => {
+                        return Poll::Ready(Outcome::ClientGone(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Outcome::ClientGone(error)),
+                }
+            }
+            match self.request_body.advance(buffer) {
+                Ok(progress) => {
+                    self.to_server.unsplit(buffer.split_to(progress.consumed));
+                    self.uploaded = progress.done;
+                    live.wait_forever();
+                }
+                Err(error) => {
+                    return Poll::Ready(Outcome::BadRequest { error, answered: self.answer_began() });
+                }
+            }
+        }
+    }
+
+    fn poll_download(
+        &mut self,
+        context: &mut Context<'_>,
+        client: &mut Stream,
+        server: &mut Upstream,
+        terms: &Terms<'_>,
+        answer: &mut Answer,
+    ) -> Poll<Outcome> {
+        loop {
+            if !self.to_client.is_empty() {
+                match client.poll_drain(context, &mut self.to_client) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Outcome::ClientGone(error)),
+                }
+            }
+            match &mut self.phase {
+                Phase::Done => {
+                    // A request that was answered before it ended leaves both connections in the middle of it.
+                    let complete = self.uploaded && self.to_server.is_empty() && !self.upload_broken;
+                    return Poll::Ready(Outcome::Answered {
+                        client_reusable: complete && !self.close && !self.client_ended,
+                        server_reusable: complete && self.persistent && server.buffer.is_empty(),
+                    });
+                }
+                Phase::Switching => return Poll::Ready(Outcome::Switched),
+                Phase::Head => {
+                    if !server.buffer.is_empty() {
+                        match self.response.parse(&server.buffer, terms.limits, terms.asked) {
+                            Ok(Parse::Complete(length)) => {
+                                if let Err(error) = self.answer_head(server, length, terms, answer) {
+                                    return Poll::Ready(Outcome::NoAnswer(Broken::Malformed(error)));
+                                }
+                                continue;
+                            }
+                            Ok(Parse::Partial) => {}
+                            Err(error) => return Poll::Ready(Outcome::NoAnswer(Broken::Malformed(error))),
+                        }
+                    }
+                    match server.stream.poll_read_onto(context, &mut server.buffer) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Ok(0)) => {
+                            let error = io::ErrorKind::UnexpectedEof.into();
+                            return Poll::Ready(Outcome::NoAnswer(Broken::Io(error)));
+                        }
+                        Poll::Ready(Ok(_)) => {}
+                        Poll::Ready(Err(error)) => return Poll::Ready(Outcome::NoAnswer(Broken::Io(error))),
+                    }
+                }
+                Phase::Body(body) => {
+                    if body.is_done() {
+                        answer.bytes_out = body.payload_bytes();
+                        self.phase = Phase::Done;
+                        continue;
+                    }
+                    if server.buffer.is_empty() {
+                        match server.stream.poll_read_onto(context, &mut server.buffer) {
+                            Poll::Pending => return Poll::Pending,
+                            Poll::Ready(Ok(0)) => match body.on_eof() {
+                                Ok(()) => {
+                                    answer.bytes_out = body.payload_bytes();
+                                    self.phase = Phase::Done;
+                                    continue;
+                                }
+                                Err(error) => return Poll::Ready(Outcome::Cut(Broken::Malformed(error))),
+                            },
+                            Poll::Ready(Ok(_)) => {}
+                            Poll::Ready(Err(error)) => return Poll::Ready(Outcome::Cut(Broken::Io(error))),
+                        }
+                    }
+                    match body.advance(&server.buffer) {
+                        Ok(progress) => self.to_client.unsplit(server.buffer.split_to(progress.consumed)),
+                        Err(error) => return Poll::Ready(Outcome::Cut(Broken::Malformed(error))),
+                    }
+                }
+            }
+        }
+    }
+
+    fn answer_head(
+        &mut self,
+        server: &mut Upstream,
+        length: usize,
+        terms: &Terms<'_>,
+        answer: &mut Answer,
+    ) -> Result<(), ParseError> {
+        let head = &self.response;
+        let buffer = &server.buffer[..length];
+        let switch = head.is_switch() || head.is_tunnel();
+        let interim = head.is_interim() && !switch;
+        let connection = if head.is_switch() {
+            ConnectionHeader::Upgrade
+        } else if self.close && !interim {
+            ConnectionHeader::Close
+        } else {
+            ConnectionHeader::Persist
+        };
+        let rewrite = Rewrite { remove: terms.remove, set: &[], connection };
+        let mut out = Vec::with_capacity(length + 32);
+        write_response_head(&mut out, head, buffer, &rewrite);
+        if !interim {
+            answer.status = Some(head.status());
+            answer.first_byte = Some(self.started.elapsed());
+            answer.reason = head
+                .values(buffer, "x-kith-reason")
+                .next()
+                .and_then(|value| std::str::from_utf8(value).ok())
+                .and_then(|value| value.parse().ok());
+            self.persistent = head.persistent();
+            self.close |= !switch && matches!(head.framing(), crate::http1::Framing::UntilClose);
+        }
+        self.phase = if switch {
+            Phase::Switching
+        } else if interim {
+            Phase::Head
+        } else {
+            Phase::Body(Body::new(head.framing()))
+        };
+        server.buffer.advance(length);
+        self.response.clear();
+        // The start of the body goes out together with the head.
+        let mut out = BytesMut::from(out.as_slice());
+        if let Phase::Body(body) = &mut self.phase {
+            if !server.buffer.is_empty() && !body.is_done() {
+                let progress = body.advance(&server.buffer)?;
+                out.extend_from_slice(&server.buffer[..progress.consumed]);
+                server.buffer.advance(progress.consumed);
+            }
+        }
+        self.to_client = out;
+        Ok(())
+    }
+
+    /// While the answer is awaited, notices a client that went away, and takes what it sends ahead.
+    fn poll_client(&mut self, context: &mut Context<'_>, client: &mut Stream, buffer: &mut BytesMut) -> Poll<Outcome> {
+        while self.uploaded && !self.client_ended && buffer.len() < READ_AHEAD {
+            match client.poll_read_onto(context, buffer) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => self.client_ended = true,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Outcome::ClientGone(error)),
+            }
+        }
+        Poll::Pending
+    }
+
+    fn answer_began(&self) -> bool {
+        !matches!(self.phase, Phase::Head)
+    }
+}

@@ -1,0 +1,147 @@
+//! The client's end of an HTTP/2 connection: a task per request, refusals, draining.
+
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use kith_policy::Reason;
+
+use crate::connections::Live;
+use crate::error::{grpc_status_of, status_of};
+use crate::record::{ClosedBy, Record};
+use crate::signal::{Ask, Closing};
+use crate::stream::Prefixed;
+
+/// How long the last frames of a connection that is being closed may take.
+const GOODBYE: Duration = Duration::from_millis(200);
+
+/// How long a client may keep a connection without a request.
+const IDLE: Duration = Duration::from_secs(600);
+
+/// Accepts requests until the connection ends, handing each to `serve`.
+pub(crate) async fn requests(
+    stream: Prefixed,
+    live: &Rc<Live>,
+    mut serve: impl FnMut(Request<RecvStream>, SendResponse<Bytes>),
+) -> Result<(), h2::Error> {
+    live.wait_for(IDLE, Reason::Timeout);
+    let mut connection = super::http2::accept(stream).await?;
+    let mut closing: Option<Closing> = None;
+    loop {
+        let next = std::future::poll_fn(|context| {
+            loop {
+                match live.signal.poll(context) {
+                    Poll::Ready(Ask::Close(cause)) => {
+                        closing = Some(cause);
+                        return Poll::Ready(None);
+                    }
+                    Poll::Ready(Ask::Drain) => connection.graceful_shutdown(),
+                    Poll::Ready(Ask::Recheck(_)) => {}
+                    Poll::Pending => break,
+                }
+            }
+            connection.poll_accept(context)
+        })
+        .await;
+        match next {
+            Some(Ok((request, respond))) => {
+                live.wait_forever();
+                serve(request, respond);
+            }
+            Some(Err(error)) => return Err(error),
+            None => break,
+        }
+    }
+    if let Some(closing) = closing {
+        if closing.by.is_none() && live.is_busy() {
+            // Idle by the clock, but not in truth.
+            tracing::debug!(source = %live.source, "an HTTP/2 connection was closed with requests in flight");
+        }
+        connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+        let _ = tokio::time::timeout(GOODBYE, std::future::poll_fn(|context| connection.poll_closed(context))).await;
+    }
+    Ok(())
+}
+
+/// Answers in the proxy's own name: a problem document, or trailers-only for gRPC.
+pub(crate) fn refuse(
+    respond: &mut SendResponse<Bytes>,
+    record: &mut Record,
+    grpc: bool,
+    head_only: bool,
+    reason: Reason,
+    request_id: &str,
+) {
+    let mut headers = HeaderMap::with_capacity(6);
+    headers.insert(header::SERVER, HeaderValue::from_static("kith"));
+    headers.insert("x-kith-reason", HeaderValue::from_static(reason.as_str()));
+    if grpc {
+        let status = grpc_status_of(reason);
+        record.status = Some(200);
+        record.grpc_status = Some(status);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(status));
+        let message = format!("{} requestId={request_id}", reason.as_str());
+        if let Ok(message) = HeaderValue::from_str(&message) {
+            headers.insert("grpc-message", message);
+        }
+        let mut response = Response::new(());
+        *response.headers_mut() = headers;
+        let _ = respond.send_response(response, true);
+        return;
+    }
+    let status = status_of(reason);
+    record.status = Some(status);
+    let body = serde_json::json!({ "reason": reason.as_str(), "requestId": request_id }).to_string();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    if status == 401 {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
+    *response.headers_mut() = headers;
+    if let Ok(mut body_stream) = respond.send_response(response, head_only) {
+        if !head_only {
+            record.bytes_out = body.len() as u64;
+            let _ = body_stream.send_data(body.into(), true);
+        }
+    }
+    // The rest of the request is not wanted (RFC 9113 section 8.1).
+    respond.send_reset(h2::Reason::NO_ERROR);
+}
+
+/// Completes the record of a request that did not end well, and gives what the caller is told, if it can be.
+pub(crate) fn failed(record: &mut Record, outcome: &super::http2::Outcome) -> Option<Reason> {
+    use super::http2::Outcome;
+    match outcome {
+        Outcome::Answered => None,
+        Outcome::Unsent(_) | Outcome::NoAnswer(_) => {
+            record.fail(Reason::ServerClosed);
+            record.closed_by = Some(ClosedBy::Server);
+            Some(Reason::ServerClosed)
+        }
+        Outcome::Cut(_) => {
+            record.fail(Reason::ServerClosed);
+            record.closed_by = Some(ClosedBy::Server);
+            None
+        }
+        Outcome::ClientGone(_) => {
+            record.fail(Reason::ClientClosed);
+            record.closed_by = Some(ClosedBy::Client);
+            None
+        }
+        Outcome::Asked(closing) => {
+            closing.record(record);
+            None
+        }
+    }
+}
+
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}

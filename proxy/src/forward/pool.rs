@@ -1,0 +1,153 @@
+//! Connections to servers that are kept for the next request: idle HTTP/1.1 ones, and shared HTTP/2 ones.
+//!
+//! A pool belongs to one data worker. What it hands out was alive a moment ago and is still backed by a
+//! valid lease; anything else is closed, not handed out.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use kith_policy::Principal;
+use tokio::sync::OnceCell;
+
+use crate::authenticate::Peer;
+use crate::connections::Registered;
+use crate::forward::http2::Http2Upstream;
+use crate::record::Hop;
+use crate::stream::Stream;
+
+/// Below the idle time of common servers (nginx 75 s), so that it is Kith that ends an idle connection.
+const IDLE: Duration = Duration::from_secs(55);
+
+/// Idle connections kept for one address.
+const MOST_IDLE: usize = 256;
+
+/// A connection to a server, for one request at a time.
+pub(crate) struct Upstream {
+    pub(crate) stream: Stream,
+    /// The address of the server, when the connection may be kept for others.
+    pub(crate) address: Option<SocketAddr>,
+    /// Its own place in the registry; absent on the connection to the application, which lives and dies with the client's.
+    pub(crate) live: Option<Registered>,
+    pub(crate) mesh: Option<UpstreamMesh>,
+    /// Requests sent on it so far; the ordinal is part of the hop id.
+    pub(crate) requests: u64,
+    /// Bytes read beyond the last answer; must be empty for reuse.
+    pub(crate) buffer: BytesMut,
+}
+
+/// What the handshake with the server proved.
+#[derive(Clone)]
+pub(crate) struct UpstreamMesh {
+    pub(crate) peer: Rc<Peer>,
+    pub(crate) kith: bool,
+    /// The hop id and the facts of the handshake as records write them.
+    pub(crate) rendered: Rc<Hop>,
+}
+
+struct Idle {
+    upstream: Upstream,
+    since: Instant,
+}
+
+type SharedHttp2 = Rc<OnceCell<Rc<Http2Upstream>>>;
+
+#[derive(Default)]
+pub(crate) struct Pool {
+    idle: RefCell<HashMap<SocketAddr, Vec<Idle>>>,
+    http2: RefCell<HashMap<SocketAddr, SharedHttp2>>,
+}
+
+impl Pool {
+    /// The most recently used connection to `address` that proves one of `expected` (none: plaintext).
+    pub(crate) fn take(&self, address: SocketAddr, expected: &[Principal]) -> Option<Upstream> {
+        let mut idle = self.idle.borrow_mut();
+        let at_address = idle.get_mut(&address)?;
+        while let Some(Idle { mut upstream, .. }) = at_address.pop() {
+            if upstream.is_reusable() && proves(upstream.mesh.as_ref(), expected) {
+                return Some(upstream);
+            }
+        }
+        None
+    }
+
+    pub(crate) fn put(&self, address: SocketAddr, mut upstream: Upstream) {
+        if !upstream.is_reusable() {
+            return;
+        }
+        let mut idle = self.idle.borrow_mut();
+        let at_address = idle.entry(address).or_default();
+        if at_address.len() < MOST_IDLE {
+            at_address.push(Idle { upstream, since: Instant::now() });
+        }
+    }
+
+    /// The shared connection to `address`, or the place where it is being made.
+    pub(crate) fn http2(&self, address: SocketAddr, expected: &[Principal]) -> SharedHttp2 {
+        let mut http2 = self.http2.borrow_mut();
+        let cell = http2.entry(address).or_default();
+        if let Some(upstream) = cell.get() {
+            if !upstream.takes_requests() || !proves(upstream.mesh.as_ref(), expected) {
+                *cell = SharedHttp2::default();
+            }
+        }
+        Rc::clone(cell)
+    }
+
+    /// It turned out to be ended.
+    pub(crate) fn forget_http2(&self, address: SocketAddr) {
+        self.http2.borrow_mut().remove(&address);
+    }
+
+    /// Ends what has been idle for long, was ended by its server, or must not be used again.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let mut ended = Vec::new();
+        self.idle.borrow_mut().retain(|_, at_address| {
+            let mut kept = Vec::with_capacity(at_address.len());
+            for mut idle in at_address.drain(..) {
+                if now.duration_since(idle.since) < IDLE && idle.upstream.is_reusable() {
+                    kept.push(idle);
+                } else {
+                    ended.push(idle);
+                }
+            }
+            *at_address = kept;
+            !at_address.is_empty()
+        });
+        self.http2.borrow_mut().retain(|_, cell| match cell.get() {
+            Some(upstream) => upstream.takes_requests() && !upstream.idle_for(now, IDLE),
+            // Nobody waits for it any more.
+            None => Rc::strong_count(cell) > 1,
+        });
+    }
+
+    /// Ends every idle connection, so that the next request makes one with the SVID of today.
+    pub(crate) fn retire(&self) {
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        drop(idle);
+        self.http2.borrow_mut().retain(|_, cell| cell.get().is_none());
+    }
+}
+
+fn proves(mesh: Option<&UpstreamMesh>, expected: &[Principal]) -> bool {
+    match mesh {
+        Some(mesh) => expected.contains(mesh.peer.principal()),
+        None => expected.is_empty(),
+    }
+}
+
+impl Upstream {
+    /// Still open, nothing unasked for received, nothing asked of it by the registry.
+    pub(crate) fn is_reusable(&mut self) -> bool {
+        let asked = self.live.as_ref().is_some_and(|live| live.signal.is_closing() || live.signal.is_draining());
+        if asked || !self.buffer.is_empty() {
+            return false;
+        }
+        let mut context = Context::from_waker(Waker::noop());
+        matches!(self.stream.poll_read_onto(&mut context, &mut self.buffer), Poll::Pending)
+    }
+}

@@ -1,0 +1,80 @@
+//! Opaque bytes, both ways, until one side ends it, fails, or the registry says so.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use kith_policy::Reason;
+
+use crate::connections::Live;
+use crate::forward::pump::{Broken, Pump};
+use crate::signal::{Ask, Closing};
+use crate::stream::Stream;
+
+/// How long one direction may stay silent after the other has ended.
+const HALF_CLOSED: Duration = Duration::from_secs(300);
+
+#[derive(Debug)]
+pub(crate) struct Relayed {
+    pub(crate) from_client: u64,
+    pub(crate) from_server: u64,
+    pub(crate) end: End,
+}
+
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Both directions ended in good order; the client ended first, or the server.
+    ClientFirst,
+    ServerFirst,
+    ClientFailed(io::Error),
+    ServerFailed(io::Error),
+    Asked(Closing),
+}
+
+/// `first` is what the client already said. A reset at one end is a reset at the other, an end is an end.
+pub(crate) async fn relay(live: &Live, client: &mut Stream, server: &mut Stream, first: BytesMut) -> Relayed {
+    let mut up = Pump::new(first);
+    let mut down = Pump::default();
+    let mut client_first = None;
+    let end = poll_fn(|context| {
+        loop {
+            match live.signal.poll(context) {
+                Poll::Ready(Ask::Close(closing)) => return Poll::Ready(End::Asked(closing)),
+                // The registry has decided about this connection as a whole; and opaque bytes have no
+                // boundary at which they could be drained, so they go on until the deadline.
+                Poll::Ready(Ask::Recheck(_) | Ask::Drain) => {}
+                Poll::Pending => break,
+            }
+        }
+        if let Poll::Ready(Err(broken)) = up.poll(context, client, server) {
+            return Poll::Ready(match broken {
+                Broken::Source(error) => End::ClientFailed(error),
+                Broken::Destination(error) => End::ServerFailed(error),
+            });
+        }
+        if let Poll::Ready(Err(broken)) = down.poll(context, server, client) {
+            return Poll::Ready(match broken {
+                Broken::Source(error) => End::ServerFailed(error),
+                Broken::Destination(error) => End::ClientFailed(error),
+            });
+        }
+        match (up.ended(), down.ended()) {
+            (true, true) if client_first == Some(false) => return Poll::Ready(End::ServerFirst),
+            (true, true) => return Poll::Ready(End::ClientFirst),
+            (false, false) => {}
+            (client_ended, _) => {
+                client_first.get_or_insert(client_ended);
+                live.wait_for(HALF_CLOSED, Reason::Timeout);
+            }
+        }
+        Poll::Pending
+    })
+    .await;
+    if !matches!(end, End::ClientFirst | End::ServerFirst) {
+        client.reset_on_close();
+        server.reset_on_close();
+    }
+    Relayed { from_client: up.bytes(), from_server: down.bytes(), end }
+}

@@ -1,0 +1,97 @@
+//! Headers that are Kith's own to say, and the received ones as policy sees them.
+
+use std::rc::Rc;
+
+use http::{HeaderMap, HeaderName};
+use kith_policy::Headers;
+
+use crate::authenticate::Peer;
+use crate::http1::RequestHead;
+use crate::worker::Worker;
+
+/// Never passed on from a request, at either edge (security.md, row 17).
+pub(crate) const INTERNAL: &[&str] = &["x-forwarded-client-cert", "x-kith-*"];
+
+/// Never passed on from the application: `x-kith-reason` is how callers tell the proxy's answer from its own.
+pub(crate) const FROM_APPLICATION: &[&str] = &["x-kith-*"];
+
+/// Headers of an HTTP/1.1 request.
+pub(crate) struct Received<'a> {
+    pub(crate) head: &'a RequestHead,
+    pub(crate) bytes: &'a [u8],
+}
+
+impl Headers for Received<'_> {
+    fn for_each(&self, name: &str, visit: &mut dyn FnMut(&[u8])) {
+        self.head.values(self.bytes, name).for_each(visit);
+    }
+}
+
+/// Headers of an HTTP/2 request.
+impl Headers for ReceivedMap<'_> {
+    fn for_each(&self, name: &str, visit: &mut dyn FnMut(&[u8])) {
+        for value in self.0.get_all(name) {
+            visit(value.as_bytes());
+        }
+    }
+}
+
+pub(crate) struct ReceivedMap<'a>(pub(crate) &'a HeaderMap);
+
+/// `INTERNAL`, off an HTTP/2 request. `_` counts as `-`, since some applications fold the two.
+pub(crate) fn remove_internal(headers: &mut HeaderMap) {
+    remove(headers, |name| name == "x-forwarded-client-cert" || name.starts_with("x-kith-"));
+}
+
+/// `FROM_APPLICATION`, off an HTTP/2 answer.
+pub(crate) fn remove_kith(headers: &mut HeaderMap) {
+    remove(headers, |name| name.starts_with("x-kith-"));
+}
+
+fn remove(headers: &mut HeaderMap, named: impl Fn(&str) -> bool) {
+    let doomed: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| {
+            let text = name.as_str();
+            // The common case compares, and copies nothing.
+            named(text) || (text.contains('_') && named(&text.replace('_', "-")))
+        })
+        .cloned()
+        .collect();
+    for name in doomed {
+        headers.remove(name);
+    }
+}
+
+/// What the application is told of the verified client: `By=…;Hash=…;URI=…`.
+pub(crate) fn forwarded_client_cert(worker: &Worker, peer: &Rc<Peer>) -> Vec<u8> {
+    let own = worker.shared.identity.current();
+    let mut value = Vec::with_capacity(256);
+    if let Some(own) = own {
+        value.extend_from_slice(b"By=");
+        value.extend_from_slice(own.principal().as_str().as_bytes());
+        value.push(b';');
+    }
+    value.extend_from_slice(b"Hash=");
+    for byte in peer.svid().thumbprint() {
+        value.extend_from_slice(format!("{byte:02x}").as_bytes());
+    }
+    value.extend_from_slice(b";URI=");
+    value.extend_from_slice(peer.principal().as_str().as_bytes());
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn row_17_internal_headers_are_removed_in_any_spelling() {
+        let mut headers = HeaderMap::new();
+        for name in ["x-forwarded-client-cert", "x_forwarded_client_cert", "x-kith-reason", "x_kith-hop", "x-other"] {
+            headers.insert(name, http::HeaderValue::from_static("v"));
+        }
+        remove_internal(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-other"]);
+    }
+}

@@ -1,0 +1,233 @@
+//! Connections from the application, stage by stage.
+//!
+//! accept ─► resolve ─► detect ─► route ─► forward (authenticates the server) ─► record
+
+mod http1;
+mod http2;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::BytesMut;
+use kith_policy::{Decision, Reason};
+
+use crate::accept::Accepted;
+use crate::authenticate::Carries;
+use crate::connections::{Mesh, Registered};
+use crate::detect;
+use crate::forward::balance::Load;
+use crate::forward::connect::connect;
+use crate::forward::pool::UpstreamMesh;
+use crate::forward::tcp;
+use crate::inbound::{configuration, finish_opaque};
+use crate::lease::Lease;
+use crate::record::{ClosedBy, ConnectionFacts, Direction, Hop, HopFacts, Kind, Record};
+use crate::resolve::{Resolved, Target, Unresolved, resolve};
+use crate::snapshot::Protocol;
+use crate::stream::{Socket, Stream};
+use crate::telemetry::metrics::{self, Side};
+use crate::worker::Worker;
+
+/// Endpoints tried for one request or connection. Only ones that could not be connected to are given up
+/// for another, so that nothing is ever sent twice.
+const ATTEMPTS: u32 = 3;
+
+struct Outbound {
+    worker: Rc<Worker>,
+    stream: Stream,
+    live: Registered,
+    facts: Rc<ConnectionFacts>,
+    route: Result<Resolved, Reason>,
+    revision: Arc<str>,
+    first: BytesMut,
+}
+
+pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
+    let Accepted { tcp, source, destination } = accepted;
+    let facts = ConnectionFacts::new(&worker.sink, Direction::Outbound, source, destination);
+    let mut record = Record::open(Kind::Connection, &facts);
+    let live = worker.registry.open(Direction::Outbound, source, destination);
+    let _open = metrics::OpenConnection::new(Direction::Outbound);
+    let socket = Socket::new(tcp);
+
+    let Some(snapshot) = configuration(&worker).await else {
+        record.refuse(Reason::NoConfiguration);
+        return socket.reset_on_close();
+    };
+    let resolved = resolve(&worker.shared.destinations, destination, snapshot.workload().egress).await;
+    let route = resolved.map_err(|problem| {
+        tracing::debug!(%source, %destination, %problem, "there is no route for an outbound connection");
+        problem.reason()
+    });
+    let mut stream = Stream::Plain(socket);
+    let declared = route.as_ref().ok().and_then(|resolved| resolved.protocol);
+    let detected = match detect::detect(&mut stream, destination.port(), declared).await {
+        Ok(detected) => detected,
+        Err(error) => {
+            tracing::debug!(%source, %error, "the application left before it said anything");
+            record.closed_by = Some(ClosedBy::Client);
+            return;
+        }
+    };
+    metrics::detected(detected.protocol.as_str(), detected.how.as_str());
+    live.protocol.set(Some(detected.protocol));
+    record.revision = Some(snapshot.revision_shared());
+    let revision = snapshot.revision_shared();
+    let connection = Outbound { worker, stream, live, facts, route, revision, first: detected.first };
+    match detected.protocol {
+        Protocol::Http1 => {
+            record.carries_requests();
+            http1::serve(connection).await;
+        }
+        Protocol::Http2 => {
+            record.carries_requests();
+            http2::serve(connection).await;
+        }
+        Protocol::Tcp | Protocol::Tls => connection.opaque(record).await,
+    }
+}
+
+impl Unresolved {
+    fn reason(self) -> Reason {
+        match self {
+            Unresolved::EgressRefused | Unresolved::NoSuchPort => Reason::NoRoute,
+            Unresolved::NoEndpoint => Reason::ServerUnreachable,
+            Unresolved::Unknown => Reason::NoConfiguration,
+        }
+    }
+}
+
+/// Outbound calls are not subject to the caller's own policies; the record says so with the default's name.
+fn permitted(revision: &Arc<str>) -> Decision {
+    Decision {
+        allow: true,
+        reason: Reason::AllowedByDefault,
+        policy: None,
+        rule: None,
+        nearest: None,
+        revision: Arc::clone(revision),
+    }
+}
+
+/// A connection to a server, authenticated when the server is in the mesh.
+struct Established {
+    stream: Stream,
+    target: Arc<Target>,
+    mesh: Option<(Mesh, UpstreamMesh)>,
+    load: Load,
+}
+
+/// Why none was made.
+struct Unreachable {
+    reason: Reason,
+    message: String,
+}
+
+impl Outbound {
+    async fn opaque(mut self, mut record: Record) {
+        let resolved = match &self.route {
+            Ok(resolved) => resolved,
+            Err(reason) => {
+                record.refuse(*reason);
+                return self.stream.reset_on_close();
+            }
+        };
+        record.service = resolved.service.clone();
+        let started = Instant::now();
+        let mut server = match establish(&self.worker, resolved, Protocol::Tcp, &mut record).await {
+            Ok(server) => server,
+            Err(problem) => {
+                tracing::debug!(destination = %self.live.destination, message = problem.message, "no server could be reached");
+                record.refuse(problem.reason);
+                record.tls_error(&problem.message);
+                return self.stream.reset_on_close();
+            }
+        };
+        record.upstream = Some(started.elapsed());
+        record.decide(&permitted(&self.revision));
+        match server.mesh.take() {
+            Some((mesh, upstream)) => {
+                record.travels(&upstream.rendered, 0);
+                *self.live.mesh.borrow_mut() = Some(mesh);
+            }
+            None => record.destination = Some(server.target.address),
+        }
+        let relayed = tcp::relay(&self.live, &mut self.stream, &mut server.stream, self.first).await;
+        record.renewed = self.live.renewed();
+        finish_opaque(&mut record, &relayed);
+        drop(server.load);
+    }
+}
+
+/// Connects to one of the targets, trying others when one can't be reached. Never plaintext to the mesh.
+async fn establish(
+    worker: &Worker,
+    resolved: &Resolved,
+    protocol: Protocol,
+    record: &mut Record,
+) -> Result<Established, Unreachable> {
+    let mut failed: Vec<SocketAddr> = Vec::new();
+    loop {
+        record.attempts += 1;
+        let Some(target) = worker.loads.pick(&resolved.targets, &failed) else {
+            return Err(Unreachable { reason: Reason::ServerUnreachable, message: "the service has no endpoint".into() });
+        };
+        match establish_one(worker, target, protocol).await {
+            Ok(established) => return Ok(established),
+            Err(problem) => {
+                tracing::debug!(endpoint = %target.address, message = problem.message, "an endpoint was given up");
+                failed.push(target.address);
+                let untried = resolved.targets.iter().any(|other| !failed.contains(&other.address));
+                if record.attempts >= ATTEMPTS || !untried {
+                    return Err(problem);
+                }
+            }
+        }
+    }
+}
+
+async fn establish_one(worker: &Worker, target: &Arc<Target>, protocol: Protocol) -> Result<Established, Unreachable> {
+    let load = worker.loads.begin(target.address);
+    let tcp = connect(target.address, worker.mark())
+        .await
+        .map_err(|error| Unreachable { reason: Reason::ServerUnreachable, message: error.to_string() })?;
+    let socket = Socket::new(tcp);
+    if !target.in_mesh() {
+        return Ok(Established { stream: Stream::Plain(socket), target: Arc::clone(target), mesh: None, load });
+    }
+    let connected = worker.tls.connect(socket, Carries::Bytes(protocol), &target.principals).await;
+    let (stream, authenticated) = connected.map_err(|problem| {
+        let reason = match problem.reason {
+            Reason::PeerUnauthenticated => Reason::ServerUnauthenticated,
+            other => other,
+        };
+        metrics::handshake_failed(Side::Client, reason.as_str());
+        Unreachable { reason, message: problem.message }
+    })?;
+    metrics::handshake(Side::Client, authenticated.took);
+    let Some(own) = worker.shared.identity.current() else {
+        return Err(Unreachable { reason: Reason::NoConfiguration, message: "no SVID of our own".into() });
+    };
+    let peer = authenticated.peer;
+    let rendered = Hop::new(&HopFacts {
+        id: &authenticated.hop,
+        source_principal: own.principal().as_str(),
+        source_serial: own.serial(),
+        source_expires: Some(own.not_after()),
+        destination_principal: peer.principal().as_str(),
+        destination_address: Some(target.address),
+        tls: authenticated.facts,
+    });
+    let mesh = Mesh {
+        peer: Rc::clone(&peer),
+        hop: authenticated.hop,
+        kith: authenticated.alpn.kith,
+        lease: Lease::new(SystemTime::now(), own.not_after(), peer.svid().not_after()),
+        renewed: 0,
+        server: target.address,
+    };
+    let upstream = UpstreamMesh { peer, kith: mesh.kith, rendered };
+    Ok(Established { stream, target: Arc::clone(target), mesh: Some((mesh, upstream)), load })
+}

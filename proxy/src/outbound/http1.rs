@@ -1,0 +1,244 @@
+//! HTTP/1.1 requests from the application.
+
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use kith_policy::Reason;
+
+use super::{Outbound, Unreachable, establish, permitted};
+use crate::correlation;
+use crate::forward::balance::Load;
+use crate::forward::client::{Client, Next};
+use crate::forward::http1::{Answer, Broken, Downstream, Outcome, Terms, exchange};
+use crate::forward::pool::Upstream;
+use crate::forward::tcp;
+use crate::headers::{FROM_APPLICATION, INTERNAL};
+use crate::http1::{Body, ConnectionHeader, ForwardTarget, Rewrite, Version, write_request_head};
+use crate::inbound::finish_opaque;
+use crate::record::{self, ClosedBy, Direction, Kind, Record};
+use crate::resolve::Resolved;
+use crate::snapshot::Protocol;
+use crate::worker::Worker;
+
+pub(super) async fn serve(outbound: Outbound) {
+    let Outbound { worker, stream, live, facts, route, revision, first } = outbound;
+    let mut client = Client::new(stream, live, facts, first);
+    let decision = permitted(&revision);
+    loop {
+        let head = match client.next_request().await {
+            Next::Request(head) => head,
+            Next::End => return,
+            Next::Malformed(error) => {
+                let mut record = Record::open(Kind::Request, &client.facts);
+                let (id, _) = correlation::request_id(None);
+                record.request_id(id.as_str().as_bytes());
+                record.refuse(if error.is_cap() { Reason::Overload } else { Reason::RequestMalformed });
+                tracing::debug!(source = %client.live.source, %error, "refused a malformed request of the application");
+                let refused = client.refuse_malformed(error, id.as_str()).await;
+                record.status = Some(refused.status);
+                return;
+            }
+            Next::Failed(_) => return client.stream.reset_on_close(),
+            Next::Asked(_) => return,
+        };
+        client.requests += 1;
+        let mut record = Record::open(Kind::Request, &client.facts);
+        if !one_request(&worker, &mut client, &route, &decision, &mut record, &head).await {
+            return;
+        }
+    }
+}
+
+/// Returns whether another request may follow.
+async fn one_request(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    route: &Result<Resolved, Reason>,
+    decision: &kith_policy::Decision,
+    record: &mut Record,
+    bytes: &BytesMut,
+) -> bool {
+    let head = &client.head;
+    let (request_id, new_id) = correlation::request_id(head.x_request_id(bytes));
+    let (trace, traceparent) = correlation::trace(head.traceparent(bytes));
+    record.request_id(request_id.as_str().as_bytes());
+    record.trace = Some(trace);
+    record.revision = Some(decision.revision.clone());
+    record.request(&record::RequestHead {
+        method: head.method(bytes).as_bytes(),
+        authority: head.host(bytes).unwrap_or_default().as_bytes(),
+        path: head.path(bytes).as_bytes(),
+        query: head.query(bytes).map(str::as_bytes),
+        version: match head.version() {
+            Version::Http10 => "1.0",
+            Version::Http11 => "1.1",
+        },
+    });
+    let resolved = match route {
+        Ok(resolved) => resolved,
+        Err(reason) => {
+            record.refuse(*reason);
+            return refuse(client, record, *reason, request_id.as_str()).await;
+        }
+    };
+    record.service = resolved.service.clone();
+    let (mut server, load) = match server(worker, resolved, record).await {
+        Ok(server) => server,
+        Err(problem) => {
+            tracing::debug!(destination = %client.live.destination, message = problem.message, "no server could be reached");
+            record.refuse(problem.reason);
+            record.tls_error(&problem.message);
+            return refuse(client, record, problem.reason, request_id.as_str()).await;
+        }
+    };
+    record.decide(decision);
+    server.requests += 1;
+    let kith = match &server.mesh {
+        Some(mesh) => {
+            record.travels(&mesh.rendered, server.requests);
+            mesh.kith
+        }
+        None => {
+            record.destination = server.address;
+            false
+        }
+    };
+
+    let mut set: Vec<(&str, &[u8])> = Vec::with_capacity(2);
+    if new_id {
+        set.push(("x-request-id", request_id.as_str().as_bytes()));
+    }
+    set.push(("traceparent", &traceparent));
+    let rewrite = Rewrite { remove: INTERNAL, set: &set, connection: ConnectionHeader::Upgrade };
+    let forward = ForwardTarget { path: head.path(bytes), query: head.query(bytes) };
+    let mut out = Vec::with_capacity(bytes.len() + 256);
+    write_request_head(&mut out, head, bytes, forward, &rewrite);
+
+    if let Some(live) = &server.live {
+        live.set_in_flight(1);
+    }
+    let terms = Terms {
+        asked: head.asked(),
+        // A Kith server vouches for these; any other server's word would be taken for the proxy's.
+        remove: if kith { &[] } else { FROM_APPLICATION },
+        close: client.draining || !head.persistent(),
+        limits: &client.limits,
+        recheck: &|| Ok(()),
+    };
+    let mut answer = Answer::default();
+    let body = Body::new(head.framing());
+    let downstream = Downstream { stream: &mut client.stream, buffer: &mut client.buffer, live: &client.live };
+    let outcome = exchange(downstream, &mut server, BytesMut::from(out.as_slice()), body, &terms, &mut answer).await;
+    drop(load);
+    answer.record(record);
+    if let Some(live) = &server.live {
+        live.set_in_flight(0);
+        record.renewed = live.renewed();
+    }
+    if let (true, Some(reason)) = (kith, answer.reason) {
+        // The server's proxy refused: the same reason on both ends.
+        record.refuse(reason);
+    }
+    match outcome {
+        Outcome::Answered { client_reusable, server_reusable } => {
+            if let (true, Some(address)) = (server_reusable, server.address) {
+                worker.pool.put(address, server);
+            }
+            if !client_reusable {
+                client.linger().await;
+            }
+            client_reusable
+        }
+        Outcome::Switched => {
+            let first = std::mem::take(&mut client.buffer);
+            let mut early = std::mem::take(&mut server.buffer);
+            if !early.is_empty() && client.stream.write_all(&mut early).await.is_err() {
+                return false;
+            }
+            client.live.protocol.set(Some(Protocol::Tcp));
+            if let Some(live) = &server.live {
+                live.protocol.set(Some(Protocol::Tcp));
+            }
+            // The lease is the server connection's; its registration is the one to listen to.
+            let live = server.live.as_deref().unwrap_or(&client.live);
+            let relayed = tcp::relay(live, &mut client.stream, &mut server.stream, first).await;
+            record.renewed = live.renewed();
+            finish_opaque(record, &relayed);
+            false
+        }
+        Outcome::NoAnswer(broken) => {
+            let message = match broken {
+                Broken::Io(error) => error.to_string(),
+                Broken::Malformed(error) => error.to_string(),
+            };
+            tracing::debug!(destination = %client.live.destination, message, "the server closed without an answer");
+            record.fail(Reason::ServerClosed);
+            record.closed_by = Some(ClosedBy::Server);
+            client.draining = true;
+            refuse(client, record, Reason::ServerClosed, request_id.as_str()).await;
+            false
+        }
+        Outcome::Cut(_) => {
+            record.fail(Reason::ServerClosed);
+            record.closed_by = Some(ClosedBy::Server);
+            client.stream.reset_on_close();
+            false
+        }
+        Outcome::BadRequest { error, answered } => {
+            server.stream.reset_on_close();
+            record.refuse(Reason::RequestMalformed);
+            if answered {
+                client.stream.reset_on_close();
+            } else {
+                record.status = Some(client.refuse_malformed(error, request_id.as_str()).await.status);
+            }
+            false
+        }
+        Outcome::ClientGone(_) => {
+            record.fail(Reason::ClientClosed);
+            record.closed_by = Some(ClosedBy::Client);
+            server.stream.reset_on_close();
+            client.stream.reset_on_close();
+            false
+        }
+        Outcome::Asked(closing) => {
+            closing.record(record);
+            server.stream.reset_on_close();
+            client.stream.reset_on_close();
+            false
+        }
+    }
+}
+
+/// A connection for one request: a kept one, else a new one.
+async fn server(worker: &Rc<Worker>, resolved: &Resolved, record: &mut Record) -> Result<(Upstream, Load), Unreachable> {
+    if let Some(target) = worker.loads.pick(&resolved.targets, &[]) {
+        if let Some(kept) = worker.pool.take(target.address, &target.principals) {
+            record.attempts = 1;
+            return Ok((kept, worker.loads.begin(target.address)));
+        }
+    }
+    let established = establish(worker, resolved, Protocol::Http1, record).await?;
+    let address = established.target.address;
+    let source = established.stream.local_addr().unwrap_or(address);
+    let live = worker.registry.open(Direction::Outbound, source, address);
+    live.protocol.set(Some(Protocol::Http1));
+    let (mesh, upstream) = established.mesh.unzip();
+    *live.mesh.borrow_mut() = mesh;
+    let upstream = Upstream {
+        stream: established.stream,
+        address: Some(address),
+        live: Some(live),
+        mesh: upstream,
+        requests: 0,
+        buffer: BytesMut::new(),
+    };
+    Ok((upstream, established.load))
+}
+
+async fn refuse(client: &mut Client, record: &mut Record, reason: Reason, request_id: &str) -> bool {
+    let refused = client.refuse(reason, request_id).await;
+    record.status = Some(refused.status);
+    record.bytes_out = refused.bytes;
+    refused.keep
+}

@@ -1,0 +1,212 @@
+//! Renewal of leases: one more handshake between two proxies, with fresh SVIDs, for all connections between
+//! them. Not a byte of the connections themselves is touched.
+//!
+//! On a connection whose ALPN is `kith-renew` the client sends one request and the server one answer:
+//!
+//! ```text
+//! request:  version (1 byte, 1)  count (2 bytes, big-endian)  count × hop id (16 bytes)
+//! answer:   count (2 bytes, big-endian)  count × hop id: those whose lease was extended
+//! ```
+//!
+//! A hop id is exporter output of the connection in question: only its two ends know it.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use kith_policy::Principal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::authenticate::{Carries, Peer};
+use crate::connections::{HopId, Live};
+use crate::forward::connect::connect;
+use crate::lease::Lease;
+use crate::record::Direction;
+use crate::stream::{Socket, Stream};
+use crate::worker::{Command, Worker};
+
+const VERSION: u8 = 1;
+
+/// Connections renewed by one exchange; the rest wait for the next.
+const MOST: usize = 4096;
+
+const EXCHANGE: Duration = Duration::from_secs(10);
+
+/// The rest between two attempts at the same server.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A client proved anew who it is.
+#[derive(Clone)]
+pub(crate) struct Renewal {
+    peer: Peer,
+    lease: Lease,
+    hops: Arc<HashSet<HopId>>,
+}
+
+/// A connection whose lease was extended.
+pub(crate) type Renewed = HopId;
+
+/// The servers that a renewal is under way with, or was a moment ago.
+#[derive(Default)]
+pub(crate) struct Pending(RefCell<HashMap<SocketAddr, Instant>>);
+
+/// The server's side of the exchange. Errors are the client's.
+pub(crate) async fn serve(worker: &Worker, stream: &mut Stream, peer: &Rc<Peer>) -> io::Result<usize> {
+    let exchange = async {
+        let hops = read_request(stream).await?;
+        let Some(own) = worker.shared.identity.current() else {
+            return Err(io::Error::other("no SVID to renew with"));
+        };
+        let renewal = Renewal {
+            peer: Peer::clone(peer),
+            lease: Lease::new(SystemTime::now(), own.not_after(), peer.svid().not_after()),
+            hops: Arc::new(hops),
+        };
+        // The connections may live on any worker.
+        let renewed: Vec<Renewed> =
+            worker.workers.ask(|answer| Command::Renew(renewal.clone(), answer)).await.into_iter().flatten().collect();
+        write_hops(stream, &[], &renewed).await?;
+        stream.shutdown().await?;
+        Ok(renewed.len())
+    };
+    tokio::time::timeout(EXCHANGE, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+/// Extends what this worker has of the named connections: the same principal, still allowed.
+pub(crate) fn extend(worker: &Worker, renewal: &Renewal) -> Vec<Renewed> {
+    let snapshot = worker.shared.snapshot();
+    let Some(snapshot) = &*snapshot else { return Vec::new() };
+    let mut renewed = Vec::new();
+    for live in worker.registry.all() {
+        if live.direction != Direction::Inbound || live.signal.is_closing() || live.still_allowed(snapshot).is_err() {
+            continue;
+        }
+        if let Some(mesh) = &mut *live.mesh.borrow_mut() {
+            let same = mesh.peer.principal() == renewal.peer.principal();
+            if same && renewal.hops.contains(&mesh.hop) {
+                mesh.renew(Rc::new(renewal.peer.clone()), renewal.lease);
+                renewed.push(mesh.hop);
+            }
+        }
+    }
+    renewed
+}
+
+/// After a rotation: everything that is in use.
+pub(crate) fn start_all(worker: &Rc<Worker>) {
+    start(worker, |_| true);
+}
+
+/// By the clock: what has used up half of its lease, because the server's SVID ends before our own rotates.
+pub(crate) fn start_due(worker: &Rc<Worker>, now: SystemTime) {
+    start(worker, |lease| lease.wants_renewal(now));
+}
+
+fn start(worker: &Rc<Worker>, due: impl Fn(&Lease) -> bool) {
+    let mut by_server: HashMap<SocketAddr, Batch> = HashMap::new();
+    for live in worker.registry.all() {
+        if live.direction != Direction::Outbound || live.signal.is_closing() || !live.is_in_use() {
+            continue;
+        }
+        if let Some(mesh) = &*live.mesh.borrow() {
+            if mesh.kith && due(&mesh.lease) {
+                let batch = by_server
+                    .entry(mesh.server)
+                    .or_insert_with(|| Batch { principal: mesh.peer.principal().clone(), connections: Vec::new() });
+                if batch.connections.len() < MOST && batch.principal == *mesh.peer.principal() {
+                    batch.connections.push((mesh.hop, Rc::clone(&live)));
+                }
+            }
+        }
+    }
+    let now = Instant::now();
+    let mut pending = worker.renewals.0.borrow_mut();
+    pending.retain(|_, until| *until > now);
+    for (server, batch) in by_server {
+        if pending.contains_key(&server) {
+            continue;
+        }
+        pending.insert(server, now + EXCHANGE);
+        let worker = Rc::clone(worker);
+        tokio::task::spawn_local(async move {
+            let count = batch.connections.len();
+            match renew(&worker, server, batch).await {
+                Ok(renewed) => tracing::debug!(%server, renewed, of = count, "leases renewed"),
+                Err(error) => tracing::warn!(
+                    %server, connections = count, %error,
+                    "leases could not be renewed; the connections end when they run out, unless a later attempt succeeds"
+                ),
+            }
+            worker.renewals.0.borrow_mut().insert(server, Instant::now() + AGAIN);
+        });
+    }
+}
+
+/// Connections to one server.
+struct Batch {
+    principal: Principal,
+    connections: Vec<(HopId, Rc<Live>)>,
+}
+
+async fn renew(worker: &Worker, server: SocketAddr, batch: Batch) -> io::Result<usize> {
+    let exchange = async {
+        let tcp = connect(server, worker.mark()).await?;
+        let expected = std::slice::from_ref(&batch.principal);
+        let (mut stream, authenticated) = worker
+            .tls
+            .connect(Socket::new(tcp), Carries::Renewal, expected)
+            .await
+            .map_err(|problem| io::Error::other(problem.message))?;
+        let hops: Vec<HopId> = batch.connections.iter().map(|(hop, _)| *hop).collect();
+        write_hops(&mut stream, &[VERSION], &hops).await?;
+        let renewed: HashSet<HopId> = read_hops(&mut stream).await?;
+        let own = worker.shared.identity.current().ok_or_else(|| io::Error::other("no SVID"))?;
+        let lease = Lease::new(SystemTime::now(), own.not_after(), authenticated.peer.svid().not_after());
+        let mut count = 0;
+        for (hop, live) in &batch.connections {
+            if let (true, Some(mesh)) = (renewed.contains(hop), &mut *live.mesh.borrow_mut()) {
+                mesh.renew(Rc::clone(&authenticated.peer), lease);
+                count += 1;
+            }
+        }
+        Ok(count)
+    };
+    tokio::time::timeout(EXCHANGE, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+async fn read_request(stream: &mut Stream) -> io::Result<HashSet<HopId>> {
+    let version = stream.read_u8().await?;
+    if version != VERSION {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("renewal version {version} is unknown")));
+    }
+    read_hops(stream).await
+}
+
+async fn read_hops(stream: &mut Stream) -> io::Result<HashSet<HopId>> {
+    let count = usize::from(stream.read_u16().await?);
+    if count > MOST {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{count} hop ids; the most is {MOST}")));
+    }
+    let mut hops = HashSet::with_capacity(count);
+    for _ in 0..count {
+        let mut hop = HopId::default();
+        stream.read_exact(&mut hop).await?;
+        hops.insert(hop);
+    }
+    Ok(hops)
+}
+
+async fn write_hops(stream: &mut Stream, before: &[u8], hops: &[HopId]) -> io::Result<()> {
+    let count = u16::try_from(hops.len()).map_err(io::Error::other)?;
+    let mut frame = Vec::with_capacity(before.len() + 2 + hops.len() * 16);
+    frame.extend_from_slice(before);
+    frame.extend_from_slice(&count.to_be_bytes());
+    for hop in hops {
+        frame.extend_from_slice(hop);
+    }
+    stream.write_all_bytes(&frame).await
+}

@@ -1,0 +1,135 @@
+//! What decisions read: everything of one revision, immutable, swapped whole.
+//!
+//! **Architecture invariant:** a `Snapshot` is complete. Its fields are private and `control` is the only
+//! place that makes one, once every policy that the configuration names is here.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use kith_policy::{EncodedSlash, Mesh, PolicySet, ValidPolicy};
+
+/// What a connection carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    Http1,
+    Http2,
+    Tcp,
+    /// The application's own TLS.
+    Tls,
+}
+
+impl Protocol {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Http1 => "http1",
+            Protocol::Http2 => "http2",
+            Protocol::Tcp => "tcp",
+            Protocol::Tls => "tls",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MtlsMode {
+    Strict,
+    Permissive,
+    Disable,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Port {
+    /// `None`: not declared, found out by looking.
+    pub protocol: Option<Protocol>,
+    pub mtls: MtlsMode,
+    pub encoded_slash: EncodedSlash,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Egress {
+    Refuse,
+    Allow,
+}
+
+/// A `WorkloadConfig` that can be honoured exactly.
+#[derive(Debug)]
+pub struct Workload {
+    pub revision: String,
+    pub namespace: String,
+    pub name: String,
+    pub mesh: Mesh,
+    pub addresses: Vec<IpAddr>,
+    pub default_mtls: MtlsMode,
+    pub ports: HashMap<u16, Port>,
+    pub egress: Egress,
+    pub trusted_hops: u32,
+    /// Names of the policies that must be in force.
+    pub policies: Vec<String>,
+}
+
+pub(crate) struct Snapshot {
+    workload: Arc<Workload>,
+    policies: PolicySet,
+    revision: Arc<str>,
+    generation: u64,
+}
+
+impl Snapshot {
+    /// Names the policies that are missing when the configuration is incomplete.
+    pub(crate) fn complete(
+        workload: &Arc<Workload>,
+        available: impl Fn(&str) -> Option<Arc<ValidPolicy>>,
+        generation: u64,
+    ) -> Result<Snapshot, Vec<String>> {
+        let mut policies = Vec::with_capacity(workload.policies.len());
+        let mut missing = Vec::new();
+        for name in &workload.policies {
+            match available(name) {
+                Some(policy) => policies.push(policy),
+                None => missing.push(name.clone()),
+            }
+        }
+        if !missing.is_empty() {
+            return Err(missing);
+        }
+        Ok(Snapshot {
+            workload: Arc::clone(workload),
+            policies: PolicySet::compile(&workload.mesh, &workload.revision, &policies),
+            revision: workload.revision.as_str().into(),
+            generation,
+        })
+    }
+
+    pub(crate) fn policies(&self) -> &PolicySet {
+        &self.policies
+    }
+
+    pub(crate) fn workload(&self) -> &Workload {
+        &self.workload
+    }
+
+    pub(crate) fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    pub(crate) fn revision_shared(&self) -> Arc<str> {
+        Arc::clone(&self.revision)
+    }
+
+    /// Counts the snapshots of this process, so that "has it changed" is one comparison.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(crate) fn is_own_address(&self, ip: IpAddr) -> bool {
+        self.workload.addresses.contains(&ip)
+    }
+
+    pub(crate) fn port(&self, number: u16) -> Port {
+        self.workload.ports.get(&number).copied().unwrap_or(Port {
+            protocol: None,
+            mtls: self.workload.default_mtls,
+            encoded_slash: EncodedSlash::Refuse,
+        })
+    }
+}

@@ -1,0 +1,332 @@
+//! All bookkeeping of the xDS session: what is wanted, what the server was told, what is held, and what
+//! still has to be answered. No IO and no clock: requests come out, responses and answers go in.
+//!
+//! "xDS REST and gRPC protocol", incremental variant, is the standard referred to as "xDS" below.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::api::envoy::config::core::v3::Node;
+use crate::api::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
+};
+use crate::api::google::rpc;
+use crate::delivery::Rejection;
+use crate::resource::{Kind, Versioned};
+
+mod book;
+mod nack;
+mod receive;
+
+use book::Book;
+use nack::nack;
+
+/// How many answers may wait for a server that sends but doesn't read.
+const MAX_BACKLOG: usize = 1024;
+
+/// The bookkeeping of one client, across all of its streams.
+pub(crate) struct Ledger {
+    node: Node,
+    /// Whether the bytes of held resources are kept, to be written to disk.
+    keep_content: bool,
+    books: BTreeMap<Kind, Book>,
+    /// Deliveries that the consumer has not answered, by sequence number.
+    unanswered: BTreeMap<u64, Unanswered>,
+    last_sequence: u64,
+    stream: Stream,
+    /// ACKs and NACKs that have yet to be sent on the current stream.
+    answers: VecDeque<DeltaDiscoveryRequest>,
+    /// Grows when what is held changes.
+    revision: u64,
+}
+
+#[derive(Default)]
+struct Stream {
+    number: u64,
+    open: bool,
+    /// xDS: only the first request of a stream need carry the node.
+    node_sent: bool,
+}
+
+struct Unanswered {
+    kind: Kind,
+    origin: Origin,
+    changed: Vec<WireResource>,
+    removed: Vec<String>,
+    refused: Vec<Rejection>,
+}
+
+enum Origin {
+    Disk,
+    Stream { number: u64, nonce: String },
+}
+
+/// What a delivery is made of.
+pub(crate) struct Parcel {
+    pub(crate) sequence: u64,
+    pub(crate) kind: Kind,
+    pub(crate) from_disk: bool,
+    pub(crate) changed: Vec<Versioned>,
+    pub(crate) removed: Vec<String>,
+    pub(crate) refused: Vec<Rejection>,
+}
+
+/// How a response was answered, for status and log.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Answered {
+    /// None: of a type that is not known.
+    pub(crate) kind: Option<Kind>,
+    pub(crate) from_disk: bool,
+    /// The message of the NACK.
+    pub(crate) nack: Option<String>,
+}
+
+/// What came of a response.
+pub(crate) enum Received {
+    /// The consumer must answer.
+    Deliver(Parcel),
+    /// Nothing in it for the consumer.
+    Answered(Answered),
+}
+
+impl Ledger {
+    pub(crate) fn new(node: Node, keep_content: bool) -> Ledger {
+        Ledger {
+            node,
+            keep_content,
+            books: Kind::ALL
+                .into_iter()
+                .map(|kind| (kind, Book::default()))
+                .collect(),
+            unanswered: BTreeMap::new(),
+            last_sequence: 0,
+            stream: Stream::default(),
+            answers: VecDeque::new(),
+            revision: 0,
+        }
+    }
+
+    pub(crate) fn subscribe(&mut self, kind: Kind, names: impl IntoIterator<Item = String>) {
+        let book = self.book(kind);
+        for name in names {
+            book.want(name);
+        }
+    }
+
+    pub(crate) fn unsubscribe<'a>(&mut self, kind: Kind, names: impl IntoIterator<Item = &'a str>) {
+        let last_sequence = self.last_sequence;
+        let settle = self.has_unanswered(kind);
+        let book = self.book(kind);
+        let mut forgotten = false;
+        for name in names {
+            // What is still unanswered about this name must not come back as held: by then the consumer
+            // may have thrown it away, and the server would not send it again.
+            let settled_at = settle.then_some(last_sequence);
+            forgotten |= book.forget(name, settled_at);
+        }
+        self.revision += u64::from(forgotten);
+    }
+
+    /// Makes `names` the exact subscription.
+    pub(crate) fn set_subscription(&mut self, kind: Kind, names: BTreeSet<String>) {
+        let dropped: Vec<String> = self
+            .book(kind)
+            .wanted()
+            .difference(&names)
+            .cloned()
+            .collect();
+        self.unsubscribe(kind, dropped.iter().map(String::as_str));
+        self.subscribe(kind, names);
+    }
+
+    /// Asks again for names that are subscribed to and not held: xDS makes the server answer even if
+    /// nothing changed.
+    pub(crate) fn ask_again(&mut self, kind: Kind, names: impl IntoIterator<Item = String>) {
+        let book = self.book(kind);
+        for name in names {
+            book.ask_again(name);
+        }
+    }
+
+    pub(crate) fn stream_started(&mut self) {
+        self.stream = Stream {
+            number: self.stream.number + 1,
+            open: true,
+            node_sent: false,
+        };
+        self.answers.clear();
+        self.books.values_mut().for_each(Book::stream_started);
+    }
+
+    pub(crate) fn stream_ended(&mut self) {
+        self.stream.open = false;
+        self.answers.clear();
+    }
+
+    /// Whether the server should first take what it is owed before more is read from it.
+    pub(crate) fn is_backlogged(&self) -> bool {
+        self.answers.len() >= MAX_BACKLOG
+    }
+
+    /// Whether [`next_request`](Ledger::next_request) may have one.
+    pub(crate) fn has_request(&self) -> bool {
+        self.stream.open && (!self.answers.is_empty() || self.books.values().any(Book::has_news))
+    }
+
+    pub(crate) fn next_request(&mut self) -> Option<DeltaDiscoveryRequest> {
+        if !self.stream.open {
+            return None;
+        }
+        let request = self.answers.pop_front().or_else(|| {
+            self.books
+                .iter_mut()
+                .find_map(|(kind, book)| book.next_request(kind.type_url()))
+        });
+        let mut request = request?;
+        if !self.stream.node_sent {
+            self.stream.node_sent = true;
+            request.node = Some(self.node.clone());
+        }
+        Some(request)
+    }
+
+    /// Takes a response of the current stream.
+    pub(crate) fn receive(&mut self, response: DeltaDiscoveryResponse) -> Received {
+        let origin = Origin::Stream {
+            number: self.stream.number,
+            nonce: response.nonce.clone(),
+        };
+        let kind = Kind::from_type_url(&response.type_url);
+        match kind {
+            Some(kind) if self.book(kind).was_told() => self.take(kind, origin, response),
+            _ => {
+                let reason = match kind {
+                    Some(_) => "nothing of this type was subscribed to on this stream",
+                    None => "this type is not known to this client",
+                };
+                let reason = format!("{}: {reason}", response.type_url);
+                self.answers.push_back(DeltaDiscoveryRequest {
+                    type_url: response.type_url,
+                    response_nonce: response.nonce,
+                    error_detail: Some(nack(reason.clone())),
+                    ..Default::default()
+                });
+                Received::Answered(Answered {
+                    kind,
+                    from_disk: false,
+                    nack: Some(reason),
+                })
+            }
+        }
+    }
+
+    /// Takes what the disk remembers of one kind, and subscribes to it.
+    pub(crate) fn restore(&mut self, remembered: DeltaDiscoveryResponse) -> Option<Received> {
+        let kind = Kind::from_type_url(&remembered.type_url)?;
+        let names = remembered
+            .resources
+            .iter()
+            .map(|resource| resource.name.clone());
+        self.subscribe(kind, names);
+        Some(self.take(kind, Origin::Disk, remembered))
+    }
+
+    /// The consumer's answer; `rejected` is none if it dropped the delivery.
+    pub(crate) fn finish(
+        &mut self,
+        sequence: u64,
+        rejected: Option<Vec<Rejection>>,
+    ) -> Option<Answered> {
+        let done = self.unanswered.remove(&sequence)?;
+        let from_disk = matches!(done.origin, Origin::Disk);
+        let mut refused = done.refused;
+        let reason = match rejected {
+            Some(rejected) => {
+                refused.extend(rejected);
+                self.record(sequence, done.kind, done.changed, &done.removed, &refused);
+                nack::reason(&refused)
+            }
+            None => Some("not applied".to_owned()),
+        };
+        let oldest = self
+            .unanswered
+            .iter()
+            .find(|(_, other)| other.kind == done.kind);
+        let oldest = oldest.map(|(sequence, _)| *sequence);
+        self.book(done.kind).prune(oldest);
+        if let Origin::Stream { number, nonce } = done.origin
+            && self.stream.open
+            && self.stream.number == number
+        {
+            self.answers.push_back(DeltaDiscoveryRequest {
+                type_url: done.kind.type_url().to_owned(),
+                response_nonce: nonce,
+                error_detail: reason.clone().map(nack),
+                ..Default::default()
+            });
+        }
+        Some(Answered {
+            kind: Some(done.kind),
+            from_disk,
+            nack: reason,
+        })
+    }
+
+    pub(crate) fn has_unanswered_from_disk(&self) -> bool {
+        self.unanswered
+            .values()
+            .any(|delivery| matches!(delivery.origin, Origin::Disk))
+    }
+
+    /// What is held, if it differs from `seen` and is of one piece: while something is unanswered, what
+    /// is held may be half of an update.
+    pub(crate) fn held_since(&self, seen: u64) -> Option<(u64, Vec<DeltaDiscoveryResponse>)> {
+        if self.revision == seen || !self.unanswered.is_empty() {
+            return None;
+        }
+        let held = self
+            .books
+            .iter()
+            .filter_map(|(kind, book)| book.remember(kind.type_url()));
+        Some((self.revision, held.collect()))
+    }
+
+    fn record(
+        &mut self,
+        sequence: u64,
+        kind: Kind,
+        changed: Vec<WireResource>,
+        removed: &[String],
+        refused: &[Rejection],
+    ) {
+        let refused: BTreeSet<&str> = refused
+            .iter()
+            .map(|rejection| rejection.name.as_str())
+            .collect();
+        let book = self.book(kind);
+        let mut news = false;
+        for resource in changed {
+            if !refused.contains(resource.name.as_str()) {
+                news |= book.hold(resource, sequence);
+            }
+        }
+        for name in removed {
+            if !refused.contains(name.as_str()) {
+                news |= book.remove(name, sequence);
+            }
+        }
+        self.revision += u64::from(news);
+    }
+
+    fn has_unanswered(&self, kind: Kind) -> bool {
+        self.unanswered
+            .values()
+            .any(|delivery| delivery.kind == kind)
+    }
+
+    fn book(&mut self, kind: Kind) -> &mut Book {
+        self.books.entry(kind).or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests;
