@@ -40,7 +40,11 @@ use state::State;
 #[non_exhaustive]
 pub enum AuthorityError {
     #[error("{what} {path}: {error}")]
-    Io { what: &'static str, path: String, error: io::Error },
+    Io {
+        what: &'static str,
+        path: String,
+        error: io::Error,
+    },
     #[error("{0}")]
     Config(String),
     #[error("cannot make a certificate: {0}")]
@@ -69,7 +73,8 @@ impl Authority {
 
     /// Serves commands on a control socket too.
     pub fn serve_control(&mut self, socket: &Path) -> Result<(), AuthorityError> {
-        self.tasks.spawn(control::listen(self.state.clone(), socket)?);
+        self.tasks
+            .spawn(control::listen(self.state.clone(), socket)?);
         Ok(())
     }
 
@@ -87,7 +92,8 @@ impl Authority {
         self.state.bundle_pem()
     }
 
-    /// An SVID outside of the Workload API, e.g. for curl and Envoy.
+    /// An SVID outside of the Workload API, e.g. for curl and Envoy. Any ID, also of a
+    /// trust domain that isn't ours: whether others fall for that is worth a test.
     pub fn issue(&self, id: &SpiffeId, ttl: Duration) -> Result<IssuedSvid, AuthorityError> {
         self.state.issue(id, ttl, SystemTime::now())
     }
@@ -134,7 +140,12 @@ impl Authority {
     }
 
     /// Hands a foreign trust domain's roots (PEM or concatenated DER) and JWKS to everyone.
-    pub fn federate(&self, trust_domain: &TrustDomain, bundle: &[u8], jwks: Option<&[u8]>) -> Result<(), AuthorityError> {
+    pub fn federate(
+        &self,
+        trust_domain: &TrustDomain,
+        bundle: &[u8],
+        jwks: Option<&[u8]>,
+    ) -> Result<(), AuthorityError> {
         self.state.federate(trust_domain, bundle, jwks)
     }
 
@@ -167,7 +178,10 @@ impl Drop for Authority {
 }
 
 /// Runs an authority until it is cancelled: the whole of an authority process.
-pub async fn run(config: AuthorityConfig, control_socket: Option<&Path>) -> Result<(), AuthorityError> {
+pub async fn run(
+    config: AuthorityConfig,
+    control_socket: Option<&Path>,
+) -> Result<(), AuthorityError> {
     let mut authority = Authority::start(config)?;
     if let Some(socket) = control_socket {
         authority.serve_control(socket)?;

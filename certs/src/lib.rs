@@ -25,7 +25,9 @@ pub mod workload_api;
 
 pub use source::{IdentitySource, SourceConfig, Status};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
-pub use tls::{ClientAuth, client_config, peer_svid, server_config, server_name, svid_error, svid_error_of_io};
+pub use tls::{
+    ClientAuth, client_config, peer_svid, server_config, server_name, svid_error, svid_error_of_io,
+};
 pub use trust::TrustSnapshot;
 pub use verify::{PeerSvid, SvidError, SvidReason, Usage};
 pub use workload_api::{Endpoint, EndpointError};

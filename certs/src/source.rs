@@ -14,8 +14,8 @@ use tokio::sync::watch as channel;
 
 pub use status::{BundleStatus, Status, SvidStatus};
 
-use crate::workload_api::Endpoint;
 use crate::TrustSnapshot;
+use crate::workload_api::Endpoint;
 use keeper::Keeper;
 
 /// How long a frozen Workload API goes unnoticed, twice over: ping interval and ping timeout.
@@ -35,7 +35,11 @@ pub struct SourceConfig {
 
 impl SourceConfig {
     pub fn new(endpoint: Endpoint) -> SourceConfig {
-        SourceConfig { endpoint, hint: None, denied_grace: DEFAULT_DENIED_GRACE }
+        SourceConfig {
+            endpoint,
+            hint: None,
+            denied_grace: DEFAULT_DENIED_GRACE,
+        }
     }
 }
 
@@ -58,7 +62,10 @@ impl IdentitySource {
         let shared = Arc::new(Shared::new(Status::starting(config.endpoint.to_string())));
         let (lifetime, ended) = channel::channel(false);
         tokio::spawn(Keeper::new(config, keepalive, shared.clone()).run(ended));
-        IdentitySource { shared, lifetime: Arc::new(lifetime) }
+        IdentitySource {
+            shared,
+            lifetime: Arc::new(lifetime),
+        }
     }
 
     /// A source that never changes.
@@ -66,7 +73,10 @@ impl IdentitySource {
         let snapshot = snapshot.into();
         let shared = Arc::new(Shared::new(Status::fixed(&snapshot)));
         shared.publish(Some(snapshot));
-        IdentitySource { shared, lifetime: Arc::new(channel::channel(false).0) }
+        IdentitySource {
+            shared,
+            lifetime: Arc::new(channel::channel(false).0),
+        }
     }
 
     /// The snapshot of now, without waiting or locking. None before the first SVID, and once
@@ -96,7 +106,9 @@ impl IdentitySource {
 
 impl fmt::Debug for IdentitySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IdentitySource").field("current", &self.current()).finish_non_exhaustive()
+        f.debug_struct("IdentitySource")
+            .field("current", &self.current())
+            .finish_non_exhaustive()
     }
 }
 
@@ -109,7 +121,11 @@ struct Shared {
 
 impl Shared {
     fn new(status: Status) -> Shared {
-        Shared { current: ArcSwapOption::empty(), updates: channel::Sender::new(None), status: Mutex::new(status) }
+        Shared {
+            current: ArcSwapOption::empty(),
+            updates: channel::Sender::new(None),
+            status: Mutex::new(status),
+        }
     }
 
     /// The swap comes first: who is woken must find the new snapshot.

@@ -38,9 +38,13 @@ pub enum SpiffeIdError {
     NoTrustDomain,
     #[error("has a trust domain longer than {MAX_TRUST_DOMAIN_BYTES} bytes (SPIFFE-ID 2.1)")]
     TrustDomainTooLong,
-    #[error("has {0:?} in its trust domain; only a-z, 0-9, `.`, `-`, `_` are allowed (SPIFFE-ID 2.1)")]
+    #[error(
+        "has {0:?} in its trust domain; only a-z, 0-9, `.`, `-`, `_` are allowed (SPIFFE-ID 2.1)"
+    )]
     TrustDomainCharacter(char),
-    #[error("has {0:?} in its path; only letters, digits, `.`, `-`, `_` are allowed (SPIFFE-ID 2.2)")]
+    #[error(
+        "has {0:?} in its path; only letters, digits, `.`, `-`, `_` are allowed (SPIFFE-ID 2.2)"
+    )]
     PathCharacter(char),
     #[error("has an empty path segment or a trailing `/` (SPIFFE-ID 2.2)")]
     EmptySegment,
@@ -63,7 +67,10 @@ impl SpiffeId {
         if let Some(segments) = path.strip_prefix('/') {
             segments.split('/').try_for_each(check_segment)?;
         }
-        Ok(SpiffeId { uri: text.into(), path_at: SCHEME.len() + trust_domain_len })
+        Ok(SpiffeId {
+            uri: text.into(),
+            path_at: SCHEME.len() + trust_domain_len,
+        })
     }
 
     pub fn as_str(&self) -> &str {
@@ -114,7 +121,10 @@ fn check_trust_domain(name: &str) -> Result<(), SpiffeIdError> {
     if name.len() > MAX_TRUST_DOMAIN_BYTES {
         return Err(SpiffeIdError::TrustDomainTooLong);
     }
-    match name.chars().find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '.' | '-' | '_')) {
+    match name
+        .chars()
+        .find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '.' | '-' | '_'))
+    {
         Some(c) => Err(SpiffeIdError::TrustDomainCharacter(c)),
         None => Ok(()),
     }
@@ -126,7 +136,10 @@ fn check_segment(segment: &str) -> Result<(), SpiffeIdError> {
         "." | ".." => return Err(SpiffeIdError::DotSegment),
         _ => {}
     }
-    match segment.chars().find(|c| !matches!(c, 'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '-' | '_')) {
+    match segment
+        .chars()
+        .find(|c| !matches!(c, 'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '-' | '_'))
+    {
         Some(c) => Err(SpiffeIdError::PathCharacter(c)),
         None => Ok(()),
     }
@@ -190,10 +203,16 @@ mod tests {
     #[test]
     fn takes_ids_apart() {
         let id = SpiffeId::parse("spiffe://example.org/ns/shop/sa/web").unwrap();
-        assert_eq!((id.trust_domain(), id.path()), ("example.org", "/ns/shop/sa/web"));
+        assert_eq!(
+            (id.trust_domain(), id.path()),
+            ("example.org", "/ns/shop/sa/web")
+        );
         let id = SpiffeId::parse("spiffe://example.org").unwrap();
         assert_eq!((id.trust_domain(), id.path()), ("example.org", ""));
-        assert_eq!(TrustDomain::from_id("spiffe://a.b").unwrap().as_str(), "a.b");
+        assert_eq!(
+            TrustDomain::from_id("spiffe://a.b").unwrap().as_str(),
+            "a.b"
+        );
     }
 
     #[test]
@@ -201,9 +220,15 @@ mod tests {
         let prefix = "spiffe://example.org/";
         let id = format!("{prefix}{}", "x".repeat(MAX_ID_BYTES - prefix.len()));
         assert!(SpiffeId::parse(&id).is_ok());
-        assert_eq!(SpiffeId::parse(&format!("{id}x")), Err(SpiffeIdError::TooLong));
+        assert_eq!(
+            SpiffeId::parse(&format!("{id}x")),
+            Err(SpiffeIdError::TooLong)
+        );
         assert!(TrustDomain::parse(&"a".repeat(255)).is_ok());
-        assert_eq!(TrustDomain::parse(&"a".repeat(256)), Err(SpiffeIdError::TrustDomainTooLong));
+        assert_eq!(
+            TrustDomain::parse(&"a".repeat(256)),
+            Err(SpiffeIdError::TrustDomainTooLong)
+        );
     }
 
     #[test]
@@ -219,7 +244,10 @@ mod tests {
             ("spiffe://example.org:80/a", TrustDomainCharacter(':')),
             ("spiffe://me@example.org/a", TrustDomainCharacter('@')),
             ("spiffe://example%2eorg/a", TrustDomainCharacter('%')),
-            ("spiffe://ex\u{e4}mple.org/a", TrustDomainCharacter('\u{e4}')),
+            (
+                "spiffe://ex\u{e4}mple.org/a",
+                TrustDomainCharacter('\u{e4}'),
+            ),
             ("spiffe://example.org/", EmptySegment),
             ("spiffe://example.org//a", EmptySegment),
             ("spiffe://example.org/a/", EmptySegment),
@@ -235,6 +263,9 @@ mod tests {
         ] {
             assert_eq!(SpiffeId::parse(text), Err(expected), "{text:?}");
         }
-        assert_eq!(TrustDomain::from_id("spiffe://example.org/a"), Err(UnexpectedPath));
+        assert_eq!(
+            TrustDomain::from_id("spiffe://example.org/a"),
+            Err(UnexpectedPath)
+        );
     }
 }

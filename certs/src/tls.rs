@@ -31,7 +31,11 @@ pub enum ClientAuth {
 }
 
 /// The server's side of mesh TLS. `alpn` in the server's order of preference.
-pub fn server_config(source: &IdentitySource, alpn: &[&[u8]], client_auth: ClientAuth) -> Arc<ServerConfig> {
+pub fn server_config(
+    source: &IdentitySource,
+    alpn: &[&[u8]],
+    client_auth: ClientAuth,
+) -> Arc<ServerConfig> {
     let ClientAuth::Required = client_auth;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
@@ -74,27 +78,39 @@ pub fn server_name() -> ServerName<'static> {
 /// The handshake verified the chain; this only reads the leaf. `usage` is the peer's side:
 /// [`Usage::Client`] when we are the server.
 pub fn peer_svid(connection: &CommonState, usage: Usage) -> Result<PeerSvid, SvidError> {
-    let absent = SvidError::Malformed { fault: "is absent: the handshake isn't done" };
+    let absent = SvidError::Malformed {
+        fault: "is absent: the handshake isn't done",
+    };
     if connection.is_handshaking() {
         return Err(absent);
     }
-    let (leaf, intermediates) = connection.peer_certificates().and_then(<[_]>::split_first).ok_or(absent)?;
-    Ok(PeerSvid::new(Leaf::parse(leaf)?, leaf, intermediates, usage))
+    let (leaf, intermediates) = connection
+        .peer_certificates()
+        .and_then(<[_]>::split_first)
+        .ok_or(absent)?;
+    Ok(PeerSvid::new(
+        Leaf::parse(leaf)?,
+        leaf,
+        intermediates,
+        usage,
+    ))
 }
 
 /// Why our side refused the peer's certificate, out of the error of a failed handshake.
 pub fn svid_error(error: &Error) -> Option<&SvidError> {
     match error {
-        Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) | Error::Other(OtherError(inner)) => {
-            inner.downcast_ref()
-        }
+        Error::InvalidCertificate(CertificateError::Other(OtherError(inner)))
+        | Error::Other(OtherError(inner)) => inner.downcast_ref(),
         _ => None,
     }
 }
 
 /// [`svid_error`] for the `io::Error` that tokio-rustls wraps it in.
 pub fn svid_error_of_io(error: &io::Error) -> Option<&SvidError> {
-    error.get_ref()?.downcast_ref::<Error>().and_then(svid_error)
+    error
+        .get_ref()?
+        .downcast_ref::<Error>()
+        .and_then(svid_error)
 }
 
 fn protocols(alpn: &[&[u8]]) -> Vec<Vec<u8>> {
@@ -109,7 +125,11 @@ fn provider() -> Arc<CryptoProvider> {
             cipher_suite::TLS13_AES_256_GCM_SHA384,
             cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
         ],
-        kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1],
+        kx_groups: vec![
+            kx_group::X25519MLKEM768,
+            kx_group::X25519,
+            kx_group::SECP256R1,
+        ],
         ..aws_lc_rs::default_provider()
     })
 }

@@ -12,8 +12,8 @@ use rustls::sign::CertifiedKey;
 
 use bundle::Bundles;
 pub use bundle::{Bundle, RefusedBundle, split_der};
-pub use own::UpdateError;
 use own::OwnSvid;
+pub use own::UpdateError;
 
 use crate::workload_api::proto::X509svidResponse;
 use crate::{SpiffeId, SvidError, TrustDomain};
@@ -44,7 +44,13 @@ impl TrustSnapshot {
         let chosen = own::choose(&update.svids, hint)?;
         let own = OwnSvid::parse(chosen, now)?;
         let (bundles, refused) = bundle::collect(update, chosen, own.id.trust_domain())?;
-        Ok(TrustSnapshot { generation, own, bundles, refused, jwks })
+        Ok(TrustSnapshot {
+            generation,
+            own,
+            bundles,
+            refused,
+            jwks,
+        })
     }
 
     /// The same SVID and bundles with other JWKS documents.
@@ -94,7 +100,11 @@ impl TrustSnapshot {
     /// An expired SVID of ours authenticates nothing: fail closed.
     pub fn check_own_validity(&self, now: SystemTime) -> Result<(), SvidError> {
         if now > self.own.not_after {
-            return Err(SvidError::OwnExpired { id: self.own.id.clone(), not_after: self.own.not_after, now });
+            return Err(SvidError::OwnExpired {
+                id: self.own.id.clone(),
+                not_after: self.own.not_after,
+                now,
+            });
         }
         Ok(())
     }
@@ -106,7 +116,9 @@ impl TrustSnapshot {
 
     /// All trust domains whose SVIDs we can verify, in no particular order.
     pub fn bundles(&self) -> impl Iterator<Item = (&TrustDomain, &Bundle)> {
-        self.bundles.iter().map(|(domain, bundle)| (domain, bundle.as_ref()))
+        self.bundles
+            .iter()
+            .map(|(domain, bundle)| (domain, bundle.as_ref()))
     }
 
     /// Foreign bundles of this update that couldn't be used, and why.

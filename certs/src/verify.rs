@@ -53,9 +53,11 @@ impl TrustSnapshot {
         let parsed = Leaf::parse(leaf)?;
         // SPIFFE_Workload_API 4.6: the bundle is chosen by the trust domain that the SVID
         // presents; without it the peer is untrusted.
-        let bundle = self
-            .bundle(parsed.id.trust_domain())
-            .ok_or_else(|| SvidError::TrustDomainUnknown { id: parsed.id.clone() })?;
+        let bundle =
+            self.bundle(parsed.id.trust_domain())
+                .ok_or_else(|| SvidError::TrustDomainUnknown {
+                    id: parsed.id.clone(),
+                })?;
         if now < parsed.not_before || now > parsed.not_after {
             return Err(parsed.outside_validity(now));
         }
@@ -70,9 +72,10 @@ impl TrustSnapshot {
     /// How long a connection may outlive its SVID is its lease's affair, so the chain is
     /// judged at the time within the SVID's validity that is nearest to `now`.
     pub fn still_trusts(&self, peer: &PeerSvid, now: SystemTime) -> Result<(), SvidError> {
-        let at = now.clamp(peer.not_before(), peer.not_after());
+        let at = now.max(peer.not_before()).min(peer.not_after());
         let (leaf, intermediates) = peer.chain();
-        self.check(leaf, intermediates, at, peer.usage()).map(|_| ())
+        self.check(leaf, intermediates, at, peer.usage())
+            .map(|_| ())
     }
 }
 
@@ -86,12 +89,17 @@ fn verify_path(
     usage: Usage,
 ) -> Result<(), SvidError> {
     let leaf_der = CertificateDer::from(leaf);
-    let leaf_certificate = EndEntityCert::try_from(&leaf_der).map_err(|e| SvidError::from_webpki(&e, parsed, now))?;
-    let intermediates: Vec<CertificateDer<'_>> =
-        intermediates.iter().map(|der| CertificateDer::from(der.as_ref())).collect();
+    let leaf_certificate =
+        EndEntityCert::try_from(&leaf_der).map_err(|e| SvidError::from_webpki(&e, parsed, now))?;
+    let intermediates: Vec<CertificateDer<'_>> = intermediates
+        .iter()
+        .map(|der| CertificateDer::from(der.as_ref()))
+        .collect();
     let anchors = bundle.anchors_at(now);
     if anchors.is_empty() {
-        return Err(SvidError::NoAnchor { id: parsed.id.clone() });
+        return Err(SvidError::NoAnchor {
+            id: parsed.id.clone(),
+        });
     }
     let key_usage = match usage {
         Usage::Client => webpki::KeyUsage::client_auth(),
@@ -106,7 +114,8 @@ fn verify_path(
             webpki::Error::UnknownIssuer
         })
     };
-    let unix_now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO));
+    let unix_now =
+        UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO));
     let verified = leaf_certificate.verify_for_usage(
         webpki::ALL_VERIFICATION_ALGS,
         &anchors,
@@ -118,7 +127,10 @@ fn verify_path(
     );
     match (verified, refused_signer.into_inner()) {
         (Ok(_), _) => Ok(()),
-        (Err(_), Some(fault)) => Err(SvidError::Signer { id: parsed.id.clone(), fault }),
+        (Err(_), Some(fault)) => Err(SvidError::Signer {
+            id: parsed.id.clone(),
+            fault,
+        }),
         (Err(error), None) => Err(SvidError::from_webpki(&error, parsed, now)),
     }
 }
@@ -136,7 +148,9 @@ fn check_signers(path: &VerifiedPath<'_>, bundle: &Bundle) -> Result<(), &'stati
         }
     }
     match bundle.path_len(path.anchor()) {
-        Some(limit) if below_anchor > limit => Err("the bundle's authority allows fewer intermediates (RFC 5280 4.2.1.9)"),
+        Some(limit) if below_anchor > limit => {
+            Err("the bundle's authority allows fewer intermediates (RFC 5280 4.2.1.9)")
+        }
         _ => Ok(()),
     }
 }

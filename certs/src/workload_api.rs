@@ -7,7 +7,13 @@ pub use client::{MAX_MESSAGE_BYTES, WorkloadApiClient, describe};
 pub use endpoint::{Endpoint, EndpointError};
 
 /// Messages, client and (with `dev-authority`) server generated from `proto/workload.proto`.
-#[allow(unreachable_pub, unused_qualifications, clippy::all, clippy::needless_pass_by_value, clippy::unwrap_used)]
+#[allow(
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::needless_pass_by_value,
+    clippy::unwrap_used
+)]
 pub mod proto {
     use zeroize::Zeroize as _;
 
@@ -23,19 +29,25 @@ pub mod proto {
 
     impl std::fmt::Debug for X509svid {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.debug_struct("X509svid").field("spiffe_id", &self.spiffe_id).finish_non_exhaustive()
+            f.debug_struct("X509svid")
+                .field("spiffe_id", &self.spiffe_id)
+                .finish_non_exhaustive()
         }
     }
 
     impl std::fmt::Debug for Jwtsvid {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.debug_struct("Jwtsvid").field("spiffe_id", &self.spiffe_id).finish_non_exhaustive()
+            f.debug_struct("Jwtsvid")
+                .field("spiffe_id", &self.spiffe_id)
+                .finish_non_exhaustive()
         }
     }
 
     impl std::fmt::Debug for ValidateJwtsvidRequest {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.debug_struct("ValidateJwtsvidRequest").field("audience", &self.audience).finish_non_exhaustive()
+            f.debug_struct("ValidateJwtsvidRequest")
+                .field("audience", &self.audience)
+                .finish_non_exhaustive()
         }
     }
 }

@@ -16,7 +16,10 @@ use forge::{Authority, DAY, Forged, san, sha256, signer, svid};
 use kith_certs::trust::JwtBundles;
 use kith_certs::workload_api::proto::{X509svid, X509svidResponse};
 use kith_certs::{IdentitySource, SvidReason, TrustSnapshot, Usage};
-use rcgen::{BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa,
+    KeyUsagePurpose, SanType,
+};
 
 const DOMAIN: &str = "example.org";
 
@@ -40,37 +43,70 @@ fn us_at(
     message.x509_svid = ours.chain.concat();
     message.x509_svid_key = ours.key.serialize_der();
     message.bundle = own_bundle;
-    let federated_bundles =
-        federated.iter().map(|(domain, bundle)| (format!("spiffe://{domain}"), bundle.clone())).collect();
-    let update = X509svidResponse { svids: vec![message], crl: Vec::new(), federated_bundles };
-    Arc::new(TrustSnapshot::from_update(&update, None, Arc::new(JwtBundles::new()), 1, now).unwrap())
+    let federated_bundles = federated
+        .iter()
+        .map(|(domain, bundle)| (format!("spiffe://{domain}"), bundle.clone()))
+        .collect();
+    let update = X509svidResponse {
+        svids: vec![message],
+        crl: Vec::new(),
+        federated_bundles,
+    };
+    Arc::new(
+        TrustSnapshot::from_update(&update, None, Arc::new(JwtBundles::new()), 1, now).unwrap(),
+    )
 }
 
 /// Both directions must say the same: a reason with a text that names the fault, or the ID.
-async fn check(case: &str, snapshot: &Arc<TrustSnapshot>, presented: &Forged, expected: Result<&str, (SvidReason, &str)>) {
+async fn check(
+    case: &str,
+    snapshot: &Arc<TrustSnapshot>,
+    presented: &Forged,
+    expected: Result<&str, (SvidReason, &str)>,
+) {
     // `verify` itself, for both ends.
     for usage in [Usage::Client, Usage::Server] {
-        let verified =
-            snapshot.verify(&presented.chain[0], &presented.chain[1..], SystemTime::now(), usage).map(|peer| peer.as_str().to_owned());
-        compare(case, "verify", &verified.map_err(|e| (e.reason(), e.to_string())), expected);
+        let verified = snapshot
+            .verify(
+                &presented.chain[0],
+                &presented.chain[1..],
+                SystemTime::now(),
+                usage,
+            )
+            .map(|peer| peer.as_str().to_owned());
+        compare(
+            case,
+            "verify",
+            &verified.map_err(|e| (e.reason(), e.to_string())),
+            expected,
+        );
     }
     let source = IdentitySource::fixed(snapshot.clone());
-    for (side, handshake) in
-        [("as client", as_client(&source, presented).await), ("as server", as_server(&source, presented).await)]
-    {
+    for (side, handshake) in [
+        ("as client", as_client(&source, presented).await),
+        ("as server", as_server(&source, presented).await),
+    ] {
         let outcome = match handshake {
             Handshake::Authenticated(peer) => Ok(peer.as_str().to_owned()),
             Handshake::Refused(error) => Err((error.reason(), error.to_string())),
-            Handshake::Failed(error) => panic!("{case}, {side}: failed for another reason: {error}"),
+            Handshake::Failed(error) => {
+                panic!("{case}, {side}: failed for another reason: {error}")
+            }
         };
         compare(case, side, &outcome, expected);
     }
 }
 
-fn compare(case: &str, side: &str, outcome: &Result<String, (SvidReason, String)>, expected: Result<&str, (SvidReason, &str)>) {
+fn compare(
+    case: &str,
+    side: &str,
+    outcome: &Result<String, (SvidReason, String)>,
+    expected: Result<&str, (SvidReason, &str)>,
+) {
     match (outcome, expected) {
         (Ok(id), Ok(expected)) if id == expected => {}
-        (Err((reason, text)), Err((expected, part))) if *reason == expected && text.contains(part) => {}
+        (Err((reason, text)), Err((expected, part)))
+            if *reason == expected && text.contains(part) => {}
         _ => panic!("{case}, {side}: got {outcome:?}, expected {expected:?}"),
     }
 }
@@ -91,22 +127,57 @@ async fn accepts_proper_svids() {
     check("plain", &snapshot, &root.sign(&svid(id)), Ok(id)).await;
 
     let mut with_dns = svid(id);
-    with_dns.subject_alt_names.push(SanType::DnsName("web.shop".try_into().unwrap()));
-    check("DNS SANs are ignored", &snapshot, &root.sign(&with_dns), Ok(id)).await;
+    with_dns
+        .subject_alt_names
+        .push(SanType::DnsName("web.shop".try_into().unwrap()));
+    check(
+        "DNS SANs are ignored",
+        &snapshot,
+        &root.sign(&with_dns),
+        Ok(id),
+    )
+    .await;
 
     let mut without_eku = svid(id);
     without_eku.extended_key_usages.clear();
-    check("extendedKeyUsage is optional", &snapshot, &root.sign(&without_eku), Ok(id)).await;
+    check(
+        "extendedKeyUsage is optional",
+        &snapshot,
+        &root.sign(&without_eku),
+        Ok(id),
+    )
+    .await;
 
     let mut without_basic_constraints = svid(id);
     without_basic_constraints.is_ca = IsCa::NoCa;
-    check("absent BasicConstraints mean no CA", &snapshot, &root.sign(&without_basic_constraints), Ok(id)).await;
+    check(
+        "absent BasicConstraints mean no CA",
+        &snapshot,
+        &root.sign(&without_basic_constraints),
+        Ok(id),
+    )
+    .await;
 
-    let intermediate = root.intermediate(signer("spiffe://example.org", BasicConstraints::Constrained(0)));
-    check("through an intermediate", &snapshot, &intermediate.sign(&svid(id)), Ok(id)).await;
+    let intermediate = root.intermediate(&signer(
+        "spiffe://example.org",
+        BasicConstraints::Constrained(0),
+    ));
+    check(
+        "through an intermediate",
+        &snapshot,
+        &intermediate.sign(&svid(id)),
+        Ok(id),
+    )
+    .await;
 
     let longest = format!("spiffe://example.org/{}", "x".repeat(2048 - 21));
-    check("2048 bytes", &snapshot, &root.sign(&svid(&longest)), Ok(&longest)).await;
+    check(
+        "2048 bytes",
+        &snapshot,
+        &root.sign(&svid(&longest)),
+        Ok(&longest),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -119,29 +190,98 @@ async fn refuses_what_breaks_the_profile_of_a_leaf() {
     let uri = |uri: &str| SanType::URI(uri.try_into().unwrap());
     type Change = Box<dyn Fn(&mut CertificateParams)>;
     let cases: Vec<(&str, Change, &str)> = vec![
-        ("no URI SAN", Box::new(|p| p.subject_alt_names = vec![SanType::DnsName("web".try_into().unwrap())]), "no URI SAN"),
-        ("no SAN at all", Box::new(|p| p.subject_alt_names.clear()), "no URI SAN"),
-        ("two SPIFFE URIs", Box::new(move |p| p.subject_alt_names.push(uri("spiffe://example.org/b"))), "more than one URI SAN"),
-        ("SPIFFE plus https", Box::new(move |p| p.subject_alt_names.push(uri("https://example.org"))), "more than one URI SAN"),
-        ("https only", Box::new(move |p| p.subject_alt_names = vec![uri("https://example.org/web")]), "does not begin with"),
-        ("duplicate SAN extension", Box::new(|p| p.custom_extensions.push(san(b"spiffe://example.org/b"))), "same extension twice"),
-        ("no path", Box::new(move |p| p.subject_alt_names = vec![uri("spiffe://example.org")]), "without a path"),
+        (
+            "no URI SAN",
+            Box::new(|p| p.subject_alt_names = vec![SanType::DnsName("web".try_into().unwrap())]),
+            "no URI SAN",
+        ),
+        (
+            "no SAN at all",
+            Box::new(|p| p.subject_alt_names.clear()),
+            "no URI SAN",
+        ),
+        (
+            "two SPIFFE URIs",
+            Box::new(move |p| p.subject_alt_names.push(uri("spiffe://example.org/b"))),
+            "more than one URI SAN",
+        ),
+        (
+            "SPIFFE plus https",
+            Box::new(move |p| p.subject_alt_names.push(uri("https://example.org"))),
+            "more than one URI SAN",
+        ),
+        (
+            "https only",
+            Box::new(move |p| p.subject_alt_names = vec![uri("https://example.org/web")]),
+            "does not begin with",
+        ),
+        (
+            "duplicate SAN extension",
+            Box::new(|p| p.custom_extensions.push(san(b"spiffe://example.org/b"))),
+            "same extension twice",
+        ),
+        (
+            "no path",
+            Box::new(move |p| p.subject_alt_names = vec![uri("spiffe://example.org")]),
+            "without a path",
+        ),
         (
             "cA leaf",
             Box::new(|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
             "has cA set",
         ),
-        ("keyUsage missing", Box::new(|p| p.key_usages.clear()), "no keyUsage"),
-        ("no digitalSignature", Box::new(|p| p.key_usages = vec![KeyAgreement]), "no digitalSignature"),
-        ("keyCertSign leaf", Box::new(|p| p.key_usages = vec![DigitalSignature, KeyCertSign]), "keyCertSign or cRLSign"),
-        ("cRLSign leaf", Box::new(|p| p.key_usages = vec![DigitalSignature, CrlSign]), "keyCertSign or cRLSign"),
-        ("serverAuth only", Box::new(|p| p.extended_key_usages = vec![ServerAuth]), "both serverAuth and clientAuth"),
-        ("clientAuth only", Box::new(|p| p.extended_key_usages = vec![ClientAuth]), "both serverAuth and clientAuth"),
-        ("unknown critical extension", Box::new(|p| {
-            let mut extension = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
-            extension.set_criticality(true);
-            p.custom_extensions.push(extension);
-        }), "critical extension"),
+        (
+            "keyUsage missing",
+            Box::new(|p| p.key_usages.clear()),
+            "no keyUsage",
+        ),
+        (
+            "no digitalSignature",
+            Box::new(|p| p.key_usages = vec![KeyAgreement]),
+            "no digitalSignature",
+        ),
+        (
+            "keyCertSign leaf",
+            Box::new(|p| p.key_usages = vec![DigitalSignature, KeyCertSign]),
+            "keyCertSign or cRLSign",
+        ),
+        (
+            "cRLSign leaf",
+            Box::new(|p| p.key_usages = vec![DigitalSignature, CrlSign]),
+            "keyCertSign or cRLSign",
+        ),
+        (
+            "serverAuth only",
+            Box::new(|p| p.extended_key_usages = vec![ServerAuth]),
+            "both serverAuth and clientAuth",
+        ),
+        (
+            "clientAuth only",
+            Box::new(|p| p.extended_key_usages = vec![ClientAuth]),
+            "both serverAuth and clientAuth",
+        ),
+        (
+            "a hundred extensions",
+            Box::new(|p| {
+                for arc in 0..100 {
+                    p.custom_extensions.push(CustomExtension::from_oid_content(
+                        &[1, 3, 6, 1, 4, 1, 99999, arc],
+                        vec![5, 0],
+                    ));
+                }
+            }),
+            "more than 64 extensions",
+        ),
+        (
+            "unknown critical extension",
+            Box::new(|p| {
+                let mut extension =
+                    CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
+                extension.set_criticality(true);
+                p.custom_extensions.push(extension);
+            }),
+            "critical extension",
+        ),
     ];
     for (case, change, part) in cases {
         let mut params = svid(id);
@@ -174,7 +314,10 @@ async fn refuses_ids_that_are_not_canonical() {
         (long_domain.as_bytes(), "longer than 255"),
         (too_long.as_bytes(), "longer than 2048"),
         (b"spiffe://example.org/web\0", "in its path"),
-        (b"spiffe://example.org\0.evil.org/web", "in its trust domain"),
+        (
+            b"spiffe://example.org\0.evil.org/web",
+            "in its trust domain",
+        ),
         ("spiffe://example.org/w\u{e4}b".as_bytes(), "in its path"),
         (b"spiffe://example.org/\xff\xfe", "isn't ASCII"),
     ] {
@@ -188,16 +331,47 @@ async fn refuses_ids_that_are_not_canonical() {
 
 #[tokio::test]
 async fn trusts_the_bundle_of_the_leafs_own_trust_domain_only() {
-    let (ours, theirs, stranger) = (Authority::root(DOMAIN), Authority::root("other.org"), Authority::root("third.org"));
+    let (ours, theirs, stranger) = (
+        Authority::root(DOMAIN),
+        Authority::root("other.org"),
+        Authority::root("third.org"),
+    );
     let snapshot = us(&ours, ours.der(), &[("other.org", theirs.der())]);
     let id = "spiffe://other.org/web";
     check("federated", &snapshot, &theirs.sign(&svid(id)), Ok(id)).await;
-    check("theirs signs for us", &snapshot, &theirs.sign(&svid("spiffe://example.org/web")), untrusted("no signer leads")).await;
-    check("ours signs for them", &snapshot, &ours.sign(&svid(id)), untrusted("no signer leads")).await;
-    let unknown = (SvidReason::TrustDomainUnknown, "no bundle for trust domain third.org");
-    check("no bundle", &snapshot, &stranger.sign(&svid("spiffe://third.org/web")), Err(unknown)).await;
+    check(
+        "theirs signs for us",
+        &snapshot,
+        &theirs.sign(&svid("spiffe://example.org/web")),
+        untrusted("no signer leads"),
+    )
+    .await;
+    check(
+        "ours signs for them",
+        &snapshot,
+        &ours.sign(&svid(id)),
+        untrusted("no signer leads"),
+    )
+    .await;
+    let unknown = (
+        SvidReason::TrustDomainUnknown,
+        "no bundle for trust domain third.org",
+    );
+    check(
+        "no bundle",
+        &snapshot,
+        &stranger.sign(&svid("spiffe://third.org/web")),
+        Err(unknown),
+    )
+    .await;
     let impostor = Authority::root(DOMAIN);
-    check("same names, another key", &snapshot, &impostor.sign(&svid("spiffe://example.org/web")), untrusted("signature")).await;
+    check(
+        "same names, another key",
+        &snapshot,
+        &impostor.sign(&svid("spiffe://example.org/web")),
+        untrusted("signature"),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -208,15 +382,33 @@ async fn refuses_what_is_outside_its_validity() {
     let mut expired = svid("spiffe://example.org/web");
     expired.not_before = (now - DAY).into();
     expired.not_after = (now - Duration::from_secs(2)).into();
-    check("expired", &snapshot, &root.sign(&expired), Err((SvidReason::Expired, "expired 2 s ago"))).await;
+    check(
+        "expired",
+        &snapshot,
+        &root.sign(&expired),
+        Err((SvidReason::Expired, "expired 2 s ago")),
+    )
+    .await;
     let mut early = svid("spiffe://example.org/web");
     early.not_before = (now + Duration::from_secs(60)).into();
-    check("not yet valid", &snapshot, &root.sign(&early), Err((SvidReason::Expired, "becomes valid in"))).await;
+    check(
+        "not yet valid",
+        &snapshot,
+        &root.sign(&early),
+        Err((SvidReason::Expired, "becomes valid in")),
+    )
+    .await;
     let mut old_signer = signer("spiffe://example.org", BasicConstraints::Unconstrained);
     old_signer.not_after = (now - Duration::from_secs(2)).into();
-    let intermediate = root.intermediate(old_signer);
+    let intermediate = root.intermediate(&old_signer);
     let leaf = intermediate.sign(&svid("spiffe://example.org/web"));
-    check("expired intermediate", &snapshot, &leaf, Err((SvidReason::Expired, "authority that signed"))).await;
+    check(
+        "expired intermediate",
+        &snapshot,
+        &leaf,
+        Err((SvidReason::Expired, "authority that signed")),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -228,32 +420,80 @@ async fn refuses_signers_that_may_not_sign() {
     let leaf = svid(id);
 
     let sibling = Authority::from(root.sign(&svid("spiffe://example.org/sibling")));
-    check("SVID used as issuer", &snapshot, &sibling.sign(&leaf), untrusted("no authority")).await;
+    check(
+        "SVID used as issuer",
+        &snapshot,
+        &sibling.sign(&leaf),
+        untrusted("no authority"),
+    )
+    .await;
 
     let mut params = signer("spiffe://example.org", Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::CrlSign];
-    check("no keyCertSign", &snapshot, &root.intermediate(params).sign(&leaf), untrusted("keyCertSign")).await;
+    check(
+        "no keyCertSign",
+        &snapshot,
+        &root.intermediate(&params).sign(&leaf),
+        untrusted("keyCertSign"),
+    )
+    .await;
 
     let mut params = signer("spiffe://example.org", Unconstrained);
     params.key_usages.clear();
-    check("no keyUsage", &snapshot, &root.intermediate(params).sign(&leaf), untrusted("keyCertSign")).await;
+    check(
+        "no keyUsage",
+        &snapshot,
+        &root.intermediate(&params).sign(&leaf),
+        untrusted("keyCertSign"),
+    )
+    .await;
 
     let mut params = signer("spiffe://example.org", Unconstrained);
     params.is_ca = IsCa::NoCa;
-    check("no BasicConstraints", &snapshot, &root.intermediate(params).sign(&leaf), untrusted("no authority")).await;
+    check(
+        "no BasicConstraints",
+        &snapshot,
+        &root.intermediate(&params).sign(&leaf),
+        untrusted("no authority"),
+    )
+    .await;
 
     let params = signer("spiffe://example.org/path", Unconstrained);
-    check("signer's ID has a path", &snapshot, &root.intermediate(params).sign(&leaf), untrusted("has a path")).await;
+    check(
+        "signer's ID has a path",
+        &snapshot,
+        &root.intermediate(&params).sign(&leaf),
+        untrusted("has a path"),
+    )
+    .await;
 
-    let first = root.intermediate(signer("spiffe://example.org", Constrained(0)));
-    let second = first.intermediate(signer("spiffe://example.org", Unconstrained));
-    check("pathLen exceeded", &snapshot, &second.sign(&leaf), untrusted("fewer intermediates")).await;
+    let first = root.intermediate(&signer("spiffe://example.org", Constrained(0)));
+    let second = first.intermediate(&signer("spiffe://example.org", Unconstrained));
+    check(
+        "pathLen exceeded",
+        &snapshot,
+        &second.sign(&leaf),
+        untrusted("fewer intermediates"),
+    )
+    .await;
 
     let short = Authority::root_with(signer("spiffe://example.org", Constrained(0)));
     let snapshot = us(&short, short.der(), &[]);
-    check("anchor's pathLen kept", &snapshot, &short.sign(&leaf), Ok(id)).await;
-    let below = short.intermediate(signer("spiffe://example.org", Unconstrained));
-    check("anchor's pathLen exceeded", &snapshot, &below.sign(&leaf), untrusted("fewer intermediates")).await;
+    check(
+        "anchor's pathLen kept",
+        &snapshot,
+        &short.sign(&leaf),
+        Ok(id),
+    )
+    .await;
+    let below = short.intermediate(&signer("spiffe://example.org", Unconstrained));
+    check(
+        "anchor's pathLen exceeded",
+        &snapshot,
+        &below.sign(&leaf),
+        untrusted("fewer intermediates"),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -271,14 +511,37 @@ async fn expired_and_non_ca_certificates_in_a_bundle_are_no_anchors() {
     params.key_usages = vec![KeyUsagePurpose::CrlSign];
     let no_cert_sign = Authority::root_with(params);
 
-    let snapshot = us(&good, [expired.der(), not_a_ca.der(), no_cert_sign.der(), good.der()].concat(), &[]);
+    let snapshot = us(
+        &good,
+        [
+            expired.der(),
+            not_a_ca.der(),
+            no_cert_sign.der(),
+            good.der(),
+        ]
+        .concat(),
+        &[],
+    );
     let leaf = svid("spiffe://example.org/web");
-    check("the good one", &snapshot, &good.sign(&leaf), Ok("spiffe://example.org/web")).await;
-    for (case, authority) in [("expired", &expired), ("no CA", &not_a_ca), ("no keyCertSign", &no_cert_sign)] {
+    check(
+        "the good one",
+        &snapshot,
+        &good.sign(&leaf),
+        Ok("spiffe://example.org/web"),
+    )
+    .await;
+    for (case, authority) in [
+        ("expired", &expired),
+        ("no CA", &not_a_ca),
+        ("no keyCertSign", &no_cert_sign),
+    ] {
         check(case, &snapshot, &authority.sign(&leaf), untrusted("")).await;
     }
     let bundle = snapshot.bundle(DOMAIN).unwrap();
-    assert_eq!((bundle.len(), bundle.valid_at(now), bundle.ignored().len()), (2, 1, 2));
+    assert_eq!(
+        (bundle.len(), bundle.valid_at(now), bundle.ignored().len()),
+        (2, 1, 2)
+    );
 
     let theirs = Authority::root_with({
         let mut params = signer("spiffe://other.org", BasicConstraints::Unconstrained);
@@ -287,7 +550,13 @@ async fn expired_and_non_ca_certificates_in_a_bundle_are_no_anchors() {
         params
     });
     let snapshot = us(&good, good.der(), &[("other.org", theirs.der())]);
-    check("only expired", &snapshot, &theirs.sign(&svid("spiffe://other.org/web")), untrusted("no authority in the bundle")).await;
+    check(
+        "only expired",
+        &snapshot,
+        &theirs.sign(&svid("spiffe://other.org/web")),
+        untrusted("no authority in the bundle"),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -296,10 +565,23 @@ async fn refuses_certificates_with_bytes_after_their_end() {
     let snapshot = us(&root, root.der(), &[]);
     let mut leaf = root.sign(&svid("spiffe://example.org/web"));
     leaf.chain[0].push(0);
-    check("trailing DER", &snapshot, &leaf, malformed("data after its end")).await;
+    check(
+        "trailing DER",
+        &snapshot,
+        &leaf,
+        malformed("data after its end"),
+    )
+    .await;
     // Garbage never gets as far as the chain's verification in the attacker's own TLS stack.
-    for garbage in [&b""[..], b"\x30", b"\x30\x80\x00\x00", &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff]] {
-        let error = snapshot.verify(garbage, &[[0u8; 0]; 0], SystemTime::now(), Usage::Client).unwrap_err();
+    for garbage in [
+        &b""[..],
+        b"\x30",
+        b"\x30\x80\x00\x00",
+        &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff],
+    ] {
+        let error = snapshot
+            .verify(garbage, &[[0u8; 0]; 0], SystemTime::now(), Usage::Client)
+            .unwrap_err();
         assert_eq!(error.reason(), SvidReason::Malformed);
     }
 }
@@ -312,7 +594,9 @@ async fn a_hundred_cross_signed_intermediates_cost_bounded_time() {
     assert_eq!(leaf.chain.len(), 101);
     let started = Instant::now();
     for usage in [Usage::Client, Usage::Server] {
-        let error = snapshot.verify(&leaf.chain[0], &leaf.chain[1..], SystemTime::now(), usage).unwrap_err();
+        let error = snapshot
+            .verify(&leaf.chain[0], &leaf.chain[1..], SystemTime::now(), usage)
+            .unwrap_err();
         assert_eq!(error.reason(), SvidReason::Untrusted);
     }
     let took = started.elapsed();
@@ -339,7 +623,10 @@ async fn fails_closed_when_our_own_svid_has_expired() {
         other => panic!("{other:?}"),
     }
     // As a server we have nothing to present, so it ends before the client's turn.
-    assert!(matches!(as_client(&source, &proper).await, Handshake::Failed(_)));
+    assert!(matches!(
+        as_client(&source, &proper).await,
+        Handshake::Failed(_)
+    ));
 }
 
 #[tokio::test]
@@ -356,26 +643,46 @@ async fn a_client_without_a_certificate_gets_no_connection() {
 
 #[tokio::test]
 async fn live_peers_lose_trust_with_their_signing_root_and_not_by_overlap() {
-    let (old, new, theirs) = (Authority::root(DOMAIN), Authority::root(DOMAIN), Authority::root("other.org"));
+    let (old, new, theirs) = (
+        Authority::root(DOMAIN),
+        Authority::root(DOMAIN),
+        Authority::root("other.org"),
+    );
     let now = SystemTime::now();
     let before = us(&old, old.der(), &[("other.org", theirs.der())]);
-    let verify = |leaf: &Forged| before.verify(&leaf.chain[0], &leaf.chain[1..], now, Usage::Client).unwrap();
+    let verify = |leaf: &Forged| {
+        before
+            .verify(&leaf.chain[0], &leaf.chain[1..], now, Usage::Client)
+            .unwrap()
+    };
     let local = verify(&old.sign(&svid("spiffe://example.org/web")));
     let foreign = verify(&theirs.sign(&svid("spiffe://other.org/web")));
 
-    let overlap = us(&new, [old.der(), new.der()].concat(), &[("other.org", theirs.der())]);
+    let overlap = us(
+        &new,
+        [old.der(), new.der()].concat(),
+        &[("other.org", theirs.der())],
+    );
     overlap.still_trusts(&local, now).unwrap();
     overlap.still_trusts(&foreign, now).unwrap();
     assert!(overlap.bundle_differs(&before, DOMAIN));
     assert!(!overlap.bundle_differs(&before, "other.org"));
 
     let rotated = us(&new, new.der(), &[]);
-    assert_eq!(rotated.still_trusts(&local, now).unwrap_err().reason(), SvidReason::Untrusted);
-    assert_eq!(rotated.still_trusts(&foreign, now).unwrap_err().reason(), SvidReason::TrustDomainUnknown);
+    assert_eq!(
+        rotated.still_trusts(&local, now).unwrap_err().reason(),
+        SvidReason::Untrusted
+    );
+    assert_eq!(
+        rotated.still_trusts(&foreign, now).unwrap_err().reason(),
+        SvidReason::TrustDomainUnknown
+    );
     assert!(rotated.bundle_differs(&before, "other.org"));
 
     // How long a connection outlives its SVID is the lease's affair.
-    before.still_trusts(&local, local.not_after() + Duration::from_secs(30)).unwrap();
+    before
+        .still_trusts(&local, local.not_after() + Duration::from_secs(30))
+        .unwrap();
 }
 
 #[test]
@@ -385,8 +692,18 @@ fn a_verified_peer_has_its_facts() {
     let mut params = svid("spiffe://example.org/web");
     params.serial_number = Some(rcgen::SerialNumber::from_slice(&[0x80, 0x0a, 0xff]));
     let leaf = root.sign(&params);
-    let peer = snapshot.verify(&leaf.chain[0], &leaf.chain[1..], SystemTime::now(), Usage::Client).unwrap();
-    assert_eq!((peer.as_str(), peer.trust_domain()), ("spiffe://example.org/web", DOMAIN));
+    let peer = snapshot
+        .verify(
+            &leaf.chain[0],
+            &leaf.chain[1..],
+            SystemTime::now(),
+            Usage::Client,
+        )
+        .unwrap();
+    assert_eq!(
+        (peer.as_str(), peer.trust_domain()),
+        ("spiffe://example.org/web", DOMAIN)
+    );
     assert_eq!(peer.serial(), "800aff");
     assert_eq!(peer.thumbprint().as_slice(), sha256(&leaf.chain[0]));
     assert!(peer.not_before() < peer.not_after());
@@ -408,5 +725,6 @@ async fn speaks_tls13_with_post_quantum_exchange_and_gives_nothing_to_resume() {
     "#]]
     .assert_eq(&facts);
     let refused = attacker::tls12_client(&source).await;
-    expect_test::expect!["peer is incompatible: SupportedVersionsExtensionRequired"].assert_eq(&refused);
+    expect_test::expect!["peer is incompatible: SupportedVersionsExtensionRequired"]
+        .assert_eq(&refused);
 }

@@ -37,7 +37,10 @@ impl Lab {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config(&dir);
         change(&dir, &mut config);
-        Lab { authority: Authority::start(config).unwrap(), dir }
+        Lab {
+            authority: Authority::start(config).unwrap(),
+            dir,
+        }
     }
 
     fn socket(&self, name: &str) -> PathBuf {
@@ -51,7 +54,9 @@ impl Lab {
 
 fn config(dir: &TempDir) -> AuthorityConfig {
     let mut config = AuthorityConfig::new(domain("example.org"));
-    config.entries.push(Entry::for_socket(id(WEB), dir.path().join("web.sock")));
+    config
+        .entries
+        .push(Entry::for_socket(id(WEB), dir.path().join("web.sock")));
     config.overlap_milliseconds = 300;
     config
 }
@@ -72,10 +77,18 @@ fn domain(name: &str) -> TrustDomain {
 }
 
 /// Waits for a state of affairs, and shows how things stand if it never comes.
-async fn eventually(source: &IdentitySource, what: &str, holds: impl Fn(&IdentitySource, &Status) -> bool) {
+async fn eventually(
+    source: &IdentitySource,
+    what: &str,
+    holds: impl Fn(&IdentitySource, &Status) -> bool,
+) {
     let started = Instant::now();
     while !holds(source, &source.status()) {
-        assert!(started.elapsed() < Duration::from_secs(10), "never {what}: {:#?}", source.status());
+        assert!(
+            started.elapsed() < Duration::from_secs(10),
+            "never {what}: {:#?}",
+            source.status()
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -70,6 +70,15 @@ pub(crate) async fn accept(listener: &TcpListener, mut failed: impl FnMut(&io::E
     }
 }
 
+impl std::fmt::Display for NotCaptured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NotCaptured::Direct(local) => write!(f, "it was not redirected but came straight to {local}"),
+            NotCaptured::Gone(error) => error.fmt(f),
+        }
+    }
+}
+
 /// Finds the address that the client dialled, which the redirect replaced with the listener's own.
 pub(crate) fn captured(tcp: TcpStream, source: SocketAddr) -> Result<Accepted, NotCaptured> {
     let local = canonical(tcp.local_addr().map_err(NotCaptured::Gone)?);

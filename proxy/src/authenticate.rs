@@ -98,6 +98,7 @@ pub(crate) struct Unauthenticated {
 
 /// The TLS configurations of one data worker. All read the current SVID and bundles at each handshake.
 pub(crate) struct Tls {
+    identity: IdentitySource,
     server_http1: TlsAcceptor,
     server_http2: TlsAcceptor,
     server_any: TlsAcceptor,
@@ -118,6 +119,7 @@ impl Tls {
             config.into()
         };
         Tls {
+            identity: identity.clone(),
             // A server chooses by its own order, among what the client offers.
             server_http1: server(&[b"kith-h1", b"kith-tcp", b"kith-renew", b"http/1.1"]),
             server_http2: server(&[b"kith-h2", b"kith-tcp", b"kith-renew", b"h2"]),
@@ -136,6 +138,7 @@ impl Tls {
         declared: Option<Protocol>,
     ) -> Result<(Stream, Authenticated), Unauthenticated> {
         let started = Instant::now();
+        self.own_svid()?;
         let acceptor = match declared {
             Some(Protocol::Http1) => &self.server_http1,
             Some(Protocol::Http2) => &self.server_http2,
@@ -150,6 +153,18 @@ impl Tls {
         Ok((Stream::TlsServer(Box::new(stream)), Authenticated { peer, alpn, hop, facts, took: started.elapsed() }))
     }
 
+    /// Without a valid SVID of our own every handshake would fail, and blame the peer.
+    fn own_svid(&self) -> Result<(), Unauthenticated> {
+        let Some(own) = self.identity.current() else {
+            let message = "no SVID of our own; is the SPIFFE agent up, and is this workload registered?".into();
+            return Err(Unauthenticated { reason: Reason::NoConfiguration, message });
+        };
+        own.check_own_validity(SystemTime::now()).map_err(|error| Unauthenticated {
+            reason: reason_of(error.reason()),
+            message: format!("our own SVID: {error}"),
+        })
+    }
+
     /// The client's side. The server must prove one of `expected`; no byte of the application is sent before.
     pub(crate) async fn connect(
         &self,
@@ -158,6 +173,7 @@ impl Tls {
         expected: &[Principal],
     ) -> Result<(Stream, Authenticated), Unauthenticated> {
         let started = Instant::now();
+        self.own_svid()?;
         let connector = match carries {
             Carries::Bytes(Protocol::Http1) => &self.client_http1,
             Carries::Bytes(Protocol::Http2) => &self.client_http2,

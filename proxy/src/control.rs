@@ -32,7 +32,6 @@ pub(crate) struct Control {
     workload: Option<Arc<Workload>>,
     /// Accepted, but not in force until the snapshot is complete.
     waiting: Vec<Delivery>,
-    generation: u64,
     /// What is missing for the next snapshot, for readiness and admin.
     missing: watch::Sender<Vec<String>>,
 }
@@ -46,7 +45,6 @@ impl Control {
             policies: HashMap::new(),
             workload: None,
             waiting: Vec::new(),
-            generation: 0,
             missing,
         }
     }
@@ -170,7 +168,7 @@ impl Control {
     async fn publish(&mut self) {
         let Some(workload) = &self.workload else { return };
         let policies = &self.policies;
-        let snapshot = match Snapshot::complete(workload, |name| policies.get(name).cloned(), self.generation + 1) {
+        let snapshot = match Snapshot::complete(workload, |name| policies.get(name).cloned()) {
             Ok(snapshot) => snapshot,
             Err(missing) => {
                 tracing::debug!(?missing, "the configuration names policies that are not here yet; the one before stays in force");
@@ -178,8 +176,7 @@ impl Control {
                 return;
             }
         };
-        self.generation += 1;
-        let first = self.generation == 1;
+        let first = self.shared.snapshot().is_none();
         let revision = snapshot.revision_shared();
         // Unnamed policies can't come back into force without being sent again.
         self.policies.retain(|name, _| workload.policies.contains(name));
@@ -193,6 +190,9 @@ impl Control {
                 0
             }
         };
+        if closed > 0 {
+            metrics::policy_closed("policy-changed", closed as u64);
+        }
         metrics::config_revision(&revision);
         self.missing.send_replace(Vec::new());
         tracing::info!(%revision, policies = self.policies.len(), closed, took = ?started.elapsed(),

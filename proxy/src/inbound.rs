@@ -19,7 +19,7 @@ use crate::authorize::{self, Denial};
 use crate::connections::{Live, Mesh, Registered};
 use crate::detect::{self, Detected, How, Opening};
 use crate::forward::connect::connect;
-use crate::forward::tcp::{self, End};
+use crate::forward::tcp;
 use crate::lease::Lease;
 use crate::record::{ClosedBy, ConnectionFacts, Direction, Hop, HopFacts, Kind, Record};
 use crate::renew;
@@ -243,7 +243,7 @@ impl Inbound {
         record.upstream = Some(started.elapsed());
         let relayed = tcp::relay(&self.live, &mut self.stream, &mut server, self.first).await;
         record.renewed = self.live.renewed();
-        finish_opaque(&mut record, &relayed);
+        relayed.record(&mut record);
     }
 
     /// No connection of the application: it proves the client anew, for others that are open.
@@ -278,16 +278,5 @@ impl Inbound {
             },
             closing = closed => closing.record(&mut record),
         }
-    }
-}
-
-/// Completes the record of opaque bytes, inbound and outbound alike.
-pub(crate) fn finish_opaque(record: &mut Record, relayed: &tcp::Relayed) {
-    record.bytes_in = relayed.from_client;
-    record.bytes_out = relayed.from_server;
-    match &relayed.end {
-        End::ClientFirst | End::ClientFailed(_) => record.closed_by = Some(ClosedBy::Client),
-        End::ServerFirst | End::ServerFailed(_) => record.closed_by = Some(ClosedBy::Server),
-        End::Asked(closing) => closing.record(record),
     }
 }

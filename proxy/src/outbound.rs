@@ -21,7 +21,7 @@ use crate::forward::balance::Load;
 use crate::forward::connect::connect;
 use crate::forward::pool::UpstreamMesh;
 use crate::forward::tcp;
-use crate::inbound::{configuration, finish_opaque};
+use crate::inbound::configuration;
 use crate::lease::Lease;
 use crate::record::{ClosedBy, ConnectionFacts, Direction, Hop, HopFacts, Kind, Record};
 use crate::resolve::{Resolved, Target, Unresolved, resolve};
@@ -156,7 +156,7 @@ impl Outbound {
         }
         let relayed = tcp::relay(&self.live, &mut self.stream, &mut server.stream, self.first).await;
         record.renewed = self.live.renewed();
-        finish_opaque(&mut record, &relayed);
+        relayed.record(&mut record);
         drop(server.load);
     }
 }

@@ -71,7 +71,6 @@ pub(crate) struct Snapshot {
     workload: Arc<Workload>,
     policies: PolicySet,
     revision: Arc<str>,
-    generation: u64,
 }
 
 impl Snapshot {
@@ -79,7 +78,6 @@ impl Snapshot {
     pub(crate) fn complete(
         workload: &Arc<Workload>,
         available: impl Fn(&str) -> Option<Arc<ValidPolicy>>,
-        generation: u64,
     ) -> Result<Snapshot, Vec<String>> {
         let mut policies = Vec::with_capacity(workload.policies.len());
         let mut missing = Vec::new();
@@ -96,7 +94,6 @@ impl Snapshot {
             workload: Arc::clone(workload),
             policies: PolicySet::compile(&workload.mesh, &workload.revision, &policies),
             revision: workload.revision.as_str().into(),
-            generation,
         })
     }
 
@@ -114,11 +111,6 @@ impl Snapshot {
 
     pub(crate) fn revision_shared(&self) -> Arc<str> {
         Arc::clone(&self.revision)
-    }
-
-    /// Counts the snapshots of this process, so that "has it changed" is one comparison.
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation
     }
 
     pub(crate) fn is_own_address(&self, ip: IpAddr) -> bool {

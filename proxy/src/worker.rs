@@ -1,7 +1,6 @@
 //! A data worker: one thread, one runtime, its own listeners, registry and pools. A connection that it
 //! accepted never leaves it, so nothing here is locked.
 
-use std::cell::Cell;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -87,7 +86,6 @@ pub(crate) struct Worker {
     pub(crate) loads: Loads,
     pub(crate) sink: Sink,
     pub(crate) renewals: renew::Pending,
-    draining: Cell<bool>,
 }
 
 /// Bound listeners, made before the thread starts so that a port in use is an error of the start.
@@ -97,10 +95,6 @@ pub(crate) struct Listeners {
 }
 
 impl Worker {
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.get()
-    }
-
     pub(crate) fn mark(&self) -> Option<u32> {
         self.shared.config.socket_mark
     }
@@ -124,7 +118,6 @@ pub(crate) fn run(
             loads: Loads::default(),
             sink: shared.recorder.sink(),
             renewals: renew::Pending::default(),
-            draining: Cell::new(false),
             shared,
         });
         let (stop_inbound, inbound_stopped) = watch::channel(());
@@ -165,7 +158,7 @@ async fn accept_loop(
         let accepted = match accept::captured(tcp, source) {
             Ok(accepted) => accepted,
             Err(problem) => {
-                    tracing::debug!(%source, ?problem, "refused a connection that capture did not redirect");
+                    tracing::debug!(%source, %problem, "refused a connection");
                 continue;
             }
         };
@@ -252,7 +245,6 @@ async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
                 let _ = answer.send((registry.count(Direction::Inbound), registry.count(Direction::Outbound)));
             }
             Command::Drain => {
-                worker.draining.set(true);
                 stop_inbound = None;
                 worker.registry.drain(Direction::Inbound);
             }

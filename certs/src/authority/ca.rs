@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -46,6 +46,7 @@ pub(super) struct Root {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
     pub(super) jwt: JwtKey,
+    not_after: SystemTime,
     /// It signs from then on.
     signs_from: SystemTime,
     /// When the last SVID that it signed expires: until then it must stay in the bundle.
@@ -58,6 +59,7 @@ struct StoredRoot {
     certificate: String,
     key: String,
     jwt_key: String,
+    not_after: SystemTime,
     signs_from: SystemTime,
     needed_until: SystemTime,
 }
@@ -70,9 +72,14 @@ impl Ca {
         state_dir: Option<&Path>,
         now: SystemTime,
     ) -> Result<Ca, AuthorityError> {
-        let mut ca = Ca { trust_domain, root_ttl, roots: Vec::new() };
+        let mut ca = Ca {
+            trust_domain,
+            root_ttl,
+            roots: Vec::new(),
+        };
         if let Some(dir) = state_dir {
             ca.load(&dir.join("roots.json"))?;
+            ca.roots.retain(|root| now < root.not_after);
         }
         if ca.roots.is_empty() {
             ca.add_root(now, now)?;
@@ -87,12 +94,17 @@ impl Ca {
         let serial = random_serial();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::OrganizationName, "Kith dev authority");
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, "Kith dev authority");
         // A name of its own for every root, so that a path is found without trying keys.
-        params.distinguished_name.push(DnType::CommonName, crate::lower_hex(&serial[..8]));
+        params
+            .distinguished_name
+            .push(DnType::CommonName, crate::lower_hex(&serial[..8]));
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         params.not_before = (now - BACKDATED).into();
-        params.not_after = (now + self.root_ttl).into();
+        let not_after = now + self.root_ttl;
+        params.not_after = not_after.into();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         // X.509-SVID 3.2 and 4.3.
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -103,6 +115,7 @@ impl Ca {
             certificate: certificate.der().clone(),
             issuer: Issuer::new(params, key),
             jwt: JwtKey::generate()?,
+            not_after,
             signs_from,
             needed_until: now,
         });
@@ -111,13 +124,25 @@ impl Ca {
 
     /// The next root: published now, signing after `overlap`. SVIDs of up to `ttl` that the
     /// present one still signs are provided for, also across a restart.
-    pub(super) fn rotate(&mut self, now: SystemTime, overlap: Duration, ttl: Duration) -> Result<(), AuthorityError> {
+    pub(super) fn rotate(
+        &mut self,
+        now: SystemTime,
+        overlap: Duration,
+        ttl: Duration,
+    ) -> Result<(), AuthorityError> {
         let signs_from = now + overlap;
         let signing = self.signing_index(now);
         for root in &mut self.roots[signing..] {
             root.needed_until = root.needed_until.max(signs_from.max(root.signs_from) + ttl);
         }
         self.add_root(now, signs_from)
+    }
+
+    /// Whether the newest root is past half of its life, so that the next must follow.
+    pub(super) fn needs_successor(&self, now: SystemTime) -> bool {
+        self.roots
+            .last()
+            .is_none_or(|newest| now + self.root_ttl / 2 > newest.not_after)
     }
 
     /// Drops roots that neither sign nor are needed. Says whether the bundle changed.
@@ -151,21 +176,31 @@ impl Ca {
     }
 
     /// X.509-SVID sections 2 to 4, for a leaf.
-    pub(super) fn issue(&mut self, id: &SpiffeId, ttl: Duration, now: SystemTime) -> Result<IssuedSvid, AuthorityError> {
+    pub(super) fn issue(
+        &mut self,
+        id: &SpiffeId,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<IssuedSvid, AuthorityError> {
         let key = KeyPair::generate()?;
-        let not_after = now + ttl;
+        let signing = self.signing_index(now);
+        let not_after = (now + ttl).min(self.roots[signing].not_after);
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::OrganizationName, "Kith dev authority");
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, "Kith dev authority");
         params.serial_number = Some(SerialNumber::from_slice(&random_serial()));
         params.not_before = (now - BACKDATED).into();
         params.not_after = not_after.into();
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         params.subject_alt_names = vec![SanType::URI(id.to_string().try_into()?)];
         params.use_authority_key_identifier_extension = true;
-        let signing = self.signing_index(now);
         let root = &mut self.roots[signing];
         let certificate = params.signed_by(&key, &root.issuer)?;
         root.needed_until = root.needed_until.max(not_after);
@@ -181,7 +216,10 @@ impl Ca {
     }
 
     pub(super) fn bundle_der(&self) -> Vec<u8> {
-        self.roots.iter().flat_map(|root| root.certificate.iter().copied()).collect()
+        self.roots
+            .iter()
+            .flat_map(|root| root.certificate.iter().copied())
+            .collect()
     }
 
     pub(super) fn bundle_pem(&self) -> String {
@@ -190,7 +228,10 @@ impl Ca {
 
     /// The newest root whose time to sign has come; the oldest before that.
     fn signing_index(&self, now: SystemTime) -> usize {
-        self.roots.iter().rposition(|root| root.signs_from <= now).unwrap_or(0)
+        self.roots
+            .iter()
+            .rposition(|root| root.signs_from <= now)
+            .unwrap_or(0)
     }
 
     /// Keeps roots and keys for the next start. Written aside and renamed, so that a kill in
@@ -204,20 +245,31 @@ impl Ca {
                 certificate: root.pem.clone(),
                 key: root.issuer.key().serialize_pem(),
                 jwt_key: root.jwt.to_text(),
+                not_after: root.not_after,
                 signs_from: root.signs_from,
                 needed_until: root.needed_until,
             })
             .collect();
-        let json = serde_json::to_vec_pretty(&stored).map_err(|e| AuthorityError::Config(e.to_string()))?;
+        let json = serde_json::to_vec_pretty(&stored)
+            .map_err(|e| AuthorityError::Config(e.to_string()))?;
         let write = || {
             fs::create_dir_all(dir)?;
             let aside = dir.join(".roots.json");
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&aside)?;
             file.write_all(&json)?;
             file.sync_all()?;
             fs::rename(&aside, dir.join("roots.json"))
         };
-        write().map_err(|error| AuthorityError::Io { what: "cannot keep the roots in", path: dir.display().to_string(), error })
+        write().map_err(|error| AuthorityError::Io {
+            what: "cannot keep the roots in",
+            path: dir.display().to_string(),
+            error,
+        })
     }
 
     fn load(&mut self, file: &Path) -> Result<(), AuthorityError> {
@@ -225,11 +277,19 @@ impl Ca {
             Ok(json) => json,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => {
-                return Err(AuthorityError::Io { what: "cannot read the roots in", path: file.display().to_string(), error });
+                return Err(AuthorityError::Io {
+                    what: "cannot read the roots in",
+                    path: file.display().to_string(),
+                    error,
+                });
             }
         };
-        let stored: Vec<StoredRoot> = serde_json::from_slice(&json)
-            .map_err(|e| AuthorityError::Config(format!("{} holds no roots: {e}; remove it to start anew", file.display())))?;
+        let stored: Vec<StoredRoot> = serde_json::from_slice(&json).map_err(|e| {
+            AuthorityError::Config(format!(
+                "{} holds no roots: {e}; remove it to start anew",
+                file.display()
+            ))
+        })?;
         for root in stored {
             let key = KeyPair::from_pem(&root.key)?;
             let certificate = CertificateDer::from_pem_slice(root.certificate.as_bytes())
@@ -239,6 +299,7 @@ impl Ca {
                 certificate,
                 pem: root.certificate,
                 jwt: JwtKey::from_text(&root.jwt_key)?,
+                not_after: root.not_after,
                 signs_from: root.signs_from,
                 needed_until: root.needed_until,
             });
@@ -256,7 +317,12 @@ impl Root {
         use x509_parser::prelude::FromDer as _;
         x509_parser::certificate::X509Certificate::from_der(&self.certificate)
             .ok()
-            .and_then(|(_, c)| c.subject().iter_common_name().next().and_then(|n| n.as_str().ok().map(str::to_owned)))
+            .and_then(|(_, c)| {
+                c.subject()
+                    .iter_common_name()
+                    .next()
+                    .and_then(|n| n.as_str().ok().map(str::to_owned))
+            })
             .unwrap_or_default()
     }
 }

@@ -29,7 +29,13 @@ impl Caller {
     /// Unknown never matches: fail closed.
     pub(super) fn is_entitled_to(&self, entry: &Entry) -> bool {
         entry.uid.is_none_or(|uid| self.uid == Some(uid))
-            && entry.path.as_ref().is_none_or(|path| self.executable.as_ref() == Some(path))
-            && entry.socket.as_ref().is_none_or(|socket| self.socket == *socket)
+            && entry
+                .path
+                .as_ref()
+                .is_none_or(|path| self.executable.as_ref() == Some(path))
+            && entry
+                .socket
+                .as_ref()
+                .is_none_or(|socket| self.socket == *socket)
     }
 }

@@ -90,15 +90,30 @@ pub enum Malformed {
 
 /// What can be asked of a running authority.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "kebab-case", rename_all_fields = "snake_case", deny_unknown_fields)]
+#[serde(
+    tag = "command",
+    rename_all = "kebab-case",
+    rename_all_fields = "snake_case",
+    deny_unknown_fields
+)]
 pub enum Command {
     RotateRoot,
     RotateLeaf,
-    Deny { on: bool },
-    Freeze { on: bool },
-    Malformed { kind: Option<Malformed> },
-    SetTtl { seconds: u64 },
-    AddEntry { entry: Entry },
+    Deny {
+        on: bool,
+    },
+    Freeze {
+        on: bool,
+    },
+    Malformed {
+        kind: Option<Malformed>,
+    },
+    SetTtl {
+        seconds: u64,
+    },
+    AddEntry {
+        entry: Entry,
+    },
     RemoveEntry {
         #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
         id: SpiffeId,
@@ -148,7 +163,13 @@ impl AuthorityConfig {
 impl Entry {
     /// An identity for everyone who comes through `socket`.
     pub fn for_socket(id: SpiffeId, socket: impl Into<PathBuf>) -> Entry {
-        Entry { id, hint: String::new(), uid: None, path: None, socket: Some(socket.into()) }
+        Entry {
+            id,
+            hint: String::new(),
+            uid: None,
+            path: None,
+            socket: Some(socket.into()),
+        }
     }
 }
 
@@ -174,5 +195,6 @@ where
     D: Deserializer<'de>,
 {
     let text = String::deserialize(deserializer)?;
-    text.parse().map_err(|fault| serde::de::Error::custom(format!("{text:?} {fault}")))
+    text.parse()
+        .map_err(|fault| serde::de::Error::custom(format!("{text:?} {fault}")))
 }

@@ -37,7 +37,10 @@ pub async fn command(socket: &Path, command: &Value) -> io::Result<Value> {
 }
 
 /// Only the user who runs the authority may command it.
-pub(super) fn listen(state: Arc<State>, socket: &Path) -> Result<impl Future<Output = ()> + use<>, AuthorityError> {
+pub(super) fn listen(
+    state: Arc<State>,
+    socket: &Path,
+) -> Result<impl Future<Output = ()> + use<>, AuthorityError> {
     let listener = server::bind(socket, 0o600)?;
     state.lock().sockets.insert(socket.to_owned());
     Ok(accept(state, listener))
@@ -67,7 +70,11 @@ async fn converse(state: Arc<State>, mut stream: UnixStream) {
             Ok(command) => execute(&state, command),
             Err(problem) => json!({"ok": false, "error": format!("not a command: {problem}")}),
         };
-        if write.write_all(format!("{reply}\n").as_bytes()).await.is_err() {
+        if write
+            .write_all(format!("{reply}\n").as_bytes())
+            .await
+            .is_err()
+        {
             return;
         }
     }
@@ -114,12 +121,19 @@ fn carry_out(state: &Arc<State>, command: Command) -> Result<Value, AuthorityErr
             json!({"sockets": server::sockets(state)})
         }
         Command::RemoveEntry { id } => json!({"removed": state.remove_entry(&id)}),
-        Command::Federate { trust_domain, bundle } => {
+        Command::Federate {
+            trust_domain,
+            bundle,
+        } => {
             state.federate(&trust_domain, bundle.as_bytes(), None)?;
             json!({})
         }
         Command::Unfederate { trust_domain } => json!({"removed": state.unfederate(&trust_domain)}),
-        Command::Issue { id, dir, ttl_seconds } => {
+        Command::Issue {
+            id,
+            dir,
+            ttl_seconds,
+        } => {
             let ttl = ttl_seconds.map_or_else(|| state.lock().ttl, Duration::from_secs);
             let svid = state.issue(&id, ttl, SystemTime::now())?;
             svid.write_to(&dir)?;
@@ -142,8 +156,17 @@ impl IssuedSvid {
             if key.exists() {
                 fs::remove_file(&key)?;
             }
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(key)?.write_all(self.key_pem.as_bytes())
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(key)?
+                .write_all(self.key_pem.as_bytes())
         };
-        write().map_err(|error| AuthorityError::Io { what: "cannot write the SVID to", path: dir.display().to_string(), error })
+        write().map_err(|error| AuthorityError::Io {
+            what: "cannot write the SVID to",
+            path: dir.display().to_string(),
+            error,
+        })
     }
 }

@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, UnparsedPublicKey,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _,
+    UnparsedPublicKey,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -23,17 +24,23 @@ pub(super) struct JwtKey {
 
 impl JwtKey {
     pub(super) fn generate() -> Result<JwtKey, AuthorityError> {
-        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
-            .map_err(|_| AuthorityError::Key("no random numbers for a JWT key".to_owned()))?;
+        let pkcs8 =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+                .map_err(|_| AuthorityError::Key("no random numbers for a JWT key".to_owned()))?;
         JwtKey::from_pkcs8(pkcs8.as_ref())
     }
 
     fn from_pkcs8(pkcs8: &[u8]) -> Result<JwtKey, AuthorityError> {
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8)
             .map_err(|e| AuthorityError::Key(format!("the JWT key is unusable: {e}")))?;
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, pair.public_key().as_ref());
+        let digest =
+            aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, pair.public_key().as_ref());
         let key_id = crate::lower_hex(&digest.as_ref()[..8]);
-        Ok(JwtKey { pair, pkcs8: Zeroizing::new(pkcs8.to_vec()), key_id })
+        Ok(JwtKey {
+            pair,
+            pkcs8: Zeroizing::new(pkcs8.to_vec()),
+            key_id,
+        })
     }
 
     pub(super) fn to_text(&self) -> String {
@@ -41,7 +48,9 @@ impl JwtKey {
     }
 
     pub(super) fn from_text(text: &str) -> Result<JwtKey, AuthorityError> {
-        let pkcs8 = STANDARD.decode(text).map_err(|e| AuthorityError::Key(format!("the JWT key is unusable: {e}")))?;
+        let pkcs8 = STANDARD
+            .decode(text)
+            .map_err(|e| AuthorityError::Key(format!("the JWT key is unusable: {e}")))?;
         JwtKey::from_pkcs8(&pkcs8)
     }
 
@@ -76,7 +85,12 @@ impl JwtKey {
 
     /// The claims of a token that this key signed, that is for `audience` and not expired.
     /// None when another key signed it.
-    pub(super) fn validate(&self, token: &str, audience: &str, now: SystemTime) -> Option<Result<Map<String, Value>, String>> {
+    pub(super) fn validate(
+        &self,
+        token: &str,
+        audience: &str,
+        now: SystemTime,
+    ) -> Option<Result<Map<String, Value>, String>> {
         let (signed, signature) = token.rsplit_once('.')?;
         let (header, claims) = signed.split_once('.')?;
         let header = decode(header)?;
@@ -95,7 +109,11 @@ impl JwtKey {
             return Some(Err(format!("the token isn't for audience {audience:?}")));
         }
         let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        if claims.get("exp").and_then(Value::as_u64).is_none_or(|exp| exp <= seconds) {
+        if claims
+            .get("exp")
+            .and_then(Value::as_u64)
+            .is_none_or(|exp| exp <= seconds)
+        {
             return Some(Err("the token has expired".to_owned()));
         }
         Some(Ok(claims))
@@ -113,7 +131,12 @@ fn decode(part: &str) -> Option<Map<String, Value>> {
 
 /// Claims as the Workload API hands them over.
 pub(super) fn to_struct(claims: Map<String, Value>) -> prost_types::Struct {
-    prost_types::Struct { fields: claims.into_iter().map(|(name, value)| (name, to_protobuf(value))).collect() }
+    prost_types::Struct {
+        fields: claims
+            .into_iter()
+            .map(|(name, value)| (name, to_protobuf(value)))
+            .collect(),
+    }
 }
 
 fn to_protobuf(value: Value) -> prost_types::Value {
@@ -123,9 +146,9 @@ fn to_protobuf(value: Value) -> prost_types::Value {
         Value::Bool(value) => Kind::BoolValue(value),
         Value::Number(value) => Kind::NumberValue(value.as_f64().unwrap_or_default()),
         Value::String(value) => Kind::StringValue(value),
-        Value::Array(values) => {
-            Kind::ListValue(prost_types::ListValue { values: values.into_iter().map(to_protobuf).collect() })
-        }
+        Value::Array(values) => Kind::ListValue(prost_types::ListValue {
+            values: values.into_iter().map(to_protobuf).collect(),
+        }),
         Value::Object(fields) => Kind::StructValue(to_struct(fields)),
     };
     prost_types::Value { kind: Some(kind) }

@@ -22,10 +22,13 @@ use tracing::{debug, error};
 use super::caller::Caller;
 use super::state::State;
 use super::{AuthorityError, Entry};
-use crate::workload_api::proto::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer};
+use crate::workload_api::proto::spiffe_workload_api_server::{
+    SpiffeWorkloadApi, SpiffeWorkloadApiServer,
+};
 use crate::workload_api::proto::{
     JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
-    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
+    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest,
+    X509svidResponse,
 };
 use messages::Answer;
 
@@ -60,12 +63,19 @@ pub(super) fn bind(socket: &Path, mode: u32) -> Result<UnixListener, AuthorityEr
         listener.set_nonblocking(true)?;
         UnixListener::from_std(listener)
     };
-    bind().map_err(|error| AuthorityError::Io { what: "cannot listen on", path: socket.display().to_string(), error })
+    bind().map_err(|error| AuthorityError::Io {
+        what: "cannot listen on",
+        path: socket.display().to_string(),
+        error,
+    })
 }
 
 fn serve(state: &Arc<State>, socket: &Path) -> Result<(), AuthorityError> {
     let listener = bind(socket, 0o777)?;
-    let service = WorkloadApi { state: state.clone(), socket: socket.to_owned() };
+    let service = WorkloadApi {
+        state: state.clone(),
+        socket: socket.to_owned(),
+    };
     let service = SpiffeWorkloadApiServer::with_interceptor(service, require_security_header);
     let mut closed = state.closed();
     // Not aborted but ended, so that callers see their connection close.
@@ -74,7 +84,10 @@ fn serve(state: &Arc<State>, socket: &Path) -> Result<(), AuthorityError> {
             let _ = closed.wait_for(|closed| *closed).await;
         };
         let serving = Server::builder().add_service(service);
-        if let Err(problem) = serving.serve_with_incoming_shutdown(UnixListenerStream::new(listener), until_closed).await {
+        if let Err(problem) = serving
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), until_closed)
+            .await
+        {
             error!(error = %problem, "a Workload API socket is no longer served");
         }
     });
@@ -85,7 +98,9 @@ fn serve(state: &Arc<State>, socket: &Path) -> Result<(), AuthorityError> {
 fn require_security_header(request: Request<()>) -> Result<Request<()>, Status> {
     match request.metadata().get("workload.spiffe.io") {
         Some(value) if value == "true" => Ok(request),
-        _ => Err(Status::invalid_argument("the metadata `workload.spiffe.io: true` is missing")),
+        _ => Err(Status::invalid_argument(
+            "the metadata `workload.spiffe.io: true` is missing",
+        )),
     }
 }
 
@@ -98,7 +113,10 @@ type Push<M> = ReceiverStream<Result<M, Status>>;
 
 impl WorkloadApi {
     fn caller<T>(&self, request: &Request<T>) -> Caller {
-        let credentials = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+        let credentials = request
+            .extensions()
+            .get::<UdsConnectInfo>()
+            .and_then(|info| info.peer_cred);
         let caller = Caller::new(&self.socket, credentials);
         debug!(?caller, "Workload API call");
         caller
@@ -143,7 +161,8 @@ impl WorkloadApi {
                         }
                     }
                 }
-                let until = renew_at.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+                let until =
+                    renew_at.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
                 tokio::select! {
                     changed = changes.changed() => if changed.is_err() { return },
                     () = sleep(until.unwrap_or_default()), if until.is_some() => {}
@@ -170,7 +189,10 @@ impl SpiffeWorkloadApi for WorkloadApi {
     type FetchX509BundlesStream = Push<X509BundlesResponse>;
     type FetchJWTBundlesStream = Push<JwtBundlesResponse>;
 
-    async fn fetch_x509svid(&self, request: Request<X509svidRequest>) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+    async fn fetch_x509svid(
+        &self,
+        request: Request<X509svidRequest>,
+    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
         self.push(&request, messages::x509_svids)
     }
 
@@ -188,7 +210,10 @@ impl SpiffeWorkloadApi for WorkloadApi {
         self.push(&request, messages::jwt_bundles)
     }
 
-    async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
+    async fn fetch_jwtsvid(
+        &self,
+        request: Request<JwtsvidRequest>,
+    ) -> Result<Response<JwtsvidResponse>, Status> {
         self.until_not_frozen().await;
         let caller = self.caller(&request);
         messages::jwt_svids(&self.state, &caller, &request.into_inner()).map(Response::new)

@@ -66,9 +66,19 @@ impl State {
         let now = SystemTime::now();
         let overlap = config.overlap();
         let root_ttl = Duration::from_secs(config.root_ttl_seconds);
-        let ca = Ca::open(config.trust_domain.clone(), root_ttl, config.state_dir.as_deref(), now)?;
+        let ca = Ca::open(
+            config.trust_domain.clone(),
+            root_ttl,
+            config.state_dir.as_deref(),
+            now,
+        )?;
         let mut sockets: BTreeSet<PathBuf> = config.sockets.into_iter().collect();
-        sockets.extend(config.entries.iter().filter_map(|entry| entry.socket.clone()));
+        sockets.extend(
+            config
+                .entries
+                .iter()
+                .filter_map(|entry| entry.socket.clone()),
+        );
         let state = State {
             trust_domain: config.trust_domain,
             overlap,
@@ -98,7 +108,11 @@ impl State {
                 })
             };
             let jwks = federated.jwks.as_ref().map(read).transpose()?;
-            state.federate(&federated.trust_domain, &read(&federated.bundle)?, jwks.as_deref())?;
+            state.federate(
+                &federated.trust_domain,
+                &read(&federated.bundle)?,
+                jwks.as_deref(),
+            )?;
         }
         Ok(state)
     }
@@ -167,10 +181,16 @@ impl State {
     /// An identity given again is replaced.
     pub(super) fn add_entry(&self, entry: Entry) -> Result<(), AuthorityError> {
         if entry.id.trust_domain() != self.trust_domain.as_str() {
-            return Err(AuthorityError::Config(format!("{} is not of our trust domain, {}", entry.id, self.trust_domain)));
+            return Err(AuthorityError::Config(format!(
+                "{} is not of our trust domain, {}",
+                entry.id, self.trust_domain
+            )));
         }
         if entry.id.path().is_empty() {
-            return Err(AuthorityError::Config(format!("{} has no path, so no workload can have it", entry.id)));
+            return Err(AuthorityError::Config(format!(
+                "{} has no path, so no workload can have it",
+                entry.id
+            )));
         }
         {
             let mut inner = self.lock();
@@ -193,10 +213,23 @@ impl State {
         removed
     }
 
-    pub(super) fn federate(&self, domain: &TrustDomain, bundle: &[u8], jwks: Option<&[u8]>) -> Result<(), AuthorityError> {
+    pub(super) fn federate(
+        &self,
+        domain: &TrustDomain,
+        bundle: &[u8],
+        jwks: Option<&[u8]>,
+    ) -> Result<(), AuthorityError> {
         let bundle = to_der(bundle)?;
-        Bundle::from_der(&bundle).map_err(|why| AuthorityError::Config(format!("the bundle of {domain} is unusable: {why}")))?;
-        self.lock().federated.insert(domain.clone(), Federated { bundle, jwks: jwks.map(<[u8]>::to_vec) });
+        Bundle::from_der(&bundle).map_err(|why| {
+            AuthorityError::Config(format!("the bundle of {domain} is unusable: {why}"))
+        })?;
+        self.lock().federated.insert(
+            domain.clone(),
+            Federated {
+                bundle,
+                jwks: jwks.map(<[u8]>::to_vec),
+            },
+        );
         self.changed();
         Ok(())
     }
@@ -207,7 +240,12 @@ impl State {
         removed
     }
 
-    pub(super) fn issue(&self, id: &SpiffeId, ttl: Duration, now: SystemTime) -> Result<IssuedSvid, AuthorityError> {
+    pub(super) fn issue(
+        &self,
+        id: &SpiffeId,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<IssuedSvid, AuthorityError> {
         let mut inner = self.lock();
         let svid = inner.ca.issue(id, ttl, now)?;
         inner.issued += 1;
@@ -253,6 +291,13 @@ impl State {
         let now = SystemTime::now();
         let mut inner = self.lock();
         let mut changed = false;
+        if inner.ca.needs_successor(now) {
+            let ttl = inner.ttl;
+            inner.ca.rotate(now, self.overlap, ttl)?;
+            inner.ca.save(self.state_dir.as_deref())?;
+            changed = true;
+            info!(trust_domain = %self.trust_domain, "the root is past half of its life; the next one follows");
+        }
         if inner.ca.signer(now) != signer.as_slice() {
             *signer = inner.ca.signer(now).to_vec();
             inner.svids.clear();
@@ -274,13 +319,20 @@ impl State {
 
 impl Inner {
     /// The SVID of an identity, renewed at half of its life.
-    pub(super) fn current(&mut self, id: &SpiffeId, now: SystemTime) -> Result<Arc<Current>, AuthorityError> {
+    pub(super) fn current(
+        &mut self,
+        id: &SpiffeId,
+        now: SystemTime,
+    ) -> Result<Arc<Current>, AuthorityError> {
         if let Some(current) = self.svids.get(id).filter(|current| now < current.renew_at) {
             return Ok(current.clone());
         }
         let svid = self.ca.issue(id, self.ttl, now)?;
         self.issued += 1;
-        let current = Arc::new(Current { svid, renew_at: now + self.ttl / 2 });
+        let current = Arc::new(Current {
+            svid,
+            renew_at: now + self.ttl / 2,
+        });
         self.svids.insert(id.clone(), current.clone());
         Ok(current)
     }
@@ -303,7 +355,8 @@ fn to_der(bundle: &[u8]) -> Result<Vec<u8>, AuthorityError> {
     }
     let mut der = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(bundle) {
-        let certificate = certificate.map_err(|e| AuthorityError::Config(format!("the bundle is no PEM: {e}")))?;
+        let certificate = certificate
+            .map_err(|e| AuthorityError::Config(format!("the bundle is no PEM: {e}")))?;
         der.extend_from_slice(&certificate);
     }
     Ok(der)

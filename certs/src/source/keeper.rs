@@ -64,7 +64,10 @@ impl Keeper {
         let mut watchers = self.watchers(&sender);
         let shared = self.shared.clone();
         loop {
-            let deadline = [self.publish_at, self.denied_until, self.renewal_due].into_iter().flatten().min();
+            let deadline = [self.publish_at, self.denied_until, self.renewal_due]
+                .into_iter()
+                .flatten()
+                .min();
             tokio::select! {
                 () = ended(&mut lifetime, &shared) => break,
                 Some(event) = events.recv() => self.on_event(event),
@@ -108,7 +111,8 @@ impl Keeper {
             }
             Event::X509Failed(failure) => self.on_failure(failure, now),
             Event::JwtFailed(failure) => {
-                let (Failure::Final(text) | Failure::Denied(text) | Failure::Unavailable(text)) = failure;
+                let (Failure::Final(text) | Failure::Denied(text) | Failure::Unavailable(text)) =
+                    failure;
                 debug!(error = %text, "no JWT bundles from the Workload API");
                 self.shared.status().jwt_error = Some(text);
             }
@@ -117,7 +121,9 @@ impl Keeper {
 
     fn schedule(&mut self, now: Instant) {
         if self.publish_at.is_none() {
-            let earliest = self.last_publish.map_or(now, |last| last + SHORTEST_BETWEEN_UPDATES);
+            let earliest = self
+                .last_publish
+                .map_or(now, |last| last + SHORTEST_BETWEEN_UPDATES);
             self.publish_at = Some(earliest.max(now));
         }
     }
@@ -179,18 +185,29 @@ impl Keeper {
             Some(update) => {
                 let fingerprint = fingerprint(&update);
                 let unchanged = self.fingerprint == Some(fingerprint);
-                let same_jwks = current.as_ref().is_some_and(|c| *c.jwt_bundles() == *self.jwks);
+                let same_jwks = current
+                    .as_ref()
+                    .is_some_and(|c| *c.jwt_bundles() == *self.jwks);
                 if unchanged && same_jwks {
                     return self.on_good_answer(wall);
                 }
                 let hint = self.config.hint.as_deref();
-                match TrustSnapshot::from_update(&update, hint, self.jwks.clone(), self.generation + 1, wall) {
+                match TrustSnapshot::from_update(
+                    &update,
+                    hint,
+                    self.jwks.clone(),
+                    self.generation + 1,
+                    wall,
+                ) {
                     Ok(snapshot) => {
                         self.fingerprint = Some(fingerprint);
                         self.on_good_answer(wall);
                         let serial = snapshot.serial();
-                        self.shared.status().svids =
-                            update.svids.iter().filter_map(|svid| SvidStatus::of(svid, serial)).collect();
+                        self.shared.status().svids = update
+                            .svids
+                            .iter()
+                            .filter_map(|svid| SvidStatus::of(svid, serial))
+                            .collect();
                         snapshot
                     }
                     Err(error) => {
@@ -225,9 +242,16 @@ impl Keeper {
         status.last_update = Some(wall);
     }
 
-    fn adopt(&mut self, snapshot: TrustSnapshot, previous: Option<&TrustSnapshot>, now: Instant, wall: SystemTime) {
+    fn adopt(
+        &mut self,
+        snapshot: TrustSnapshot,
+        previous: Option<&TrustSnapshot>,
+        now: Instant,
+        wall: SystemTime,
+    ) {
         self.generation = snapshot.generation();
-        let renewed = previous.is_none_or(|p| p.certified_key().cert != snapshot.certified_key().cert);
+        let renewed =
+            previous.is_none_or(|p| p.certified_key().cert != snapshot.certified_key().cert);
         let mut status = self.shared.status();
         status.adopt(&snapshot, wall);
         for refused in snapshot.refused_bundles() {
@@ -237,7 +261,10 @@ impl Keeper {
             status.overdue = false;
             status.expired = false;
             status.rotations += u64::from(previous.is_some());
-            let remaining = snapshot.not_after().duration_since(wall).unwrap_or_default();
+            let remaining = snapshot
+                .not_after()
+                .duration_since(wall)
+                .unwrap_or_default();
             // Half of the remaining life, and a tenth for authorities that renew at exactly half.
             self.renewal_due = Some(now + remaining / 2 + remaining / 10);
             info!(principal = %snapshot.principal(), serial = snapshot.serial(), remaining_s = remaining.as_secs(),
@@ -267,7 +294,10 @@ impl Keeper {
             self.renewal_due = None;
             return Next::Continue;
         };
-        let remaining = snapshot.not_after().duration_since(SystemTime::now()).unwrap_or_default();
+        let remaining = snapshot
+            .not_after()
+            .duration_since(SystemTime::now())
+            .unwrap_or_default();
         let mut status = self.shared.status();
         status.overdue = true;
         if remaining.is_zero() {
@@ -281,9 +311,16 @@ impl Keeper {
             warn!(principal = %snapshot.principal(), endpoint = %self.config.endpoint, remaining_s = remaining.as_secs(),
                 "our SVID is overdue for renewal; look at the Workload API's agent");
             // The last look is just past the end.
-            self.renewal_due = Some(now + (remaining / 2).max(Duration::from_secs(2).min(remaining)) + Duration::from_millis(20));
+            self.renewal_due = Some(
+                now + (remaining / 2).max(Duration::from_secs(2).min(remaining))
+                    + Duration::from_millis(20),
+            );
         }
-        if status.gave_up { Next::Continue } else { Next::Reconnect }
+        if status.gave_up {
+            Next::Continue
+        } else {
+            Next::Reconnect
+        }
     }
 }
 
@@ -333,7 +370,9 @@ fn jwt_bundles(update: JwtBundlesResponse) -> JwtBundles {
                 bundles.insert(domain, jwks.into());
             }
             Ok(domain) => warn!(trust_domain = %domain, "an empty JWT bundle is left out"),
-            Err(fault) => warn!(id, %fault, "a JWT bundle is left out: its name is no trust domain"),
+            Err(fault) => {
+                warn!(id, %fault, "a JWT bundle is left out: its name is no trust domain")
+            }
         }
     }
     bundles

@@ -69,11 +69,18 @@ pub struct BundleStatus {
 
 impl Status {
     pub(super) fn starting(endpoint: String) -> Status {
-        Status { endpoint, ..Status::default() }
+        Status {
+            endpoint,
+            ..Status::default()
+        }
     }
 
     pub(super) fn fixed(snapshot: &TrustSnapshot) -> Status {
-        let mut status = Status { endpoint: "fixed".to_owned(), connected: true, ..Status::default() };
+        let mut status = Status {
+            endpoint: "fixed".to_owned(),
+            connected: true,
+            ..Status::default()
+        };
         status.adopt(snapshot, SystemTime::now());
         status.svids = vec![SvidStatus {
             id: snapshot.principal().clone(),
@@ -104,7 +111,8 @@ impl Status {
                 ignored: bundle.ignored().to_vec(),
             })
             .collect();
-        self.bundles.sort_by(|a, b| a.trust_domain.cmp(&b.trust_domain));
+        self.bundles
+            .sort_by(|a, b| a.trust_domain.cmp(&b.trust_domain));
     }
 }
 

@@ -41,10 +41,21 @@ impl Failure {
     }
 }
 
-pub(super) async fn watch_x509(mut client: WorkloadApiClient, answer_within: Duration, events: Sender<Event>) {
+pub(super) async fn watch_x509(
+    mut client: WorkloadApiClient,
+    answer_within: Duration,
+    events: Sender<Event>,
+) {
     let mut backoff = Backoff::default();
     loop {
-        let failure = follow(client.watch_x509_svids(), answer_within, Event::X509, &events, &mut backoff).await;
+        let failure = follow(
+            client.watch_x509_svids(),
+            answer_within,
+            Event::X509,
+            &events,
+            &mut backoff,
+        )
+        .await;
         let last = matches!(failure, Failure::Final(_));
         if events.send(Event::X509Failed(failure)).await.is_err() || last {
             return;
@@ -53,10 +64,21 @@ pub(super) async fn watch_x509(mut client: WorkloadApiClient, answer_within: Dur
     }
 }
 
-pub(super) async fn watch_jwt(mut client: WorkloadApiClient, answer_within: Duration, events: Sender<Event>) {
+pub(super) async fn watch_jwt(
+    mut client: WorkloadApiClient,
+    answer_within: Duration,
+    events: Sender<Event>,
+) {
     let mut backoff = Backoff::default();
     loop {
-        let failure = follow(client.watch_jwt_bundles(), answer_within, Event::Jwt, &events, &mut backoff).await;
+        let failure = follow(
+            client.watch_jwt_bundles(),
+            answer_within,
+            Event::Jwt,
+            &events,
+            &mut backoff,
+        )
+        .await;
         let last = matches!(failure, Failure::Final(_));
         if events.send(Event::JwtFailed(failure)).await.is_err() || last {
             return;
@@ -128,6 +150,8 @@ impl Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Backoff { next: Backoff::FIRST }
+        Backoff {
+            next: Backoff::FIRST,
+        }
     }
 }

@@ -12,7 +12,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError,
+    PeerIncompatible, SignatureScheme,
 };
 
 use crate::{IdentitySource, SvidError, Usage};
@@ -60,7 +61,10 @@ pub(super) struct PeerVerifier {
 
 impl PeerVerifier {
     pub(super) fn new(source: IdentitySource) -> Self {
-        PeerVerifier { source, algorithms: aws_lc_rs::default_provider().signature_verification_algorithms }
+        PeerVerifier {
+            source,
+            algorithms: aws_lc_rs::default_provider().signature_verification_algorithms,
+        }
     }
 
     fn verify(
@@ -70,13 +74,15 @@ impl PeerVerifier {
         now: UnixTime,
         usage: Usage,
     ) -> Result<(), Error> {
-        let snapshot = self
-            .source
-            .current()
-            .ok_or_else(|| Error::General("we have no SVID; look at the Workload API, which gave none".to_owned()))?;
+        let snapshot = self.source.current().ok_or_else(|| {
+            Error::General("we have no SVID; look at the Workload API, which gave none".to_owned())
+        })?;
         let now = UNIX_EPOCH + Duration::from_secs(now.as_secs());
         snapshot.check_own_validity(now).map_err(refused)?;
-        snapshot.check(leaf, intermediates, now, usage).map(|_| ()).map_err(refused)
+        snapshot
+            .check(leaf, intermediates, now, usage)
+            .map(|_| ())
+            .map_err(refused)
     }
 
     fn verify_tls13(

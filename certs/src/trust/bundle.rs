@@ -77,11 +77,19 @@ impl Bundle {
             });
         }
         if anchors.is_empty() {
-            return Err(format!("none of its certificates is an authority: {}", ignored.join("; ")));
+            return Err(format!(
+                "none of its certificates is an authority: {}",
+                ignored.join("; ")
+            ));
         }
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(digest::digest(&digest::SHA256, der).as_ref());
-        Ok(Bundle { anchors, limits, ignored, digest: sha256 })
+        Ok(Bundle {
+            anchors,
+            limits,
+            ignored,
+            digest: sha256,
+        })
     }
 
     /// How many authorities it has, expired ones included.
@@ -95,7 +103,10 @@ impl Bundle {
 
     /// How many of its authorities are valid at `now`.
     pub fn valid_at(&self, now: SystemTime) -> usize {
-        self.limits.iter().filter(|limits| limits.holds(now)).count()
+        self.limits
+            .iter()
+            .filter(|limits| limits.holds(now))
+            .count()
     }
 
     /// When the last of its authorities expires.
@@ -114,16 +125,25 @@ impl Bundle {
         if self.limits.iter().all(|limits| limits.holds(now)) {
             return Cow::Borrowed(&self.anchors);
         }
-        let valid = self.anchors.iter().zip(&self.limits).filter(|(_, limits)| limits.holds(now));
+        let valid = self
+            .anchors
+            .iter()
+            .zip(&self.limits)
+            .filter(|(_, limits)| limits.holds(now));
         Cow::Owned(valid.map(|(anchor, _)| anchor.clone()).collect())
     }
 
     /// The pathLenConstraint of an anchor; of several with the same name and key, the strictest.
     pub(crate) fn path_len(&self, anchor: &TrustAnchor<'_>) -> Option<u32> {
         let same = |other: &TrustAnchor<'_>| {
-            other.subject == anchor.subject && other.subject_public_key_info == anchor.subject_public_key_info
+            other.subject == anchor.subject
+                && other.subject_public_key_info == anchor.subject_public_key_info
         };
-        let matching = self.anchors.iter().zip(&self.limits).filter(|(other, _)| same(other));
+        let matching = self
+            .anchors
+            .iter()
+            .zip(&self.limits)
+            .filter(|(other, _)| same(other));
         matching.filter_map(|(_, limits)| limits.path_len).min()
     }
 
@@ -146,17 +166,30 @@ pub(super) fn collect(
     own_domain: &str,
 ) -> Result<(Bundles, Vec<RefusedBundle>), UpdateError> {
     let own = Bundle::from_der(&chosen.bundle).map_err(UpdateError::Bundle)?;
-    let own_domain =
-        TrustDomain::parse(own_domain).map_err(|fault| UpdateError::Id { id: own_domain.to_owned(), fault })?;
+    let own_domain = TrustDomain::parse(own_domain).map_err(|fault| UpdateError::Id {
+        id: own_domain.to_owned(),
+        fault,
+    })?;
     let mut bundles = HashMap::from([(own_domain, Arc::new(own))]);
     let mut refused = Vec::new();
 
     // Our other identities may live in other trust domains, whose bundles come with them.
-    for svid in update.svids.iter().filter(|svid| !std::ptr::eq(*svid, chosen)) {
-        let domain = crate::SpiffeId::parse(&svid.spiffe_id).and_then(|id| TrustDomain::parse(id.trust_domain()));
+    for svid in update
+        .svids
+        .iter()
+        .filter(|svid| !std::ptr::eq(*svid, chosen))
+    {
+        let domain = crate::SpiffeId::parse(&svid.spiffe_id)
+            .and_then(|id| TrustDomain::parse(id.trust_domain()));
         match domain {
             Ok(domain) if bundles.contains_key(&domain) => {}
-            domain => add(&mut bundles, &mut refused, &svid.spiffe_id, domain, &svid.bundle),
+            domain => add(
+                &mut bundles,
+                &mut refused,
+                &svid.spiffe_id,
+                domain,
+                &svid.bundle,
+            ),
         }
     }
     for (id, der) in &update.federated_bundles {
@@ -180,12 +213,17 @@ fn add(
     domain: Result<TrustDomain, crate::SpiffeIdError>,
     der: &[u8],
 ) {
-    let parsed = domain.map_err(|fault| format!("its name {fault}")).and_then(|domain| Ok((domain, Bundle::from_der(der)?)));
+    let parsed = domain
+        .map_err(|fault| format!("its name {fault}"))
+        .and_then(|domain| Ok((domain, Bundle::from_der(der)?)));
     match parsed {
         Ok((domain, bundle)) => {
             bundles.insert(domain, Arc::new(bundle));
         }
-        Err(why) => refused.push(RefusedBundle { trust_domain: id.to_owned(), why }),
+        Err(why) => refused.push(RefusedBundle {
+            trust_domain: id.to_owned(),
+            why,
+        }),
     }
 }
 

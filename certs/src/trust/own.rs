@@ -18,7 +18,9 @@ use crate::{SpiffeId, SpiffeIdError, SvidError};
 pub enum UpdateError {
     #[error("it has no SVID (SPIFFE_Workload_API 5.2.1)")]
     NoSvid,
-    #[error("none of its {offered} SVIDs has the hint {hint:?}; give one that hint or change KITH_SVID_HINT")]
+    #[error(
+        "none of its {offered} SVIDs has the hint {hint:?}; give one that hint or change KITH_SVID_HINT"
+    )]
     NoSuchHint { hint: String, offered: usize },
     #[error("the SVID's field `{0}` is empty (SPIFFE_Workload_API 4.5)")]
     EmptyField(&'static str),
@@ -29,7 +31,10 @@ pub enum UpdateError {
     #[error("our own SVID is unusable: {0}")]
     Leaf(SvidError),
     #[error("the SVID's certificate is for {certificate}, the message says {message}")]
-    IdMismatch { certificate: SpiffeId, message: SpiffeId },
+    IdMismatch {
+        certificate: SpiffeId,
+        message: SpiffeId,
+    },
     #[error("the SVID's private key is no PKCS#8 key of a supported type")]
     Key,
     #[error("the SVID's private key doesn't belong to its certificate")]
@@ -52,14 +57,22 @@ pub(super) struct OwnSvid {
 
 /// SPIFFE_Workload_API 5.3: the first SVID is the default identity. 5.2.1: of several with
 /// the same hint the first counts.
-pub(super) fn choose<'a>(svids: &'a [X509svid], hint: Option<&str>) -> Result<&'a X509svid, UpdateError> {
+pub(super) fn choose<'a>(
+    svids: &'a [X509svid],
+    hint: Option<&str>,
+) -> Result<&'a X509svid, UpdateError> {
     let first = svids.first().ok_or(UpdateError::NoSvid)?;
     match hint {
         None => Ok(first),
-        Some(hint) => svids
-            .iter()
-            .find(|svid| svid.hint == hint)
-            .ok_or_else(|| UpdateError::NoSuchHint { hint: hint.to_owned(), offered: svids.len() }),
+        Some(hint) => {
+            svids
+                .iter()
+                .find(|svid| svid.hint == hint)
+                .ok_or_else(|| UpdateError::NoSuchHint {
+                    hint: hint.to_owned(),
+                    offered: svids.len(),
+                })
+        }
     }
 }
 
@@ -76,12 +89,18 @@ impl OwnSvid {
                 return Err(UpdateError::EmptyField(field));
             }
         }
-        let named = SpiffeId::parse(&svid.spiffe_id)
-            .map_err(|fault| UpdateError::Id { id: svid.spiffe_id.clone(), fault })?;
+        let named = SpiffeId::parse(&svid.spiffe_id).map_err(|fault| UpdateError::Id {
+            id: svid.spiffe_id.clone(),
+            fault,
+        })?;
         let chain = split_der(&svid.x509_svid).ok_or(UpdateError::Chain)?;
-        let leaf = Leaf::parse(chain.first().ok_or(UpdateError::Chain)?).map_err(UpdateError::Leaf)?;
+        let leaf =
+            Leaf::parse(chain.first().ok_or(UpdateError::Chain)?).map_err(UpdateError::Leaf)?;
         if leaf.id != named {
-            return Err(UpdateError::IdMismatch { certificate: leaf.id, message: named });
+            return Err(UpdateError::IdMismatch {
+                certificate: leaf.id,
+                message: named,
+            });
         }
         if leaf.not_after < now {
             return Err(UpdateError::Expired);
@@ -102,8 +121,13 @@ impl OwnSvid {
 fn certified_key(chain: &[&[u8]], pkcs8: &[u8]) -> Result<Arc<CertifiedKey>, UpdateError> {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8));
     let key = any_supported_type(&key).map_err(|_| UpdateError::Key)?;
-    let chain = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+    let chain = chain
+        .iter()
+        .map(|der| CertificateDer::from(der.to_vec()))
+        .collect();
     let certified = CertifiedKey::new(chain, key);
-    certified.keys_match().map_err(|_| UpdateError::KeyMismatch)?;
+    certified
+        .keys_match()
+        .map_err(|_| UpdateError::KeyMismatch)?;
     Ok(Arc::new(certified))
 }

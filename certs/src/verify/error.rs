@@ -17,9 +17,17 @@ pub enum SvidError {
     /// The URI SAN is no canonical SPIFFE ID.
     Id { uri: String, fault: SpiffeIdError },
     /// Past its validity.
-    Expired { id: SpiffeId, not_after: SystemTime, now: SystemTime },
+    Expired {
+        id: SpiffeId,
+        not_after: SystemTime,
+        now: SystemTime,
+    },
     /// Before its validity.
-    NotYetValid { id: SpiffeId, not_before: SystemTime, now: SystemTime },
+    NotYetValid {
+        id: SpiffeId,
+        not_before: SystemTime,
+        now: SystemTime,
+    },
     /// A certificate between the leaf and the bundle is outside its validity.
     SignerOutsideValidity { id: SpiffeId },
     /// We hold no bundle for the peer's trust domain.
@@ -31,7 +39,11 @@ pub enum SvidError {
     /// A path exists, but one of its signers breaks the X.509-SVID profile.
     Signer { id: SpiffeId, fault: &'static str },
     /// Our own SVID has expired: we authenticate nobody with it, and nobody to it.
-    OwnExpired { id: SpiffeId, not_after: SystemTime, now: SystemTime },
+    OwnExpired {
+        id: SpiffeId,
+        not_after: SystemTime,
+        now: SystemTime,
+    },
 }
 
 /// The reason code of a refused certificate, as records and metrics have it.
@@ -63,9 +75,9 @@ impl SvidError {
             | SvidError::SignerOutsideValidity { .. }
             | SvidError::OwnExpired { .. } => SvidReason::Expired,
             SvidError::TrustDomainUnknown { .. } => SvidReason::TrustDomainUnknown,
-            SvidError::NoAnchor { .. }
-            | SvidError::Untrusted { .. }
-            | SvidError::Signer { .. } => SvidReason::Untrusted,
+            SvidError::NoAnchor { .. } | SvidError::Untrusted { .. } | SvidError::Signer { .. } => {
+                SvidReason::Untrusted
+            }
         }
     }
 
@@ -79,13 +91,18 @@ impl SvidError {
             | SvidError::NoAnchor { id }
             | SvidError::Untrusted { id, .. }
             | SvidError::Signer { id, .. } => Some(id),
-            SvidError::Malformed { .. } | SvidError::Id { .. } | SvidError::OwnExpired { .. } => None,
+            SvidError::Malformed { .. } | SvidError::Id { .. } | SvidError::OwnExpired { .. } => {
+                None
+            }
         }
     }
 
     pub(super) fn from_webpki(error: &PathError, leaf: &Leaf, now: SystemTime) -> SvidError {
         let id = leaf.id.clone();
-        let untrusted = |fault| SvidError::Untrusted { id: id.clone(), fault };
+        let untrusted = |fault| SvidError::Untrusted {
+            id: id.clone(),
+            fault,
+        };
         match error {
             // The leaf's own validity was checked before.
             PathError::CertExpired { .. } | PathError::CertNotValidYet { .. } => {
@@ -96,11 +113,21 @@ impl SvidError {
                 }
             }
             PathError::UnknownIssuer => untrusted("no signer leads to the bundle"),
-            PathError::InvalidSignatureForPublicKey => untrusted("a signature doesn't match its signer's key"),
-            PathError::EndEntityUsedAsCa => untrusted("a certificate that is no authority was used to sign"),
-            PathError::PathLenConstraintViolated => untrusted("a signer allows fewer intermediates (RFC 5280 4.2.1.9)"),
-            PathError::NameConstraintViolation => untrusted("a signer's name constraints exclude it (RFC 5280 4.2.1.10)"),
-            PathError::CertDistrusted | PathError::CertRevoked => untrusted("a certificate was revoked"),
+            PathError::InvalidSignatureForPublicKey => {
+                untrusted("a signature doesn't match its signer's key")
+            }
+            PathError::EndEntityUsedAsCa => {
+                untrusted("a certificate that is no authority was used to sign")
+            }
+            PathError::PathLenConstraintViolated => {
+                untrusted("a signer allows fewer intermediates (RFC 5280 4.2.1.9)")
+            }
+            PathError::NameConstraintViolation => {
+                untrusted("a signer's name constraints exclude it (RFC 5280 4.2.1.10)")
+            }
+            PathError::CertDistrusted | PathError::CertRevoked => {
+                untrusted("a certificate was revoked")
+            }
             PathError::MaximumSignatureChecksExceeded
             | PathError::MaximumPathBuildCallsExceeded
             | PathError::MaximumPathDepthExceeded
@@ -114,11 +141,15 @@ impl SvidError {
             | PathError::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
                 untrusted("signed with an algorithm that isn't accepted")
             }
-            PathError::UnsupportedCriticalExtension => {
-                SvidError::Malformed { fault: "has a critical extension that isn't understood (RFC 5280 4.2)" }
-            }
-            PathError::TrailingData(_) => SvidError::Malformed { fault: "has data after its end" },
-            _ => SvidError::Malformed { fault: "is no well-formed X.509 v3 certificate, or one of its signers isn't" },
+            PathError::UnsupportedCriticalExtension => SvidError::Malformed {
+                fault: "has a critical extension that isn't understood (RFC 5280 4.2)",
+            },
+            PathError::TrailingData(_) => SvidError::Malformed {
+                fault: "has data after its end",
+            },
+            _ => SvidError::Malformed {
+                fault: "is no well-formed X.509 v3 certificate, or one of its signers isn't",
+            },
         }
     }
 }
@@ -127,23 +158,37 @@ impl fmt::Display for SvidError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SvidError::Malformed { fault } => {
-                write!(f, "the peer's certificate {fault}; it is no X.509-SVID, have its authority issue a proper one")
+                write!(
+                    f,
+                    "the peer's certificate {fault}; it is no X.509-SVID, have its authority issue a proper one"
+                )
             }
             SvidError::Id { uri, fault } => {
-                write!(f, "the URI in the peer's certificate, {:?}, {fault}; have its authority issue a proper SVID", Short(uri))
+                write!(
+                    f,
+                    "the URI in the peer's certificate, {:?}, {fault}; have its authority issue a proper SVID",
+                    Short(uri)
+                )
             }
             SvidError::Expired { id, not_after, now } => write!(
                 f,
                 "the SVID of {id} expired {} s ago; its workload or agent doesn't renew it, or the clocks differ",
                 seconds(*now, *not_after)
             ),
-            SvidError::NotYetValid { id, not_before, now } => write!(
+            SvidError::NotYetValid {
+                id,
+                not_before,
+                now,
+            } => write!(
                 f,
                 "the SVID of {id} becomes valid in {} s; compare the clocks of both hosts",
                 seconds(*not_before, *now)
             ),
             SvidError::SignerOutsideValidity { id } => {
-                write!(f, "an authority that signed the SVID of {id} is outside its validity; renew the authority")
+                write!(
+                    f,
+                    "an authority that signed the SVID of {id} is outside its validity; renew the authority"
+                )
             }
             SvidError::TrustDomainUnknown { id } => write!(
                 f,

@@ -28,7 +28,12 @@ struct Facts {
 }
 
 impl PeerSvid {
-    pub(crate) fn new(parsed: Leaf, leaf: &[u8], intermediates: &[impl AsRef<[u8]>], usage: Usage) -> PeerSvid {
+    pub(crate) fn new(
+        parsed: Leaf,
+        leaf: &[u8],
+        intermediates: &[impl AsRef<[u8]>],
+        usage: Usage,
+    ) -> PeerSvid {
         let mut thumbprint = [0; 32];
         thumbprint.copy_from_slice(digest::digest(&digest::SHA256, leaf).as_ref());
         PeerSvid(Arc::new(Facts {
@@ -39,7 +44,10 @@ impl PeerSvid {
             thumbprint,
             usage,
             leaf: leaf.into(),
-            intermediates: intermediates.iter().map(|der| CertificateDer::from(der.as_ref().to_vec())).collect(),
+            intermediates: intermediates
+                .iter()
+                .map(|der| CertificateDer::from(der.as_ref().to_vec()))
+                .collect(),
         }))
     }
 
@@ -87,6 +95,9 @@ impl PeerSvid {
 
 impl fmt::Debug for PeerSvid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeerSvid").field("id", self.id()).field("serial", &self.serial()).finish_non_exhaustive()
+        f.debug_struct("PeerSvid")
+            .field("id", self.id())
+            .field("serial", &self.serial())
+            .finish_non_exhaustive()
     }
 }

@@ -10,6 +10,8 @@ use x509_parser::time::ASN1Time;
 use super::SvidError;
 use crate::{SpiffeId, SpiffeIdError, lower_hex};
 
+const MAX_EXTENSIONS: usize = 64;
+
 /// The facts of a leaf that keeps to the profile. Its signatures are not checked here.
 #[derive(Debug)]
 pub(crate) struct Leaf {
@@ -36,21 +38,29 @@ impl Leaf {
         let extensions = Extensions::of(&certificate).map_err(malformed)?;
         // Section 4.1: leaf certificates set cA to false. An absent extension means false.
         if extensions.ca {
-            return Err(malformed("has cA set; a signing certificate authenticates nobody (X.509-SVID 3.2)"));
+            return Err(malformed(
+                "has cA set; a signing certificate authenticates nobody (X.509-SVID 3.2)",
+            ));
         }
         // Section 4.3: keyUsage on all SVIDs; on a leaf digitalSignature and no signing of others.
         let Some(key_usage) = extensions.key_usage else {
             return Err(malformed("has no keyUsage (X.509-SVID 4.3)"));
         };
         if key_usage.key_cert_sign() || key_usage.crl_sign() {
-            return Err(malformed("has keyCertSign or cRLSign, which a leaf must not have (X.509-SVID 4.3)"));
+            return Err(malformed(
+                "has keyCertSign or cRLSign, which a leaf must not have (X.509-SVID 4.3)",
+            ));
         }
         if !key_usage.digital_signature() {
-            return Err(malformed("has no digitalSignature in its keyUsage (X.509-SVID 4.3)"));
+            return Err(malformed(
+                "has no digitalSignature in its keyUsage (X.509-SVID 4.3)",
+            ));
         }
         // Section 4.4: when there is an extended key usage, it has both ends of a connection.
         if extensions.extended_key_usage.is_some_and(|both| !both) {
-            return Err(malformed("has an extendedKeyUsage without both serverAuth and clientAuth (X.509-SVID 4.4)"));
+            return Err(malformed(
+                "has an extendedKeyUsage without both serverAuth and clientAuth (X.509-SVID 4.4)",
+            ));
         }
         // Sections 2 and 5.2: exactly one URI SAN, of any scheme.
         let uri = match extensions.uris.as_slice() {
@@ -58,10 +68,15 @@ impl Leaf {
             [uri] => uri.map_err(malformed)?,
             _ => return Err(malformed("has more than one URI SAN (X.509-SVID 2)")),
         };
-        let id = SpiffeId::parse(uri).map_err(|fault| SvidError::Id { uri: uri.to_owned(), fault })?;
+        let id = SpiffeId::parse(uri).map_err(|fault| SvidError::Id {
+            uri: uri.to_owned(),
+            fault,
+        })?;
         // Section 3.1: the ID of a leaf has a path.
         if id.path().is_empty() {
-            return Err(malformed("has a SPIFFE ID without a path, the name of a trust domain (X.509-SVID 3.1)"));
+            return Err(malformed(
+                "has a SPIFFE ID without a path, the name of a trust domain (X.509-SVID 3.1)",
+            ));
         }
         let validity = certificate.validity();
         Ok(Leaf {
@@ -75,9 +90,17 @@ impl Leaf {
     pub(super) fn outside_validity(&self, now: SystemTime) -> SvidError {
         let id = self.id.clone();
         if now > self.not_after {
-            SvidError::Expired { id, not_after: self.not_after, now }
+            SvidError::Expired {
+                id,
+                not_after: self.not_after,
+                now,
+            }
         } else {
-            SvidError::NotYetValid { id, not_before: self.not_before, now }
+            SvidError::NotYetValid {
+                id,
+                not_before: self.not_before,
+                now,
+            }
         }
     }
 }
@@ -98,7 +121,9 @@ impl Signer {
             let uri = uri?;
             match SpiffeId::parse(uri) {
                 Ok(id) if !id.path().is_empty() => {
-                    return Err("its SPIFFE ID has a path, which a signing certificate's must not (X.509-SVID 3.2)");
+                    return Err(
+                        "its SPIFFE ID has a path, which a signing certificate's must not (X.509-SVID 3.2)",
+                    );
                 }
                 Ok(_) | Err(SpiffeIdError::Scheme) => {}
                 Err(_) => return Err("its SPIFFE ID is malformed (X.509-SVID 3.2)"),
@@ -128,10 +153,17 @@ struct Extensions<'a> {
 impl<'a> Extensions<'a> {
     fn of(certificate: &'a X509Certificate<'_>) -> Result<Extensions<'a>, &'static str> {
         let extensions = certificate.extensions();
+        // Nobody needs so many; a hostile certificate has room for thousands.
+        if extensions.len() > MAX_EXTENSIONS {
+            return Err("has more than 64 extensions");
+        }
         let mut found = Extensions::default();
         for (index, extension) in extensions.iter().enumerate() {
             // RFC 5280 section 4.2: no extension twice. The second is a place to hide another SAN.
-            if extensions[..index].iter().any(|earlier| earlier.oid == extension.oid) {
+            if extensions[..index]
+                .iter()
+                .any(|earlier| earlier.oid == extension.oid)
+            {
                 return Err("has the same extension twice (RFC 5280 4.2)");
             }
             match extension.parsed_extension() {
@@ -146,7 +178,9 @@ impl<'a> Extensions<'a> {
                 ParsedExtension::SubjectAlternativeName(names) => {
                     found.uris = names.general_names.iter().filter_map(uri).collect();
                 }
-                ParsedExtension::ParseError { .. } => return Err("has an extension that can't be parsed"),
+                ParsedExtension::ParseError { .. } => {
+                    return Err("has an extension that can't be parsed");
+                }
                 _ => {}
             }
         }
@@ -159,7 +193,9 @@ fn uri<'a>(name: &'a GeneralName<'_>) -> Option<Result<&'a str, &'static str>> {
     match name {
         GeneralName::URI(uri) => Some(Ok(uri)),
         // Bytes that aren't even UTF-8 still are a URI SAN.
-        GeneralName::Invalid(tag, _) if tag.0 == URI_TAG => Some(Err("has a URI SAN that isn't ASCII (RFC 5280 4.2.1.6)")),
+        GeneralName::Invalid(tag, _) if tag.0 == URI_TAG => {
+            Some(Err("has a URI SAN that isn't ASCII (RFC 5280 4.2.1.6)"))
+        }
         _ => None,
     }
 }

@@ -15,8 +15,9 @@ use tonic::{Request, Status, Streaming};
 use super::Endpoint;
 use super::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use super::proto::{
-    JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, ValidateJwtsvidRequest, ValidateJwtsvidResponse,
-    X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
+    JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, ValidateJwtsvidRequest,
+    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest,
+    X509svidResponse,
 };
 use crate::SpiffeId;
 
@@ -43,13 +44,17 @@ impl WorkloadApiClient {
             .keep_alive_timeout(keepalive)
             .keep_alive_while_idle(true);
         let channel = match endpoint.clone() {
-            Endpoint::Unix(path) => transport.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-                let path = path.clone();
-                async move { UnixStream::connect(path).await.map(TokioIo::new) }
-            })),
-            Endpoint::Tcp(address) => transport.connect_with_connector_lazy(tower::service_fn(move |_: Uri| async move {
-                TcpStream::connect(address).await.map(TokioIo::new)
-            })),
+            Endpoint::Unix(path) => {
+                transport.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+                    let path = path.clone();
+                    async move { UnixStream::connect(path).await.map(TokioIo::new) }
+                }))
+            }
+            Endpoint::Tcp(address) => {
+                transport.connect_with_connector_lazy(tower::service_fn(move |_: Uri| async move {
+                    TcpStream::connect(address).await.map(TokioIo::new)
+                }))
+            }
         };
         let inner = SpiffeWorkloadApiClient::with_interceptor(channel, SecurityHeader)
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -58,21 +63,37 @@ impl WorkloadApiClient {
 
     /// X.509-SVIDs and bundles, the full state in every message (SPIFFE_Workload_API 5.2.1).
     pub async fn watch_x509_svids(&mut self) -> Result<Streaming<X509svidResponse>, Status> {
-        Ok(self.inner.fetch_x509svid(X509svidRequest {}).await?.into_inner())
+        Ok(self
+            .inner
+            .fetch_x509svid(X509svidRequest {})
+            .await?
+            .into_inner())
     }
 
     /// X.509 bundles alone (SPIFFE_Workload_API 5.2.2).
     pub async fn watch_x509_bundles(&mut self) -> Result<Streaming<X509BundlesResponse>, Status> {
-        Ok(self.inner.fetch_x509_bundles(X509BundlesRequest {}).await?.into_inner())
+        Ok(self
+            .inner
+            .fetch_x509_bundles(X509BundlesRequest {})
+            .await?
+            .into_inner())
     }
 
     /// JWKS documents per trust domain (SPIFFE_Workload_API 6.2.2).
     pub async fn watch_jwt_bundles(&mut self) -> Result<Streaming<JwtBundlesResponse>, Status> {
-        Ok(self.inner.fetch_jwt_bundles(JwtBundlesRequest {}).await?.into_inner())
+        Ok(self
+            .inner
+            .fetch_jwt_bundles(JwtBundlesRequest {})
+            .await?
+            .into_inner())
     }
 
     /// JWT-SVIDs for an audience, of one identity or of all (SPIFFE_Workload_API 6.2.1).
-    pub async fn fetch_jwt_svids(&mut self, audience: &[String], id: Option<&SpiffeId>) -> Result<Vec<Jwtsvid>, Status> {
+    pub async fn fetch_jwt_svids(
+        &mut self,
+        audience: &[String],
+        id: Option<&SpiffeId>,
+    ) -> Result<Vec<Jwtsvid>, Status> {
         let request = JwtsvidRequest {
             audience: audience.to_vec(),
             spiffe_id: id.map(ToString::to_string).unwrap_or_default(),
@@ -81,8 +102,15 @@ impl WorkloadApiClient {
     }
 
     /// Asks the Workload API to validate a JWT-SVID (SPIFFE_Workload_API 6.2.3).
-    pub async fn validate_jwt_svid(&mut self, audience: &str, token: &str) -> Result<ValidateJwtsvidResponse, Status> {
-        let request = ValidateJwtsvidRequest { audience: audience.to_owned(), svid: token.to_owned() };
+    pub async fn validate_jwt_svid(
+        &mut self,
+        audience: &str,
+        token: &str,
+    ) -> Result<ValidateJwtsvidResponse, Status> {
+        let request = ValidateJwtsvidRequest {
+            audience: audience.to_owned(),
+            svid: token.to_owned(),
+        };
         Ok(self.inner.validate_jwtsvid(request).await?.into_inner())
     }
 }
@@ -94,7 +122,9 @@ struct SecurityHeader;
 
 impl Interceptor for SecurityHeader {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert("workload.spiffe.io", MetadataValue::from_static("true"));
+        request
+            .metadata_mut()
+            .insert("workload.spiffe.io", MetadataValue::from_static("true"));
         Ok(request)
     }
 }

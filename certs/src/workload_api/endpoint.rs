@@ -39,7 +39,10 @@ impl Endpoint {
         };
         match parsed {
             Some(endpoint) if violations.is_empty() => Ok(endpoint),
-            _ => Err(EndpointError { value: value.to_owned(), violations }),
+            _ => Err(EndpointError {
+                value: value.to_owned(),
+                violations,
+            }),
         }
     }
 }
@@ -50,7 +53,8 @@ fn parse_unix(rest: &str, violations: &mut Vec<&'static str>) -> Option<PathBuf>
         Some(hierarchy) => {
             let path_at = hierarchy.find('/').unwrap_or(hierarchy.len());
             if path_at != 0 {
-                violations.push("a unix endpoint has no authority; write three slashes, `unix:///path`");
+                violations
+                    .push("a unix endpoint has no authority; write three slashes, `unix:///path`");
             }
             &hierarchy[path_at..]
         }
@@ -64,7 +68,9 @@ fn parse_unix(rest: &str, violations: &mut Vec<&'static str>) -> Option<PathBuf>
         None => violations.push("the path has a malformed percent-encoding (RFC 3986 section 2.1)"),
         Some(path) if path.contains('\0') => violations.push("the path has a NUL byte"),
         // sockaddr_un holds 108 bytes with the closing NUL.
-        Some(path) if path.len() > 107 => violations.push("the path is longer than a Unix socket may have (107 bytes)"),
+        Some(path) if path.len() > 107 => {
+            violations.push("the path is longer than a Unix socket may have (107 bytes)")
+        }
         Some(_) => {}
     }
     decoded.map(PathBuf::from)
@@ -94,7 +100,9 @@ fn parse_tcp(rest: &str, violations: &mut Vec<&'static str>) -> Option<SocketAdd
         None => host.parse().map(IpAddr::V4).ok(),
     };
     if ip.is_none() {
-        violations.push("the host of a tcp endpoint must be an IP address (IPv6 in brackets), not a name");
+        violations.push(
+            "the host of a tcp endpoint must be an IP address (IPv6 in brackets), not a name",
+        );
     }
     let port = port
         .strip_prefix(':')
@@ -108,8 +116,12 @@ fn parse_tcp(rest: &str, violations: &mut Vec<&'static str>) -> Option<SocketAdd
 }
 
 fn without_query_and_fragment<'a>(rest: &'a str, violations: &mut Vec<&'static str>) -> &'a str {
-    let (rest, fragment) = rest.split_once('#').map_or((rest, None), |(r, f)| (r, Some(f)));
-    let (rest, query) = rest.split_once('?').map_or((rest, None), |(r, q)| (r, Some(q)));
+    let (rest, fragment) = rest
+        .split_once('#')
+        .map_or((rest, None), |(r, f)| (r, Some(f)));
+    let (rest, query) = rest
+        .split_once('?')
+        .map_or((rest, None), |(r, q)| (r, Some(q)));
     if query.is_some() {
         violations.push("an endpoint has no query");
     }
@@ -177,8 +189,14 @@ mod tests {
             ("unix:///run/agent.sock", Endpoint::unix("/run/agent.sock")),
             ("unix:/run/agent.sock", Endpoint::unix("/run/agent.sock")),
             ("unix:///run/a%20b.sock", Endpoint::unix("/run/a b.sock")),
-            ("tcp://127.0.0.1:8000", Endpoint::Tcp("127.0.0.1:8000".parse().unwrap())),
-            ("tcp://[::1]:8000", Endpoint::Tcp("[::1]:8000".parse().unwrap())),
+            (
+                "tcp://127.0.0.1:8000",
+                Endpoint::Tcp("127.0.0.1:8000".parse().unwrap()),
+            ),
+            (
+                "tcp://[::1]:8000",
+                Endpoint::Tcp("[::1]:8000".parse().unwrap()),
+            ),
         ] {
             assert_eq!(Endpoint::parse(value).as_ref(), Ok(&expected), "{value}");
         }

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use kith_certs::tls::{ClientAuth, client_config, peer_svid, server_config, server_name, svid_error_of_io};
+use kith_certs::tls::{
+    ClientAuth, client_config, peer_svid, server_config, server_name, svid_error_of_io,
+};
 use kith_certs::{IdentitySource, PeerSvid, SvidError, Usage};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme, crypto::aws_lc_rs,
+    ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
+    crypto::aws_lc_rs,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -64,12 +67,21 @@ pub(crate) async fn as_server(source: &IdentitySource, presented: &Forged) -> Ha
 /// Two of us, and what was agreed on.
 pub(crate) async fn between_ours(source: &IdentitySource) -> String {
     let (ours, theirs) = connection().await;
-    let acceptor = TlsAcceptor::from(server_config(source, &[b"kith-h2", b"h2"], ClientAuth::Required));
+    let acceptor = TlsAcceptor::from(server_config(
+        source,
+        &[b"kith-h2", b"h2"],
+        ClientAuth::Required,
+    ));
     let connector = TlsConnector::from(client_config(source, &[b"kith-h2", b"h2"]));
     let server = tokio::spawn(async move {
         let mut stream = acceptor.accept(ours).await.unwrap();
         stream.write_all(b"x").await.unwrap();
-        stream.get_ref().1.server_name().unwrap_or("none").to_owned()
+        stream
+            .get_ref()
+            .1
+            .server_name()
+            .unwrap_or("none")
+            .to_owned()
     });
     let mut stream = connector.connect(server_name(), theirs).await.unwrap();
     stream.read_exact(&mut [0]).await.unwrap();
@@ -100,10 +112,25 @@ pub(crate) async fn tls12_client(source: &IdentitySource) -> String {
     hello.extend([7; 32]);
     hello.extend([0, 0, 2, 0xc0, 0x2b, 1, 0, 0, extensions.len() as u8]);
     hello.extend_from_slice(extensions);
-    let mut record = vec![22, 3, 1, 0, hello.len() as u8 + 4, 1, 0, 0, hello.len() as u8];
+    let mut record = vec![
+        22,
+        3,
+        1,
+        0,
+        hello.len() as u8 + 4,
+        1,
+        0,
+        0,
+        hello.len() as u8,
+    ];
     record.extend_from_slice(&hello);
     theirs.write_all(&record).await.unwrap();
-    acceptor.accept(ours).await.map(|_| ()).unwrap_err().to_string()
+    acceptor
+        .accept(ours)
+        .await
+        .map(|_| ())
+        .unwrap_err()
+        .to_string()
 }
 
 async fn connection() -> (TcpStream, TcpStream) {
@@ -150,7 +177,11 @@ fn attacking_server(presented: &Forged) -> ServerConfig {
 }
 
 fn certified(presented: &Forged) -> CertifiedKey {
-    let chain = presented.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+    let chain = presented
+        .chain
+        .iter()
+        .map(|der| CertificateDer::from(der.clone()))
+        .collect();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(presented.key.serialize_der()));
     CertifiedKey::new(chain, aws_lc_rs::sign::any_supported_type(&key).unwrap())
 }
@@ -160,7 +191,9 @@ struct AcceptsAnything;
 
 impl AcceptsAnything {
     fn schemes() -> Vec<SignatureScheme> {
-        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+        aws_lc_rs::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -25,7 +25,10 @@ pub(crate) struct Authority {
 
 impl Authority {
     pub(crate) fn root(domain: &str) -> Authority {
-        let mut params = signer(&format!("spiffe://{domain}"), BasicConstraints::Unconstrained);
+        let mut params = signer(
+            &format!("spiffe://{domain}"),
+            BasicConstraints::Unconstrained,
+        );
         // All roots of a domain have one name, as they do where an operator names them.
         params.distinguished_name = named(&format!("root of {domain}"));
         Authority::root_with(params)
@@ -34,11 +37,21 @@ impl Authority {
     pub(crate) fn root_with(params: CertificateParams) -> Authority {
         let key = KeyPair::generate().unwrap();
         let der = params.self_signed(&key).unwrap().der().to_vec();
-        Authority { forged: Forged { chain: vec![der], key, params }, is_root: true }
+        Authority {
+            forged: Forged {
+                chain: vec![der],
+                key,
+                params,
+            },
+            is_root: true,
+        }
     }
 
-    pub(crate) fn intermediate(&self, params: CertificateParams) -> Authority {
-        Authority { forged: self.sign(&params), is_root: false }
+    pub(crate) fn intermediate(&self, params: &CertificateParams) -> Authority {
+        Authority {
+            forged: self.sign(params),
+            is_root: false,
+        }
     }
 
     pub(crate) fn der(&self) -> Vec<u8> {
@@ -49,9 +62,17 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let der = self.sign_key(params, &key);
         // Roots come from the bundle, everybody else is presented.
-        let above = if self.is_root { &[][..] } else { &self.forged.chain };
+        let above = if self.is_root {
+            &[][..]
+        } else {
+            &self.forged.chain
+        };
         let chain = std::iter::once(der).chain(above.iter().cloned()).collect();
-        Forged { chain, key, params: params.clone() }
+        Forged {
+            chain,
+            key,
+            params: params.clone(),
+        }
     }
 
     fn sign_key(&self, params: &CertificateParams, key: &KeyPair) -> Vec<u8> {
@@ -65,7 +86,10 @@ impl Authority {
 
 impl From<Forged> for Authority {
     fn from(forged: Forged) -> Authority {
-        Authority { forged, is_root: false }
+        Authority {
+            forged,
+            is_root: false,
+        }
     }
 }
 
@@ -78,7 +102,10 @@ pub(crate) fn svid(id: &str) -> CertificateParams {
     params.not_after = (now + Duration::from_secs(3600)).into();
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
     params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
     params
 }
@@ -88,7 +115,10 @@ pub(crate) fn signer(id: &str, constraints: BasicConstraints) -> CertificatePara
     let now = SystemTime::now();
     let mut params = CertificateParams::default();
     static SIGNERS: AtomicU32 = AtomicU32::new(0);
-    params.distinguished_name = named(&format!("signer {}", SIGNERS.fetch_add(1, Ordering::Relaxed)));
+    params.distinguished_name = named(&format!(
+        "signer {}",
+        SIGNERS.fetch_add(1, Ordering::Relaxed)
+    ));
     params.not_before = (now - DAY).into();
     params.not_after = (now + DAY).into();
     params.is_ca = IsCa::Ca(constraints);
@@ -130,13 +160,31 @@ pub(crate) fn cross_signed(root: &Authority, count: usize) -> Forged {
     let by = |index: usize| Issuer::new(params.clone(), &keys[index % count]);
     let leaf_key = KeyPair::generate().unwrap();
     let leaf_params = svid("spiffe://example.org/web");
-    let mut chain = vec![leaf_params.signed_by(&leaf_key, &by(0)).unwrap().der().to_vec()];
+    let mut chain = vec![
+        leaf_params
+            .signed_by(&leaf_key, &by(0))
+            .unwrap()
+            .der()
+            .to_vec(),
+    ];
     for (index, key) in keys.iter().enumerate() {
-        chain.push(params.signed_by(key, &by(index + 1)).unwrap().der().to_vec());
+        chain.push(
+            params
+                .signed_by(key, &by(index + 1))
+                .unwrap()
+                .der()
+                .to_vec(),
+        );
     }
-    Forged { chain, key: leaf_key, params: leaf_params }
+    Forged {
+        chain,
+        key: leaf_key,
+        params: leaf_params,
+    }
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> Vec<u8> {
-    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref().to_vec()
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes)
+        .as_ref()
+        .to_vec()
 }

@@ -27,7 +27,10 @@ fn message(authority: &Authority, name: &str, hint: &str) -> X509svid {
 }
 
 fn update(svids: Vec<X509svid>) -> X509svidResponse {
-    X509svidResponse { svids, ..Default::default() }
+    X509svidResponse {
+        svids,
+        ..Default::default()
+    }
 }
 
 fn unserved() -> Authority {
@@ -38,9 +41,15 @@ fn unserved() -> Authority {
 async fn a_missing_socket_is_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let source = source(dir.path().join("web.sock"));
-    eventually(&source, "a failure", |_, status| status.last_error.is_some()).await;
+    eventually(&source, "a failure", |_, status| {
+        status.last_error.is_some()
+    })
+    .await;
     let status = source.status();
-    assert!(status.to_string().contains("No such file or directory"), "{status}");
+    assert!(
+        status.to_string().contains("No such file or directory"),
+        "{status}"
+    );
     assert!(!status.is_ready() && !status.connected && source.current().is_none());
     let _authority = Authority::start(config(&dir)).unwrap();
     first_svid(&source).await;
@@ -56,7 +65,10 @@ async fn silence_after_accept_is_noticed() {
     let source = source(socket);
     let (_first, _) = listener.accept().await.unwrap();
     // It hangs up by itself and comes again.
-    let (_second, _) = timeout(Duration::from_secs(5), listener.accept()).await.unwrap().unwrap();
+    let (_second, _) = timeout(Duration::from_secs(5), listener.accept())
+        .await
+        .unwrap()
+        .unwrap();
     assert!(source.status().last_error.is_some());
 }
 
@@ -65,7 +77,10 @@ async fn a_server_that_takes_calls_but_says_nothing_is_noticed() {
     let lab = Lab::new(60);
     lab.authority.freeze(true);
     let source = lab.source();
-    eventually(&source, "noticed", |_, status| status.to_string().contains("is the agent frozen?")).await;
+    eventually(&source, "noticed", |_, status| {
+        status.to_string().contains("is the agent frozen?")
+    })
+    .await;
     lab.authority.freeze(false);
     first_svid(&source).await;
 }
@@ -77,15 +92,25 @@ async fn a_server_that_falls_silent_raises_an_alarm_and_expiry_fails_closed() {
     first_svid(&source).await;
     lab.authority.freeze(true);
     eventually(&source, "overdue", |_, status| status.overdue).await;
-    assert!(!source.status().expired, "the alarm must come well before the end");
+    assert!(
+        !source.status().expired,
+        "the alarm must come well before the end"
+    );
     eventually(&source, "expired", |_, status| status.expired).await;
     let snapshot = source.current().unwrap();
     assert!(snapshot.check_own_validity(SystemTime::now()).is_err());
     assert!(!source.status().is_ready());
-    assert!(source.status().to_string().contains("expired"), "{}", source.status());
+    assert!(
+        source.status().to_string().contains("expired"),
+        "{}",
+        source.status()
+    );
     // The stream that was up and dead is replaced without being asked.
     lab.authority.freeze(false);
-    eventually(&source, "ready again", |_, status| status.is_ready() && !status.overdue).await;
+    eventually(&source, "ready again", |_, status| {
+        status.is_ready() && !status.overdue
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -95,7 +120,11 @@ async fn denied_before_the_first_svid_keeps_asking() {
     let source = lab.source();
     eventually(&source, "denied", |_, status| status.denied_since.is_some()).await;
     assert!(source.current().is_none());
-    assert!(source.status().to_string().contains("PermissionDenied"), "{}", source.status());
+    assert!(
+        source.status().to_string().contains("PermissionDenied"),
+        "{}",
+        source.status()
+    );
     lab.authority.deny(false);
     first_svid(&source).await;
     assert!(source.status().denied_since.is_none());
@@ -110,8 +139,14 @@ async fn denied_after_the_first_svid_stops_using_it_after_the_grace() {
     updates.borrow_and_update();
     lab.authority.deny(true);
     eventually(&source, "denied", |_, status| status.denied_since.is_some()).await;
-    assert!(source.current().is_some(), "within the grace it stays in use");
-    timeout(Duration::from_secs(5), updates.wait_for(Option::is_none)).await.unwrap().unwrap();
+    assert!(
+        source.current().is_some(),
+        "within the grace it stays in use"
+    );
+    timeout(Duration::from_secs(5), updates.wait_for(Option::is_none))
+        .await
+        .unwrap()
+        .unwrap();
     assert!(source.current().is_none() && !source.status().is_ready());
     assert!(source.status().withdrawn);
     lab.authority.deny(false);
@@ -128,7 +163,10 @@ async fn a_denial_within_the_grace_is_forgiven() {
     lab.authority.deny(true);
     eventually(&source, "denied", |_, status| status.denied_since.is_some()).await;
     lab.authority.deny(false);
-    eventually(&source, "forgiven", |_, status| status.denied_since.is_none()).await;
+    eventually(&source, "forgiven", |_, status| {
+        status.denied_since.is_none()
+    })
+    .await;
     sleep(Duration::from_millis(600)).await;
     // The same SVID came again: nothing new to publish, and nothing was withdrawn.
     assert_eq!(source.current().unwrap().generation(), generation);
@@ -163,11 +201,17 @@ async fn unusable_updates_leave_the_last_good_one_in_force() {
         (Malformed::Oversized, "too large"),
     ] {
         lab.authority.malformed(Some(kind));
-        eventually(&source, part, |_, status| status.last_error.as_ref().is_some_and(|e| e.contains(part))).await;
+        eventually(&source, part, |_, status| {
+            status.last_error.as_ref().is_some_and(|e| e.contains(part))
+        })
+        .await;
         assert_eq!(source.current().unwrap().serial(), serial, "{kind:?}");
         assert!(source.status().is_ready());
         lab.authority.malformed(None);
-        eventually(&source, "well again", |_, status| status.last_error.is_none()).await;
+        eventually(&source, "well again", |_, status| {
+            status.last_error.is_none()
+        })
+        .await;
     }
     assert!(source.status().refused_updates >= 7);
 }
@@ -176,7 +220,9 @@ async fn unusable_updates_leave_the_last_good_one_in_force() {
 async fn one_bad_federated_bundle_harms_no_other() {
     let lab = Lab::new(60);
     let other = Authority::start(AuthorityConfig::new(domain("other.org"))).unwrap();
-    lab.authority.federate(&domain("other.org"), &other.bundle_der(), None).unwrap();
+    lab.authority
+        .federate(&domain("other.org"), &other.bundle_der(), None)
+        .unwrap();
     lab.authority.malformed(Some(Malformed::BadFederatedBundle));
     let source = lab.source();
     first_svid(&source).await;
@@ -187,14 +233,20 @@ async fn one_bad_federated_bundle_harms_no_other() {
 
     lab.authority.malformed(Some(Malformed::FederatedOwnDomain));
     eventually(&source, "own domain federated", |_, status| {
-        status.refused_bundles.iter().any(|refused| refused.trust_domain == "spiffe://example.org")
+        status
+            .refused_bundles
+            .iter()
+            .any(|refused| refused.trust_domain == "spiffe://example.org")
     })
     .await;
 
     // Absent is redacted: nothing of it is kept from an older message.
     lab.authority.malformed(None);
     assert!(lab.authority.unfederate(&domain("other.org")));
-    eventually(&source, "redacted", |source, _| source.current().unwrap().bundle("other.org").is_none()).await;
+    eventually(&source, "redacted", |source, _| {
+        source.current().unwrap().bundle("other.org").is_none()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -202,7 +254,10 @@ async fn a_thousand_updates_a_second_are_merged() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("web.sock");
     let authority = unserved();
-    let pair = [message(&authority, WEB, ""), message(&authority, "spiffe://example.org/other", "")];
+    let pair = [
+        message(&authority, WEB, ""),
+        message(&authority, "spiffe://example.org/other", ""),
+    ];
     let _server = scripted::serve(&socket, move |sender| {
         let pair = pair.clone();
         tokio::spawn(async move {
@@ -221,9 +276,27 @@ async fn a_thousand_updates_a_second_are_merged() {
     first_svid(&source).await;
     sleep(Duration::from_millis(2500)).await;
     let status = source.status();
-    assert_eq!(source.current().unwrap().principal().as_str(), WEB, "the newest counts");
+    assert_eq!(
+        source.current().unwrap().principal().as_str(),
+        WEB,
+        "the newest counts"
+    );
     assert!(status.generation < 70, "{} snapshots", status.generation);
     assert!(status.connected);
+}
+
+#[tokio::test]
+async fn a_message_of_almost_4_mib_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("web.sock");
+    let mut large = update(vec![message(&unserved(), WEB, "")]);
+    large.crl.push(vec![0; 4 * 1024 * 1024 - 4096]);
+    let _server = scripted::serve(&socket, move |sender| {
+        sender.try_send(Ok(large.clone())).unwrap();
+        tokio::spawn(async move { sender.closed().await });
+        Ok(())
+    });
+    first_svid(&source(socket)).await;
 }
 
 #[tokio::test]
@@ -242,10 +315,17 @@ async fn a_socket_that_is_deleted_and_created_anew_is_found() {
     eventually(&source, "gone", |_, status| !status.connected).await;
     assert!(source.status().is_ready(), "what is valid stays in use");
     let _authority = start();
-    eventually(&source, "back", |source, status| status.connected && source.current().unwrap().serial() != before.serial())
-        .await;
+    eventually(&source, "back", |source, status| {
+        status.connected && source.current().unwrap().serial() != before.serial()
+    })
+    .await;
     // Killed and restarted with its state, it is the same authority.
-    assert!(!source.current().unwrap().bundle_differs(&before, "example.org"));
+    assert!(
+        !source
+            .current()
+            .unwrap()
+            .bundle_differs(&before, "example.org")
+    );
 }
 
 #[tokio::test]
@@ -254,34 +334,59 @@ async fn svids_may_be_reordered_and_share_a_hint() {
     let (a, b) = ("spiffe://example.org/a", "spiffe://example.org/b");
     let chosen = |svids: Vec<X509svid>, hint: Option<&str>| {
         let jwks = Arc::new(JwtBundles::new());
-        TrustSnapshot::from_update(&update(svids), hint, jwks, 1, SystemTime::now()).map(|s| s.principal().to_string())
+        TrustSnapshot::from_update(&update(svids), hint, jwks, 1, SystemTime::now())
+            .map(|s| s.principal().to_string())
     };
-    let (x, y) = (message(&authority, a, "internal"), message(&authority, b, "external"));
+    let (x, y) = (
+        message(&authority, a, "internal"),
+        message(&authority, b, "external"),
+    );
     assert_eq!(chosen(vec![x.clone(), y.clone()], None).unwrap(), a);
     assert_eq!(chosen(vec![y.clone(), x.clone()], None).unwrap(), b);
     for order in [vec![x.clone(), y.clone()], vec![y.clone(), x.clone()]] {
         assert_eq!(chosen(order, Some("external")).unwrap(), b);
     }
     let same = message(&authority, b, "internal");
-    assert_eq!(chosen(vec![x.clone(), same], Some("internal")).unwrap(), a, "the first of the same hint");
-    assert!(matches!(chosen(vec![x, y], Some("none")), Err(UpdateError::NoSuchHint { offered: 2, .. })));
+    assert_eq!(
+        chosen(vec![x.clone(), same], Some("internal")).unwrap(),
+        a,
+        "the first of the same hint"
+    );
+    assert!(matches!(
+        chosen(vec![x, y], Some("none")),
+        Err(UpdateError::NoSuchHint { offered: 2, .. })
+    ));
 }
 
 #[tokio::test]
 async fn a_hint_picks_one_of_several_svids() {
     let lab = Lab::with(|dir, config| {
-        let mut second = Entry::for_socket(id("spiffe://example.org/second"), dir.path().join("web.sock"));
+        let mut second = Entry::for_socket(
+            id("spiffe://example.org/second"),
+            dir.path().join("web.sock"),
+        );
         second.hint = "second".to_owned();
         config.entries.push(second);
     });
     let endpoint = Endpoint::unix(lab.socket("web.sock"));
     let first = IdentitySource::start(SourceConfig::new(endpoint.clone()));
-    let second = IdentitySource::start(SourceConfig { hint: Some("second".to_owned()), ..SourceConfig::new(endpoint) });
+    let second = IdentitySource::start(SourceConfig {
+        hint: Some("second".to_owned()),
+        ..SourceConfig::new(endpoint)
+    });
     first_svid(&first).await;
     first_svid(&second).await;
     assert_eq!(first.current().unwrap().principal().as_str(), WEB);
-    assert_eq!(second.current().unwrap().principal().as_str(), "spiffe://example.org/second");
-    let in_use: Vec<bool> = second.status().svids.iter().map(|svid| svid.in_use).collect();
+    assert_eq!(
+        second.current().unwrap().principal().as_str(),
+        "spiffe://example.org/second"
+    );
+    let in_use: Vec<bool> = second
+        .status()
+        .svids
+        .iter()
+        .map(|svid| svid.in_use)
+        .collect();
     assert_eq!(in_use, [false, true]);
 }
 
@@ -297,13 +402,24 @@ async fn the_task_ends_with_its_last_handle_or_subscription() {
     drop(source.clone());
     drop(source);
     let mut bytes = Vec::new();
-    let still_there = timeout(Duration::from_millis(200), connection.read_to_end(&mut bytes)).await.is_err();
+    let still_there = timeout(
+        Duration::from_millis(200),
+        connection.read_to_end(&mut bytes),
+    )
+    .await
+    .is_err();
     assert!(still_there, "a subscription keeps it alive");
     drop(subscription);
-    timeout(Duration::from_secs(5), connection.read_to_end(&mut bytes)).await.unwrap().unwrap();
+    timeout(Duration::from_secs(5), connection.read_to_end(&mut bytes))
+        .await
+        .unwrap()
+        .unwrap();
 
     let source = IdentitySource::start(config);
     let (mut connection, _) = listener.accept().await.unwrap();
     source.shutdown();
-    timeout(Duration::from_secs(5), connection.read_to_end(&mut bytes)).await.unwrap().unwrap();
+    timeout(Duration::from_secs(5), connection.read_to_end(&mut bytes))
+        .await
+        .unwrap()
+        .unwrap();
 }

@@ -18,7 +18,9 @@ const ORDERS: &str = "spiffe://example.org/ns/shop/sa/orders";
 #[tokio::test]
 async fn leaf_and_root_rotate_under_load_without_a_failed_handshake() {
     let lab = Lab::new(4);
-    lab.authority.add_entry(Entry::for_socket(id(ORDERS), lab.socket("orders.sock"))).unwrap();
+    lab.authority
+        .add_entry(Entry::for_socket(id(ORDERS), lab.socket("orders.sock")))
+        .unwrap();
     let (web, orders) = (lab.source(), source(lab.socket("orders.sock")));
     first_svid(&web).await;
     first_svid(&orders).await;
@@ -42,7 +44,10 @@ async fn leaf_and_root_rotate_under_load_without_a_failed_handshake() {
         }
     });
 
-    let (done, handshakes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (done, handshakes) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
     let clients: Vec<_> = (0..3)
         .map(|_| {
             let connector = TlsConnector::from(client_config(&web, &[b"kith-tcp"]));
@@ -52,7 +57,12 @@ async fn leaf_and_root_rotate_under_load_without_a_failed_handshake() {
                     let socket = TcpStream::connect(address).await.unwrap();
                     let mut stream = connector.connect(server_name(), socket).await.unwrap();
                     stream.read_exact(&mut [0]).await.unwrap();
-                    assert_eq!(peer_svid(stream.get_ref().1, Usage::Server).unwrap().as_str(), ORDERS);
+                    assert_eq!(
+                        peer_svid(stream.get_ref().1, Usage::Server)
+                            .unwrap()
+                            .as_str(),
+                        ORDERS
+                    );
                     handshakes.fetch_add(1, Ordering::Relaxed);
                 }
             })
@@ -83,8 +93,21 @@ async fn leaf_and_root_rotate_under_load_without_a_failed_handshake() {
 
 /// When nothing that an old root signed is valid any more, it leaves the bundle.
 async fn old_roots_leave(source: &IdentitySource) {
-    let roots = |source: &IdentitySource| source.current().unwrap().bundle("example.org").unwrap().len();
+    let roots = |source: &IdentitySource| {
+        source
+            .current()
+            .unwrap()
+            .bundle("example.org")
+            .unwrap()
+            .len()
+    };
     assert!(roots(source) > 1, "roots must overlap");
     eventually(source, "one root", |source, _| roots(source) == 1).await;
-    assert!(source.current().unwrap().check_own_validity(SystemTime::now()).is_ok());
+    assert!(
+        source
+            .current()
+            .unwrap()
+            .check_own_validity(SystemTime::now())
+            .is_ok()
+    );
 }

@@ -232,7 +232,8 @@ impl Lab {
     /// When a part can't be started.
     pub async fn start_workload(&self, spec: WorkloadSpec) -> Result<Arc<Workload>, Error> {
         let (namespace, addresses) = self.network.attach(&self.keeper, spec.sidecar)?;
-        let service = spec.service.then(|| self.network.service_addresses());
+        // A service without a port is none.
+        let service = (spec.service && !spec.ports.is_empty()).then(|| self.network.service_addresses());
         let directory = self.directory.join(format!("{}-{}", spec.namespace, spec.name));
         std::fs::create_dir(&directory).during(|| format!("make {}", directory.display()))?;
         self.name_workload(&spec, addresses, service)?;

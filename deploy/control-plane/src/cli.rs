@@ -178,6 +178,7 @@ fn run(config: Config, filter: EnvFilter) -> ExitCode {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .try_init();
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -216,4 +217,19 @@ fn run(config: Config, filter: EnvFilter) -> ExitCode {
         server.run(stop).await;
         ExitCode::SUCCESS
     })
+}
+
+/// A descriptor for each sidecar: the usual soft limit of 1024 is for programs that use select(2).
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    ) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }

@@ -25,8 +25,9 @@ const AFTER_WHOLE: Duration = Duration::from_millis(3);
 const AFTER_PART: Duration = Duration::from_millis(20);
 /// How long a file may stay open for writing before it is read all the same.
 const OPEN_FILE: Duration = Duration::from_secs(1);
-/// How often the files' times are looked at, whatever the watcher says.
-const RESCAN: Duration = Duration::from_secs(2);
+/// How often the files' times are looked at, whatever the watcher says. They count once they have stood
+/// still from one look to the next.
+const RESCAN: Duration = Duration::from_secs(1);
 
 /// A folder and what was last read from it.
 pub(crate) struct Folder {
@@ -58,6 +59,7 @@ impl Folder {
         // First the watch, then the load: an edit in between is seen.
         let mut watcher = self.watch(&events);
         let mut rescan = tokio::time::interval(RESCAN);
+        let mut before = Vec::new();
         rescan.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self = self.load(Arc::clone(&state)).await;
@@ -76,10 +78,11 @@ impl Folder {
                             watcher = self.watch(&events);
                         }
                         let dir = self.dir.clone();
-                        let seen = tokio::task::spawn_blocking(move || look(&dir)).await;
-                        if seen.is_ok_and(|seen| seen != self.seen) {
+                        let Ok(looked) = tokio::task::spawn_blocking(move || look(&dir)).await else { continue };
+                        if looked != self.seen && looked == before {
                             break;
                         }
+                        before = looked;
                     }
                 }
             }
@@ -100,7 +103,7 @@ impl Folder {
         });
         watching
             .inspect_err(
-                |error| warn!(%error, "cannot watch the folder: looking at it every 2 s instead"),
+                |error| warn!(%error, "cannot watch the folder: looking at it every second instead"),
             )
             .ok()
     }

@@ -106,8 +106,8 @@ impl Rule {
             && all(&self.when)
     }
 
-    /// How far an ALLOW rule that does not hold gets, and the clause at which it fails.
-    pub(crate) fn failure(&self, facts: &Facts<'_>) -> Option<(Progress, Clause)> {
+    /// Where an ALLOW rule that does not hold fails.
+    pub(crate) fn failure(&self, facts: &Facts<'_>) -> Option<Failure<'_>> {
         furthest(Stage::From, self.from.iter().map(|source| &**source), facts)
             .or_else(|| {
                 furthest(
@@ -120,14 +120,32 @@ impl Rule {
             // All of it holds, and yet it uses HTTP attributes and there is no HTTP.
             .or_else(|| {
                 let (stage, constraint) = self.first_http()?;
-                Some((
-                    Progress {
-                        stage,
-                        passed: usize::MAX,
-                    },
-                    constraint.clause(stage),
-                ))
+                Some(Failure {
+                    stage,
+                    passed: usize::MAX,
+                    constraint,
+                })
             })
+    }
+}
+
+/// The constraint at which a rule fails.
+#[derive(Clone, Copy)]
+pub(crate) struct Failure<'r> {
+    stage: Stage,
+    /// How many constraints hold before it, in its source, operation or `when`.
+    passed: usize,
+    constraint: &'r Constraint,
+}
+
+impl Failure<'_> {
+    /// Later stages count for more than constraints passed within one.
+    pub(crate) fn progress(&self) -> (Stage, usize) {
+        (self.stage, self.passed)
+    }
+
+    pub(crate) fn clause(&self) -> Clause {
+        self.constraint.clause(self.stage)
     }
 }
 
@@ -136,28 +154,21 @@ fn furthest<'r>(
     stage: Stage,
     alternatives: impl Iterator<Item = &'r [Constraint]>,
     facts: &Facts<'_>,
-) -> Option<(Progress, Clause)> {
-    let mut best: Option<(Progress, &Constraint)> = None;
+) -> Option<Failure<'r>> {
+    let mut best: Option<Failure<'r>> = None;
     for constraints in alternatives {
-        let failed = constraints
+        let passed = constraints
             .iter()
             .position(|constraint| !constraint.holds(facts, Action::Allow))?;
-        let progress = Progress {
-            stage,
-            passed: failed,
-        };
-        if best.is_none_or(|(before, _)| progress > before) {
-            best = Some((progress, &constraints[failed]));
+        if best.is_none_or(|best| passed > best.passed) {
+            best = Some(Failure {
+                stage,
+                passed,
+                constraint: &constraints[passed],
+            });
         }
     }
-    best.map(|(progress, constraint)| (progress, constraint.clause(stage)))
-}
-
-/// How far a rule got: later stages first, then the constraints passed in that stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Progress {
-    stage: Stage,
-    passed: usize,
+    best
 }
 
 impl Constraint {

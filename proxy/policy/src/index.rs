@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::Principal;
 use crate::constraint::{Attribute, Constraint, Rule, Scope};
-use crate::pattern::{Account, Domain, PrincipalSet, ServiceAccountSet};
+use crate::pattern::{Domain, PrincipalSet, ServiceAccountSet, Wildcard};
 use crate::ports::PortSet;
 
 /// A rule that names more ports than this is filed under none of them.
@@ -23,7 +23,7 @@ pub(crate) struct Index {
     buckets: HashMap<u64, (u32, u32), BuildHasherDefault<Keyed>>,
     /// Numbers of rules, ascending within each bucket.
     entries: Box<[u32]>,
-    /// Which kinds of bucket there are, by [`Kind::bit`].
+    /// Which kinds of bucket there are, by [`Ports::bit`].
     used: u16,
 }
 
@@ -47,9 +47,31 @@ impl Kind {
         Self::TrustDomain,
         Self::Any,
     ];
+}
 
-    fn bit(self, port: Option<u16>) -> u16 {
-        1 << (2 * self as u16 + u16::from(port.is_some()))
+/// The ports for which a rule is filed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ports {
+    /// It names none, or too many.
+    All,
+    /// It names this one.
+    One(u16),
+    /// It names some: where to look for whoever doesn't care which.
+    Some,
+}
+
+impl Ports {
+    fn number(self) -> u32 {
+        match self {
+            Self::All => 0,
+            Self::Some => 1,
+            Self::One(port) => 2 + u32::from(port),
+        }
+    }
+
+    /// Of this and a kind, for [`Index::used`].
+    fn bit(self, kind: Kind) -> u16 {
+        1 << (3 * kind as u32 + self.number().min(2))
     }
 }
 
@@ -66,7 +88,7 @@ impl Fingerprint {
         Self {
             trust_domain: hash(trust_domain),
             path: hash(path),
-            lead: hash(lead(path).unwrap_or(path)),
+            lead: hash(lead(path)),
         }
     }
 
@@ -91,17 +113,18 @@ impl Index {
             let keys = keys
                 .as_ref()
                 .map_or(&[(Kind::Any, 0)][..], |keys| &keys.list);
-            let mut file = |port: Option<u16>| {
+            let mut file = |ports: Ports| {
                 for &(kind, value) in keys {
-                    used |= kind.bit(port);
-                    filed.push((bucket(kind, value, port), number));
+                    used |= ports.bit(kind);
+                    filed.push((bucket(kind, value, ports), number));
                 }
             };
             match rule.ports() {
-                PortSet::Only(ports) if ports.len() <= MAX_PORTS => {
-                    ports.into_iter().map(Some).for_each(&mut file)
+                PortSet::Only(named) if named.len() <= MAX_PORTS => {
+                    named.into_iter().map(Ports::One).for_each(&mut file);
+                    file(Ports::Some);
                 }
-                PortSet::Only(_) | PortSet::AllBut(_) => file(None),
+                PortSet::Only(_) | PortSet::AllBut(_) => file(Ports::All),
             }
         }
         filed.sort_unstable();
@@ -120,6 +143,15 @@ impl Index {
 
     /// The rules that may hold for this peer on this port, ascending, each once.
     pub(crate) fn candidates(&self, peer: Option<&Principal>, port: u16) -> Candidates<'_> {
+        self.filed_under(peer, [Ports::All, Ports::One(port)])
+    }
+
+    /// The rules that may hold for this peer on some port, ascending, each once.
+    pub(crate) fn candidates_on_any_port(&self, peer: Option<&Principal>) -> Candidates<'_> {
+        self.filed_under(peer, [Ports::All, Ports::Some])
+    }
+
+    fn filed_under(&self, peer: Option<&Principal>, ports: [Ports; 2]) -> Candidates<'_> {
         let mut candidates = Candidates {
             lists: [&[]; MAX_LISTS],
             len: 0,
@@ -130,9 +162,9 @@ impl Index {
                 (_, Some(peer)) => peer.fingerprint().get(kind),
                 (_, None) => continue,
             };
-            for port in [None, Some(port)] {
-                if self.used & kind.bit(port) != 0
-                    && let Some(&(first, end)) = self.buckets.get(&bucket(kind, value, port))
+            for ports in ports {
+                if self.used & ports.bit(kind) != 0
+                    && let Some(&(first, end)) = self.buckets.get(&bucket(kind, value, ports))
                 {
                     candidates.lists[candidates.len] = &self.entries[first as usize..end as usize];
                     candidates.len += 1;
@@ -277,14 +309,13 @@ fn service_account_keys(set: &ServiceAccountSet, scope: Scope, local: &[Arc<str>
     }
     let mut keys = Vec::new();
     for account in set.accounts() {
-        keys.push(match account {
-            Account::Exact { namespace, account } => {
-                (Kind::Path, hash(&format!("/ns/{namespace}/sa/{account}")))
-            }
-            Account::AccountPrefix { namespace, .. } | Account::AccountSuffix { namespace, .. } => {
-                namespace_key(namespace)
-            }
-            Account::NamespaceSuffix { .. } => return any(),
+        keys.push(match account.wildcard {
+            Wildcard::Nowhere => (
+                Kind::Path,
+                hash(&format!("/ns/{}/sa/{}", account.namespace, account.account)),
+            ),
+            Wildcard::AfterAccount | Wildcard::BeforeAccount => namespace_key(&account.namespace),
+            Wildcard::BeforeNamespace => return any(),
         });
     }
     Some(Keys::new(keys))
@@ -294,10 +325,9 @@ fn namespace_key(namespace: &str) -> (Kind, u64) {
     (Kind::Lead, hash(&format!("/ns/{namespace}")))
 }
 
-/// The first two segments of a path.
-fn lead(path: &str) -> Option<&str> {
-    let (third, _) = path.match_indices('/').nth(2).unwrap_or((path.len(), ""));
-    Some(&path[..third])
+/// The first two segments of a path, or all of it if it has fewer.
+fn lead(path: &str) -> &str {
+    whole_lead(path).unwrap_or(path)
 }
 
 /// The first two segments of every path with this prefix, if they are the same for all.
@@ -320,9 +350,8 @@ fn id(trust_domain: u64, path: u64) -> u64 {
     mix(trust_domain ^ path.rotate_left(32))
 }
 
-fn bucket(kind: Kind, value: u64, port: Option<u16>) -> u64 {
-    let port = port.map_or(0, |port| u64::from(port) + 1);
-    mix(value ^ mix(port << 3 | kind as u64))
+fn bucket(kind: Kind, value: u64, ports: Ports) -> u64 {
+    mix(value ^ mix((u64::from(ports.number()) << 3) | kind as u64))
 }
 
 /// The finaliser of SplitMix64: every bit depends on every other, as hash tables need.

@@ -12,5 +12,5 @@ mod text;
 pub(crate) use address::AddressSet;
 pub(crate) use host::{HostMatch, HostSet};
 pub(crate) use path::{PathSet, never_matches};
-pub(crate) use principal::{Account, Domain, PrincipalSet, ServiceAccountSet};
+pub(crate) use principal::{Domain, PrincipalSet, ServiceAccountSet, Wildcard};
 pub(crate) use text::{Interner, Pattern, TextSet};

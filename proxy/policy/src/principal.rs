@@ -25,12 +25,12 @@ pub struct Principal {
     /// Where the path begins in `id`; the trust domain ends there.
     path: u16,
     /// Where namespace and service account are, for a path that is exactly `/ns/<ns>/sa/<sa>`.
-    workload: Option<Kubernetes>,
+    workload: Option<Workload>,
     fingerprint: Fingerprint,
 }
 
 #[derive(Clone, Copy)]
-struct Kubernetes {
+struct Workload {
     namespace_end: u16,
     account_start: u16,
 }
@@ -78,7 +78,7 @@ impl Principal {
         let start = SCHEME.len() + trust_domain.len();
         let workload = namespace_and_account(path).map(|(namespace, _)| {
             let namespace_end = start + "/ns/".len() + namespace.len();
-            Kubernetes {
+            Workload {
                 namespace_end: offset(namespace_end),
                 account_start: offset(namespace_end + "/sa/".len()),
             }

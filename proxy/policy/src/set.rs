@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use crate::constraint::Rule;
-use crate::evaluate::{Facts, Http, Progress};
+use crate::evaluate::{Facts, Failure, Http};
 use crate::index::Index;
 use crate::model::{Action, DefaultAction, Mesh};
 use crate::ports::PortSet;
 use crate::{Clause, Connection, Decision, Nearest, Reason, Request, ValidPolicy};
 
-/// How many rules are looked at on a miss to name the nearest. Those that fit the peer and the port
-/// come first; up to this many rules in all, the answer is exact.
-const NEAREST_RULES: usize = 64;
+/// On a miss, how many rules that could be for this peer are looked at to name the nearest.
+const NEAREST_RULES_FOR_PEER: usize = 64;
+
+/// And how many of the others, when there is none for this peer.
+const NEAREST_RULES: usize = 16;
 
 /// All policies of a workload, compiled and indexed, immutable.
 #[derive(Debug)]
@@ -124,38 +126,44 @@ impl PolicySet {
             .find(|&place| self.rule(place).holds(facts, rules.action))
     }
 
-    /// The ALLOW policy whose rule got furthest; of several, the first.
+    /// The ALLOW policy whose rule got furthest; of several, the first. Rules that could be for this
+    /// peer are nearer than all others.
     fn nearest(&self, first_allow: usize, facts: &Facts<'_>) -> Nearest {
-        let candidates = self
-            .allow
-            .index
-            .candidates(facts.peer(), facts.port())
-            .take(NEAREST_RULES);
-        let others = 0..self.allow.places.len().min(NEAREST_RULES) as u32;
-        let mut best: Option<(Progress, u32, Clause)> = None;
-        for number in candidates.chain(others).take(2 * NEAREST_RULES) {
-            if let Some((progress, clause)) =
-                self.rule(self.allow.places[number as usize]).failure(facts)
-                && best.as_ref().is_none_or(|(furthest, first, _)| {
-                    progress > *furthest || (progress == *furthest && number < *first)
-                })
-            {
-                best = Some((progress, number, clause));
-            }
-        }
+        let index = &self.allow.index;
+        let for_peer = index
+            .candidates_on_any_port(facts.peer())
+            .take(NEAREST_RULES_FOR_PEER);
+        let best = self.furthest(for_peer, facts).or_else(|| {
+            let rules = 0..self.allow.places.len().min(NEAREST_RULES) as u32;
+            self.furthest(rules, facts)
+        });
         match best {
-            Some((_, number, clause)) => {
-                let (policy, _) = self.allow.places[number as usize];
-                Nearest {
-                    policy: self.policies[policy as usize].shared_id().clone(),
-                    clause,
-                }
-            }
+            Some(((policy, _), failure)) => Nearest {
+                policy: self.policies[policy as usize].shared_id().clone(),
+                clause: failure.clause(),
+            },
             None => Nearest {
                 policy: self.policies[first_allow].shared_id().clone(),
                 clause: Clause::Rules,
             },
         }
+    }
+
+    fn furthest(
+        &self,
+        rules: impl Iterator<Item = u32>,
+        facts: &Facts<'_>,
+    ) -> Option<((u32, u32), Failure<'_>)> {
+        let mut best: Option<((u32, u32), Failure<'_>)> = None;
+        for number in rules {
+            let place = self.allow.places[number as usize];
+            if let Some(failure) = self.rule(place).failure(facts)
+                && best.is_none_or(|(_, before)| failure.progress() > before.progress())
+            {
+                best = Some((place, failure));
+            }
+        }
+        best
     }
 
     fn rule(&self, (policy, rule): (u32, u32)) -> &Rule {

@@ -154,14 +154,15 @@ fn in_own_network(unshare: &str) -> bool {
         return true;
     }
     let test = thread::current().name().unwrap().to_owned();
-    let status = Command::new("unshare")
+    let output = Command::new("unshare")
         .arg(unshare)
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", &test, "--nocapture"])
         .env(INSIDE, "yes")
-        .status()
+        .output()
         .unwrap();
-    assert!(status.success(), "{test} inside: {status}");
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{test} inside: {}", String::from_utf8_lossy(&said));
     false
 }
 

@@ -10,10 +10,14 @@ use bytes::BytesMut;
 use kith_policy::Reason;
 use tokio::io::AsyncWriteExt;
 
-use crate::connections::Registered;
+use crate::connections::{Live, Registered};
+use crate::correlation;
 use crate::error::status_of;
+use crate::forward::http1::Outcome;
+use crate::forward::pool::Upstream;
+use crate::forward::tcp;
 use crate::http1::{Framing, Limits, Parse, ParseError, RequestHead, write_problem};
-use crate::record::ConnectionFacts;
+use crate::record::{ClosedBy, ConnectionFacts, Record};
 use crate::signal::{Ask, Closing};
 use crate::stream::Stream;
 
@@ -125,15 +129,13 @@ impl Client {
 
     /// The same for what isn't HTTP: the connection ends, since where the next message starts is unknown.
     pub(crate) async fn refuse_malformed(&mut self, error: ParseError, request_id: &str) -> Refused {
-        let reason = if error.is_cap() { Reason::Overload } else { Reason::RequestMalformed };
-        self.answer(error.status(), reason, request_id, false, false).await
+        self.answer(error.status(), reason_of(error), request_id, false, false).await
     }
 
     async fn answer(&mut self, status: u16, reason: Reason, id: &str, keep: bool, head_only: bool) -> Refused {
-        let mut out = Vec::with_capacity(256);
+        let mut out = BytesMut::with_capacity(256);
         write_problem(&mut out, status, reason.as_str(), id, !keep, head_only);
         let written = out.len() as u64;
-        let mut out = BytesMut::from(out.as_slice());
         self.live.wait_for(HEAD, Reason::Timeout);
         let sent = tokio::select! {
             sent = self.stream.write_all(&mut out) => sent.is_ok(),
@@ -165,11 +167,114 @@ impl Client {
     }
 }
 
+/// What an exchange leaves of the two connections.
+pub(crate) enum Remains {
+    /// The client's connection takes another request; so does the server's, if it says so.
+    Client { server: bool },
+    /// The server's alone.
+    Server,
+    /// Both are opaque from here on.
+    Tunnel,
+    Nothing,
+}
+
+impl Client {
+    /// Completes the record and tells the client what it still can be told.
+    pub(crate) async fn conclude(
+        &mut self,
+        record: &mut Record,
+        outcome: Outcome,
+        server: &Upstream,
+        request_id: &str,
+    ) -> Remains {
+        let destination = self.live.destination;
+        match outcome {
+            Outcome::Answered { client_reusable: true, server_reusable } => return Remains::Client { server: server_reusable },
+            Outcome::Answered { server_reusable, .. } => {
+                self.linger().await;
+                return if server_reusable { Remains::Server } else { Remains::Nothing };
+            }
+            Outcome::Switched => return Remains::Tunnel,
+            Outcome::NoAnswer(broken) => {
+                tracing::debug!(%destination, %broken, "the server gave no answer");
+                record.fail(Reason::ServerClosed);
+                record.closed_by = Some(ClosedBy::Server);
+                self.draining = true;
+                let refused = self.refuse(Reason::ServerClosed, request_id).await;
+                refused.record(record);
+                return Remains::Nothing;
+            }
+            Outcome::Cut(broken) => {
+                tracing::debug!(%destination, %broken, "the server cut its answer short");
+                record.fail(Reason::ServerClosed);
+                record.closed_by = Some(ClosedBy::Server);
+            }
+            Outcome::BadRequest { error, answered } => {
+                tracing::debug!(source = %self.live.source, %error, "the client broke its own request");
+                server.stream.reset_on_close();
+                record.refuse(Reason::RequestMalformed);
+                if !answered {
+                    self.refuse_malformed(error, request_id).await.record(record);
+                    return Remains::Nothing;
+                }
+            }
+            Outcome::ClientGone(error) => {
+                tracing::debug!(source = %self.live.source, %error, "the client left before its answer was over");
+                record.fail(Reason::ClientClosed);
+                record.closed_by = Some(ClosedBy::Client);
+                server.stream.reset_on_close();
+            }
+            Outcome::Asked(closing) => {
+                closing.record(record);
+                server.stream.reset_on_close();
+            }
+        }
+        self.stream.reset_on_close();
+        Remains::Nothing
+    }
+
+    /// The protocol that both agreed on takes over. `live` is what the registry watches for it.
+    pub(crate) async fn tunnel(&mut self, record: &mut Record, server: &mut Upstream, live: &Live) {
+        let first = std::mem::take(&mut self.buffer);
+        let mut early = std::mem::take(&mut server.buffer);
+        if !early.is_empty() && self.stream.write_all(&mut early).await.is_err() {
+            return;
+        }
+        let relayed = tcp::relay(live, &mut self.stream, &mut server.stream, first).await;
+        record.renewed = live.renewed();
+        relayed.record(record);
+    }
+
+    /// Records and refuses what isn't HTTP/1.1.
+    pub(crate) async fn malformed(&mut self, record: &mut Record, error: ParseError) {
+        let (id, _) = correlation::request_id(None);
+        record.request_id(id.as_str().as_bytes());
+        record.refuse(reason_of(error));
+        tracing::debug!(source = %self.live.source, %error, "refused a malformed request");
+        self.refuse_malformed(error, id.as_str()).await.record(record);
+    }
+}
+
+fn reason_of(error: ParseError) -> Reason {
+    match error {
+        _ if error.is_cap() => Reason::Overload,
+        ParseError::TargetFragment => Reason::PathRefused,
+        _ => Reason::RequestMalformed,
+    }
+}
+
 pub(crate) struct Refused {
     pub(crate) status: u16,
     pub(crate) bytes: u64,
     /// Another request may follow.
     pub(crate) keep: bool,
+}
+
+impl Refused {
+    pub(crate) fn record(&self, record: &mut Record) {
+        record.status = Some(self.status);
+        record.bytes_out = self.bytes;
+    }
 }
 
 async fn asked_to_close(live: &Registered) {

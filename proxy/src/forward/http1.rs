@@ -14,7 +14,7 @@ use kith_policy::Reason;
 use crate::connections::Live;
 use crate::forward::pool::Upstream;
 use crate::http1::{
-    Asked, Body, ConnectionHeader, Limits, Parse, ParseError, ResponseHead, Rewrite, write_response_head,
+    Asked, Body, ConnectionHeader, Limits, Parse, ParseError, ResponseHead, Rewrite, Version, write_response_head,
 };
 use crate::record::Record;
 use crate::signal::{Ask, Closing};
@@ -71,6 +71,15 @@ pub(crate) enum Broken {
     Io(io::Error),
     /// The server's answer is not HTTP.
     Malformed(ParseError),
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Broken::Io(error) => error.fmt(f),
+            Broken::Malformed(error) => write!(f, "its answer is not HTTP/1.1: {error}"),
+        }
+    }
 }
 
 /// Facts of the answer, for the record.
@@ -327,6 +336,12 @@ impl Exchange {
         let buffer = &server.buffer[..length];
         let switch = head.is_switch() || head.is_tunnel();
         let interim = head.is_interim() && !switch;
+        if interim && terms.asked.version == Version::Http10 {
+            // RFC 9110 section 15.2: not for HTTP/1.0 clients.
+            server.buffer.advance(length);
+            self.response.clear();
+            return Ok(());
+        }
         let connection = if head.is_switch() {
             ConnectionHeader::Upgrade
         } else if self.close && !interim {
@@ -335,7 +350,7 @@ impl Exchange {
             ConnectionHeader::Persist
         };
         let rewrite = Rewrite { remove: terms.remove, set: &[], connection };
-        let mut out = Vec::with_capacity(length + 32);
+        let mut out = BytesMut::with_capacity(length + 32);
         write_response_head(&mut out, head, buffer, &rewrite);
         if !interim {
             answer.status = Some(head.status());
@@ -358,7 +373,6 @@ impl Exchange {
         server.buffer.advance(length);
         self.response.clear();
         // The start of the body goes out together with the head.
-        let mut out = BytesMut::from(out.as_slice());
         if let Phase::Body(body) = &mut self.phase {
             if !server.buffer.is_empty() && !body.is_done() {
                 let progress = body.advance(&server.buffer)?;

@@ -120,17 +120,20 @@ pub(crate) fn failed(record: &mut Record, outcome: &super::http2::Outcome) -> Op
     use super::http2::Outcome;
     match outcome {
         Outcome::Answered => None,
-        Outcome::Unsent(_) | Outcome::NoAnswer(_) => {
+        Outcome::Unsent(error) | Outcome::NoAnswer(error) => {
+            tracing::debug!(%error, "the server gave no answer");
             record.fail(Reason::ServerClosed);
             record.closed_by = Some(ClosedBy::Server);
             Some(Reason::ServerClosed)
         }
-        Outcome::Cut(_) => {
+        Outcome::Cut(error) => {
+            tracing::debug!(%error, "the server cut its answer short");
             record.fail(Reason::ServerClosed);
             record.closed_by = Some(ClosedBy::Server);
             None
         }
-        Outcome::ClientGone(_) => {
+        Outcome::ClientGone(reason) => {
+            tracing::debug!(?reason, "the client left before its answer was over");
             record.fail(Reason::ClientClosed);
             record.closed_by = Some(ClosedBy::Client);
             None

@@ -10,6 +10,7 @@ use kith_policy::Reason;
 
 use crate::connections::Live;
 use crate::forward::pump::{Broken, Pump};
+use crate::record::{ClosedBy, Record};
 use crate::signal::{Ask, Closing};
 use crate::stream::Stream;
 
@@ -31,6 +32,26 @@ pub(crate) enum End {
     ClientFailed(io::Error),
     ServerFailed(io::Error),
     Asked(Closing),
+}
+
+impl Relayed {
+    pub(crate) fn record(&self, record: &mut Record) {
+        record.bytes_in = self.from_client;
+        record.bytes_out = self.from_server;
+        match &self.end {
+            End::ClientFirst => record.closed_by = Some(ClosedBy::Client),
+            End::ServerFirst => record.closed_by = Some(ClosedBy::Server),
+            End::ClientFailed(error) => {
+                tracing::debug!(%error, "the client's side of opaque bytes failed");
+                record.closed_by = Some(ClosedBy::Client);
+            }
+            End::ServerFailed(error) => {
+                tracing::debug!(%error, "the server's side of opaque bytes failed");
+                record.closed_by = Some(ClosedBy::Server);
+            }
+            End::Asked(closing) => closing.record(record),
+        }
+    }
 }
 
 /// `first` is what the client already said. A reset at one end is a reset at the other, an end is an end.

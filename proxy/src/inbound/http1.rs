@@ -9,11 +9,10 @@ use kith_policy::{Reason, Request, normalise_host, normalise_target};
 use super::Inbound;
 use crate::authorize::{self, Denial};
 use crate::correlation;
-use crate::forward::client::{Client, Next};
+use crate::forward::client::{Client, Next, Remains};
 use crate::forward::connect::connect;
-use crate::forward::http1::{Answer, Broken, Downstream, Outcome, Terms, exchange};
+use crate::forward::http1::{Answer, Downstream, Terms, exchange};
 use crate::forward::pool::Upstream;
-use crate::forward::tcp;
 use crate::headers::{FROM_APPLICATION, INTERNAL, Received, forwarded_client_cert};
 use crate::http1::{Body, ConnectionHeader, ForwardTarget, RequestHead, Rewrite, Version, write_request_head};
 use crate::record::{self, ClosedBy, Kind, Record};
@@ -40,13 +39,7 @@ pub(super) async fn serve(inbound: Inbound) {
                 if let Some(hop) = &hop {
                     record.travels(hop, client.requests);
                 }
-                let (id, _) = correlation::request_id(None);
-                record.request_id(id.as_str().as_bytes());
-                record.refuse(if error.is_cap() { Reason::Overload } else { Reason::RequestMalformed });
-                tracing::debug!(source = %client.live.source, %error, "refused a malformed request");
-                let refused = client.refuse_malformed(error, id.as_str()).await;
-                record.status = Some(refused.status);
-                record.bytes_out = refused.bytes;
+                client.malformed(&mut record, error).await;
                 return;
             }
             Next::Failed(error) => {
@@ -140,7 +133,7 @@ async fn one_request(
     if let Some(client_cert) = client_cert {
         set.push(("x-forwarded-client-cert", client_cert));
     }
-    let mut out = Vec::with_capacity(bytes.len() + 512);
+    let mut out = BytesMut::with_capacity(bytes.len() + 512);
     let rewrite = Rewrite { remove: INTERNAL, set: &set, connection: ConnectionHeader::Upgrade };
     let forward = ForwardTarget { path: &target.path, query: target.query };
     write_request_head(&mut out, head, bytes, forward, &rewrite);
@@ -163,82 +156,25 @@ async fn one_request(
     let mut answer = Answer::default();
     let downstream = Downstream { stream: &mut client.stream, buffer: &mut client.buffer, live: &client.live };
     let body = Body::new(head.framing());
-    let outcome = exchange(downstream, &mut server, BytesMut::from(out.as_slice()), body, &terms, &mut answer).await;
+    let outcome = exchange(downstream, &mut server, out, body, &terms, &mut answer).await;
     answer.record(record);
-    match outcome {
-        Outcome::Answered { client_reusable, server_reusable } => {
-            if server_reusable {
-                application.upstream = Some(server);
-            }
-            if !client_reusable {
-                client.linger().await;
-            }
-            client_reusable
+    match client.conclude(record, outcome, &server, request_id.as_str()).await {
+        Remains::Client { server: reusable } => {
+            application.upstream = reusable.then_some(server);
+            true
         }
-        Outcome::Switched => {
-            let first = std::mem::take(&mut client.buffer);
-            let mut early = std::mem::take(&mut server.buffer);
-            if !early.is_empty() && client.stream.write_all(&mut early).await.is_err() {
-                return false;
-            }
-            let relayed = tcp::relay(&client.live, &mut client.stream, &mut server.stream, first).await;
-            super::finish_opaque(record, &relayed);
+        Remains::Tunnel => {
+            let live = Rc::clone(&client.live);
+            client.tunnel(record, &mut server, &live).await;
             false
         }
-        Outcome::NoAnswer(broken) => {
-            let reason = match &broken {
-                Broken::Io(error) => {
-                    tracing::debug!(%error, destination = %client.live.destination, "the application closed without an answer");
-                    Reason::ServerClosed
-                }
-                Broken::Malformed(error) => {
-                    tracing::warn!(%error, destination = %client.live.destination, "the application's answer is not HTTP/1.1");
-                    Reason::ServerClosed
-                }
-            };
-            record.fail(reason);
-            record.closed_by = Some(ClosedBy::Server);
-            client.draining = true;
-            refuse(client, record, reason, request_id.as_str()).await;
-            false
-        }
-        Outcome::Cut(_) => {
-            record.fail(Reason::ServerClosed);
-            record.closed_by = Some(ClosedBy::Server);
-            client.stream.reset_on_close();
-            false
-        }
-        Outcome::BadRequest { error, answered } => {
-            server.stream.reset_on_close();
-            record.refuse(Reason::RequestMalformed);
-            if answered {
-                client.stream.reset_on_close();
-            } else {
-                let refused = client.refuse_malformed(error, request_id.as_str()).await;
-                record.status = Some(refused.status);
-            }
-            false
-        }
-        Outcome::ClientGone(_) => {
-            record.fail(Reason::ClientClosed);
-            record.closed_by = Some(ClosedBy::Client);
-            server.stream.reset_on_close();
-            client.stream.reset_on_close();
-            false
-        }
-        Outcome::Asked(closing) => {
-            closing.record(record);
-            server.stream.reset_on_close();
-            client.stream.reset_on_close();
-            false
-        }
+        Remains::Server | Remains::Nothing => false,
     }
 }
 
 async fn refuse(client: &mut Client, record: &mut Record, reason: Reason, request_id: &str) -> bool {
     let refused = client.refuse(reason, request_id).await;
-    record.status = Some(refused.status);
-    record.bytes_out = refused.bytes;
+    refused.record(record);
     refused.keep
 }
 

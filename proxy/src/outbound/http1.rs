@@ -8,14 +8,12 @@ use kith_policy::Reason;
 use super::{Outbound, Unreachable, establish, permitted};
 use crate::correlation;
 use crate::forward::balance::Load;
-use crate::forward::client::{Client, Next};
-use crate::forward::http1::{Answer, Broken, Downstream, Outcome, Terms, exchange};
+use crate::forward::client::{Client, Next, Remains};
+use crate::forward::http1::{Answer, Downstream, Terms, exchange};
 use crate::forward::pool::Upstream;
-use crate::forward::tcp;
 use crate::headers::{FROM_APPLICATION, INTERNAL};
 use crate::http1::{Body, ConnectionHeader, ForwardTarget, Rewrite, Version, write_request_head};
-use crate::inbound::finish_opaque;
-use crate::record::{self, ClosedBy, Direction, Kind, Record};
+use crate::record::{self, Direction, Kind, Record};
 use crate::resolve::Resolved;
 use crate::snapshot::Protocol;
 use crate::worker::Worker;
@@ -30,12 +28,7 @@ pub(super) async fn serve(outbound: Outbound) {
             Next::End => return,
             Next::Malformed(error) => {
                 let mut record = Record::open(Kind::Request, &client.facts);
-                let (id, _) = correlation::request_id(None);
-                record.request_id(id.as_str().as_bytes());
-                record.refuse(if error.is_cap() { Reason::Overload } else { Reason::RequestMalformed });
-                tracing::debug!(source = %client.live.source, %error, "refused a malformed request of the application");
-                let refused = client.refuse_malformed(error, id.as_str()).await;
-                record.status = Some(refused.status);
+                client.malformed(&mut record, error).await;
                 return;
             }
             Next::Failed(_) => return client.stream.reset_on_close(),
@@ -111,7 +104,7 @@ async fn one_request(
     set.push(("traceparent", &traceparent));
     let rewrite = Rewrite { remove: INTERNAL, set: &set, connection: ConnectionHeader::Upgrade };
     let forward = ForwardTarget { path: head.path(bytes), query: head.query(bytes) };
-    let mut out = Vec::with_capacity(bytes.len() + 256);
+    let mut out = BytesMut::with_capacity(bytes.len() + 256);
     write_request_head(&mut out, head, bytes, forward, &rewrite);
 
     if let Some(live) = &server.live {
@@ -128,7 +121,7 @@ async fn one_request(
     let mut answer = Answer::default();
     let body = Body::new(head.framing());
     let downstream = Downstream { stream: &mut client.stream, buffer: &mut client.buffer, live: &client.live };
-    let outcome = exchange(downstream, &mut server, BytesMut::from(out.as_slice()), body, &terms, &mut answer).await;
+    let outcome = exchange(downstream, &mut server, out, body, &terms, &mut answer).await;
     drop(load);
     answer.record(record);
     if let Some(live) = &server.live {
@@ -139,74 +132,24 @@ async fn one_request(
         // The server's proxy refused: the same reason on both ends.
         record.refuse(reason);
     }
-    match outcome {
-        Outcome::Answered { client_reusable, server_reusable } => {
-            if let (true, Some(address)) = (server_reusable, server.address) {
+    let remains = client.conclude(record, outcome, &server, request_id.as_str()).await;
+    match remains {
+        Remains::Client { server: false } => true,
+        Remains::Client { server: true } | Remains::Server => {
+            if let Some(address) = server.address {
                 worker.pool.put(address, server);
             }
-            if !client_reusable {
-                client.linger().await;
-            }
-            client_reusable
+            matches!(remains, Remains::Client { .. })
         }
-        Outcome::Switched => {
-            let first = std::mem::take(&mut client.buffer);
-            let mut early = std::mem::take(&mut server.buffer);
-            if !early.is_empty() && client.stream.write_all(&mut early).await.is_err() {
-                return false;
-            }
+        Remains::Tunnel => {
+            // The lease is the server connection's, so its registration is the one to listen to.
+            let live = Rc::clone(server.live.as_deref().unwrap_or(&client.live));
             client.live.protocol.set(Some(Protocol::Tcp));
-            if let Some(live) = &server.live {
-                live.protocol.set(Some(Protocol::Tcp));
-            }
-            // The lease is the server connection's; its registration is the one to listen to.
-            let live = server.live.as_deref().unwrap_or(&client.live);
-            let relayed = tcp::relay(live, &mut client.stream, &mut server.stream, first).await;
-            record.renewed = live.renewed();
-            finish_opaque(record, &relayed);
+            live.protocol.set(Some(Protocol::Tcp));
+            client.tunnel(record, &mut server, &live).await;
             false
         }
-        Outcome::NoAnswer(broken) => {
-            let message = match broken {
-                Broken::Io(error) => error.to_string(),
-                Broken::Malformed(error) => error.to_string(),
-            };
-            tracing::debug!(destination = %client.live.destination, message, "the server closed without an answer");
-            record.fail(Reason::ServerClosed);
-            record.closed_by = Some(ClosedBy::Server);
-            client.draining = true;
-            refuse(client, record, Reason::ServerClosed, request_id.as_str()).await;
-            false
-        }
-        Outcome::Cut(_) => {
-            record.fail(Reason::ServerClosed);
-            record.closed_by = Some(ClosedBy::Server);
-            client.stream.reset_on_close();
-            false
-        }
-        Outcome::BadRequest { error, answered } => {
-            server.stream.reset_on_close();
-            record.refuse(Reason::RequestMalformed);
-            if answered {
-                client.stream.reset_on_close();
-            } else {
-                record.status = Some(client.refuse_malformed(error, request_id.as_str()).await.status);
-            }
-            false
-        }
-        Outcome::ClientGone(_) => {
-            record.fail(Reason::ClientClosed);
-            record.closed_by = Some(ClosedBy::Client);
-            server.stream.reset_on_close();
-            client.stream.reset_on_close();
-            false
-        }
-        Outcome::Asked(closing) => {
-            closing.record(record);
-            server.stream.reset_on_close();
-            client.stream.reset_on_close();
-            false
-        }
+        Remains::Nothing => false,
     }
 }
 
@@ -238,7 +181,6 @@ async fn server(worker: &Rc<Worker>, resolved: &Resolved, record: &mut Record) -
 
 async fn refuse(client: &mut Client, record: &mut Record, reason: Reason, request_id: &str) -> bool {
     let refused = client.refuse(reason, request_id).await;
-    record.status = Some(refused.status);
-    record.bytes_out = refused.bytes;
+    refused.record(record);
     refused.keep
 }

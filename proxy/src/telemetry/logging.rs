@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tracing::Subscriber;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
@@ -18,11 +19,17 @@ pub(crate) struct LogFilter {
 /// # Errors
 /// A filter that can't be parsed, or diagnostics that are installed already.
 pub(crate) fn install(filter: &str) -> Result<LogFilter, String> {
+    let (subscriber, filter) = build(filter)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(|error| error.to_string())?;
+    Ok(filter)
+}
+
+/// The filter does its work as long as the subscriber lives.
+pub(crate) fn build(filter: &str) -> Result<(impl Subscriber + Send + Sync, LogFilter), String> {
     let (layer, handle) = reload::Layer::new(parse(filter)?);
-    let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).with_target(true);
-    tracing::subscriber::set_global_default(Registry::default().with(lines.with_filter(layer)))
-        .map_err(|error| error.to_string())?;
-    Ok(LogFilter { handle, text: Arc::new(Mutex::new(filter.to_owned())) })
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).with_filter(layer);
+    let filter = LogFilter { handle, text: Arc::new(Mutex::new(filter.to_owned())) };
+    Ok((Registry::default().with(lines), filter))
 }
 
 /// `info`, `debug`, `info,kith_certs=trace`, …

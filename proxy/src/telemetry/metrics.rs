@@ -9,6 +9,8 @@ mod text;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use prometheus_client::metrics::gauge::Gauge;
+
 use families::{
     ConnectionLabels, DetectLabels, Families, FailureLabels, ReasonLabels, RevisionLabels, UpdateLabels,
 };
@@ -100,18 +102,22 @@ pub(crate) fn bytes(direction: Direction, received: u64, sent: u64) {
 
 /// Counts a connection as open until dropped.
 #[derive(Debug)]
-pub(crate) struct OpenConnection(Direction);
+pub(crate) struct OpenConnection(Gauge);
 
 impl OpenConnection {
     pub(crate) fn new(direction: Direction) -> Self {
-        FAMILIES.connections_open(direction).inc();
-        OpenConnection(direction)
+        Self::counted_by(FAMILIES.connections_open(direction))
+    }
+
+    fn counted_by(gauge: &Gauge) -> Self {
+        gauge.inc();
+        OpenConnection(gauge.clone())
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        FAMILIES.connections_open(self.0).dec();
+        self.0.dec();
     }
 }
 

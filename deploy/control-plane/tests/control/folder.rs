@@ -110,3 +110,31 @@ async fn files_and_folders_that_come_and_go_take_effect() {
     assert_eq!(orders.take().await, "WorkloadConfig +shop/orders-1");
     assert_eq!(orders.take().await, "AuthorizationPolicy -shop/a");
 }
+
+/// How Kubernetes mounts a ConfigMap: files are links through `..data`, which is replaced in one step.
+#[tokio::test]
+async fn a_mounted_config_map_that_is_replaced_takes_effect() {
+    let mesh = Mesh::start(&[("mesh.yaml", MESH)]).await;
+    let mut orders = mesh.sidecar("orders", "shop/orders-1").await;
+    orders.take_everything("shop/orders-1", &[]).await;
+    let publish = |version: &str, text: &str| {
+        let link =
+            |to: &str, at: &str| std::os::unix::fs::symlink(to, mesh.files().join(at)).unwrap();
+        std::fs::create_dir(mesh.files().join(version)).unwrap();
+        std::fs::write(mesh.files().join(version).join("policy.yaml"), text).unwrap();
+        link(version, "..data_tmp");
+        std::fs::rename(mesh.files().join("..data_tmp"), mesh.files().join("..data")).unwrap();
+        if !mesh.files().join("policy.yaml").exists() {
+            link("..data/policy.yaml", "policy.yaml");
+        }
+    };
+    publish("..1", &policy("a", "GET"));
+    assert_eq!(orders.take().await, "WorkloadConfig +shop/orders-1");
+    orders
+        .subscribe(Kind::AuthorizationPolicy, &["shop/a"])
+        .await;
+    assert_eq!(orders.take().await, "AuthorizationPolicy +shop/a");
+    publish("..2", &policy("a", "PUT"));
+    assert_eq!(orders.take().await, "AuthorizationPolicy +shop/a");
+    assert_eq!(orders.take().await, "WorkloadConfig +shop/orders-1");
+}

@@ -117,6 +117,9 @@ impl Mesh {
         let (stop, stopped) = oneshot::channel::<()>();
         self.stop = Some(stop);
         self.server = Some(tokio::spawn(server.run(async { _ = stopped.await })));
+        // Who connects before it has an identity is turned away, and most tests are about what comes after.
+        self.status_when(|status| !status["not_ready"].to_string().contains("no SVID"))
+            .await;
     }
 
     /// Stops the control plane as SIGTERM does, and says how long that took.

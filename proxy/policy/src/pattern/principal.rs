@@ -169,51 +169,47 @@ pub(crate) struct ServiceAccountSet {
     accounts: Box<[Account]>,
 }
 
-/// Both parts are whole; a wildcard is in one of them at most.
 #[derive(Debug)]
-pub(crate) enum Account {
-    Exact {
-        namespace: Arc<str>,
-        account: Arc<str>,
-    },
-    /// `ns/sa*`, `ns/*`
-    AccountPrefix {
-        namespace: Arc<str>,
-        account: Arc<str>,
-    },
-    /// `*s/sa`, `*/sa`
-    NamespaceSuffix {
-        namespace: Arc<str>,
-        account: Arc<str>,
-    },
-    /// `*sa`, in the policy's namespace
-    AccountSuffix {
-        namespace: Arc<str>,
-        account: Arc<str>,
-    },
+pub(crate) struct Account {
+    pub(crate) namespace: Arc<str>,
+    pub(crate) account: Arc<str>,
+    pub(crate) wildcard: Wildcard,
+}
+
+/// Where the `*` of a service account stands; the part without it is compared whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wildcard {
+    Nowhere,
+    /// `ns/sa*`, `ns/*`, `sa*`
+    AfterAccount,
+    /// `*sa`
+    BeforeAccount,
+    /// `*ns/sa`, `*/sa`
+    BeforeNamespace,
+}
+
+impl Account {
+    fn matches(&self, namespace: &str, account: &str) -> bool {
+        let namespace_fits = match self.wildcard {
+            Wildcard::BeforeNamespace => namespace.ends_with(&*self.namespace),
+            _ => *namespace == *self.namespace,
+        };
+        namespace_fits
+            && match self.wildcard {
+                Wildcard::AfterAccount => account.starts_with(&*self.account),
+                Wildcard::BeforeAccount => account.ends_with(&*self.account),
+                Wildcard::Nowhere | Wildcard::BeforeNamespace => *account == *self.account,
+            }
+    }
 }
 
 impl ServiceAccountSet {
     pub(crate) fn matches(&self, namespace: &str, account: &str) -> bool {
         self.any
-            || self.accounts.iter().any(|pattern| match pattern {
-                Account::Exact {
-                    namespace: n,
-                    account: a,
-                } => **a == *account && **n == *namespace,
-                Account::AccountPrefix {
-                    namespace: n,
-                    account: a,
-                } => **n == *namespace && account.starts_with(&**a),
-                Account::AccountSuffix {
-                    namespace: n,
-                    account: a,
-                } => **n == *namespace && account.ends_with(&**a),
-                Account::NamespaceSuffix {
-                    namespace: n,
-                    account: a,
-                } => **a == *account && namespace.ends_with(&**n),
-            })
+            || self
+                .accounts
+                .iter()
+                .any(|pattern| pattern.matches(namespace, account))
     }
 
     pub(crate) fn is_any(&self) -> bool {
@@ -257,37 +253,29 @@ fn account(
         .literal()
         .split_once('/')
         .unwrap_or((policy_namespace, pattern.literal()));
-    let qualified = pattern.literal().contains('/');
     if account.contains('/') {
         return Err(format!(
             "`{value}` can never match: a service account is `namespace/account` or `account`"
         ));
     }
-    let mut of =
-        |namespace: &str, account: &str| (interner.intern(namespace), interner.intern(account));
-    let missing = |part| Err(format!("`{value}` can never match: the {part} is empty"));
-    Ok(Some(match pattern {
+    let wildcard = match pattern {
         Pattern::Any => return Ok(None),
-        Pattern::Exact(_) | Pattern::Suffix(_) if account.is_empty() => return missing("account"),
-        Pattern::Exact(_) | Pattern::Prefix(_) if namespace.is_empty() => {
-            return missing("namespace");
-        }
-        Pattern::Exact(_) => {
-            let (namespace, account) = of(namespace, account);
-            Account::Exact { namespace, account }
-        }
-        Pattern::Prefix(_) => {
-            let (namespace, account) = of(namespace, account);
-            Account::AccountPrefix { namespace, account }
-        }
-        Pattern::Suffix(_) if qualified => {
-            let (namespace, account) = of(namespace, account);
-            Account::NamespaceSuffix { namespace, account }
-        }
-        Pattern::Suffix(_) => {
-            let (namespace, account) = of(namespace, account);
-            Account::AccountSuffix { namespace, account }
-        }
+        Pattern::Exact(_) => Wildcard::Nowhere,
+        Pattern::Prefix(_) => Wildcard::AfterAccount,
+        Pattern::Suffix(text) if text.contains('/') => Wildcard::BeforeNamespace,
+        Pattern::Suffix(_) => Wildcard::BeforeAccount,
+    };
+    if (account.is_empty() && wildcard != Wildcard::AfterAccount)
+        || (namespace.is_empty() && wildcard != Wildcard::BeforeNamespace)
+    {
+        return Err(format!(
+            "`{value}` can never match: the namespace or the account is empty"
+        ));
+    }
+    Ok(Some(Account {
+        namespace: interner.intern(namespace),
+        account: interner.intern(account),
+        wildcard,
     }))
 }
 

@@ -1,0 +1,21 @@
+//! Real sidecars, real TLS, real sockets: every behaviour from the outside, records asserted on both ends.
+
+#![allow(clippy::unwrap_used)]
+
+// What traffic sees.
+mod egress;
+mod http1;
+mod http2;
+mod modes;
+mod smuggling;
+mod tcp;
+
+// What happens to it while the world changes.
+mod capture;
+mod configuration;
+mod drain;
+mod leases;
+mod limits;
+mod live;
+mod outage;
+mod rotation;
