@@ -6,6 +6,7 @@
 //! settled here; whether it may do anything is not.
 
 mod identity;
+mod verified;
 
 use std::io;
 use std::net::Ipv4Addr;

@@ -38,18 +38,18 @@ impl TrustSnapshot {
         now: SystemTime,
         usage: Usage,
     ) -> Result<PeerSvid, SvidError> {
-        let parsed = self.check(leaf, intermediates, now, usage)?;
-        Ok(PeerSvid::new(parsed, leaf, intermediates, usage))
+        let verified = self.check(leaf, intermediates, now, usage)?;
+        Ok(PeerSvid::new(verified.leaf, leaf, intermediates, usage))
     }
 
-    /// `verify` without the peer's facts: what a handshake needs.
+    /// `verify` without keeping the chain: what a handshake needs.
     pub(crate) fn check(
         &self,
         leaf: &[u8],
         intermediates: &[impl AsRef<[u8]>],
         now: SystemTime,
         usage: Usage,
-    ) -> Result<Leaf, SvidError> {
+    ) -> Result<Verified, SvidError> {
         let parsed = Leaf::parse(leaf)?;
         // SPIFFE_Workload_API 4.6: the bundle is chosen by the trust domain that the SVID
         // presents; without it the peer is untrusted.
@@ -61,8 +61,11 @@ impl TrustSnapshot {
         if now < parsed.not_before || now > parsed.not_after {
             return Err(parsed.outside_validity(now));
         }
-        verify_path(&parsed, leaf, intermediates, bundle, now, usage)?;
-        Ok(parsed)
+        let signers = verify_path(&parsed, leaf, intermediates, bundle, now, usage)?;
+        Ok(Verified {
+            window: signers.and(parsed.not_before, parsed.not_after),
+            leaf: parsed,
+        })
     }
 
     /// Would a connected peer's chain still be trusted? For re-checking live connections when
@@ -79,6 +82,41 @@ impl TrustSnapshot {
     }
 }
 
+/// A chain that passed.
+pub(crate) struct Verified {
+    pub(crate) leaf: Leaf,
+    /// When the leaf and everything above it, the anchor included, is valid.
+    pub(crate) window: Window,
+}
+
+/// A time span, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Window {
+    from: SystemTime,
+    to: SystemTime,
+}
+
+impl Window {
+    pub(crate) fn new(from: SystemTime, to: SystemTime) -> Window {
+        Window { from, to }
+    }
+
+    pub(crate) fn holds(&self, now: SystemTime) -> bool {
+        self.from <= now && now <= self.to
+    }
+
+    pub(crate) fn to(&self) -> SystemTime {
+        self.to
+    }
+
+    fn and(self, from: SystemTime, to: SystemTime) -> Window {
+        Window {
+            from: self.from.max(from),
+            to: self.to.min(to),
+        }
+    }
+}
+
 /// X.509-SVID section 5.1: RFC 5280 path validation.
 fn verify_path(
     parsed: &Leaf,
@@ -87,7 +125,7 @@ fn verify_path(
     bundle: &Bundle,
     now: SystemTime,
     usage: Usage,
-) -> Result<(), SvidError> {
+) -> Result<Window, SvidError> {
     let leaf_der = CertificateDer::from(leaf);
     let leaf_certificate =
         EndEntityCert::try_from(&leaf_der).map_err(|e| SvidError::from_webpki(&e, parsed, now))?;
@@ -107,12 +145,11 @@ fn verify_path(
     };
     // webpki stops by itself after 100 signature checks, so that a pile of cross-signed
     // intermediates costs bounded time; its errors carry no text of ours, hence the cell.
-    let refused_signer = RefCell::new(None);
+    let signers = RefCell::new(None);
     let check_signers = |path: &VerifiedPath<'_>| {
-        check_signers(path, bundle).map_err(|fault| {
-            refused_signer.replace(Some(fault));
-            webpki::Error::UnknownIssuer
-        })
+        let checked = check_signers(path, bundle, now);
+        signers.replace(Some(checked));
+        checked.map(drop).map_err(|_| webpki::Error::UnknownIssuer)
     };
     let unix_now =
         UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO));
@@ -125,23 +162,37 @@ fn verify_path(
         None,
         Some(&check_signers),
     );
-    match (verified, refused_signer.into_inner()) {
-        (Ok(_), _) => Ok(()),
-        (Err(_), Some(fault)) => Err(SvidError::Signer {
+    match (verified, signers.into_inner()) {
+        // The last path looked at is the one that was accepted.
+        (Ok(_), Some(Ok(window))) => Ok(window),
+        (_, Some(Err(fault))) => Err(SvidError::Signer {
             id: parsed.id.clone(),
             fault,
         }),
-        (Err(error), None) => Err(SvidError::from_webpki(&error, parsed, now)),
+        (Err(error), _) => Err(SvidError::from_webpki(&error, parsed, now)),
+        // webpki accepts no path without asking; if it did, nobody vouched for the signers.
+        (Ok(_), None) => Err(SvidError::Signer {
+            id: parsed.id.clone(),
+            fault: "its signers weren't checked",
+        }),
     }
 }
 
 /// What X.509-SVID asks of signers beyond RFC 5280, and the anchor's own path length, which
-/// webpki doesn't look at.
-fn check_signers(path: &VerifiedPath<'_>, bundle: &Bundle) -> Result<(), &'static str> {
+/// webpki doesn't look at. Gives the time that all of them are valid.
+fn check_signers(
+    path: &VerifiedPath<'_>,
+    bundle: &Bundle,
+    now: SystemTime,
+) -> Result<Window, &'static str> {
+    let mut window = bundle
+        .window(path.anchor(), now)
+        .ok_or("the bundle's authority isn't valid now")?;
     let mut below_anchor = 0;
     for certificate in path.intermediate_certificates() {
         let der = certificate.der();
         let signer = profile::Signer::parse(&der)?;
+        window = window.and(signer.not_before, signer.not_after);
         // RFC 5280 section 6.1.4 (l): self-issued certificates don't count.
         if !signer.self_issued {
             below_anchor += 1;
@@ -151,6 +202,6 @@ fn check_signers(path: &VerifiedPath<'_>, bundle: &Bundle) -> Result<(), &'stati
         Some(limit) if below_anchor > limit => {
             Err("the bundle's authority allows fewer intermediates (RFC 5280 4.2.1.9)")
         }
-        _ => Ok(()),
+        _ => Ok(window),
     }
 }

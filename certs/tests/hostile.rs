@@ -586,6 +586,25 @@ async fn refuses_certificates_with_bytes_after_their_end() {
     }
 }
 
+#[test]
+fn no_changed_or_missing_byte_goes_unnoticed() {
+    let root = Authority::root(DOMAIN);
+    let snapshot = us(&root, root.der(), &[]);
+    let leaf = root.sign(&svid("spiffe://example.org/web"));
+    let der = &leaf.chain[0];
+    let none: &[&[u8]] = &[];
+    let verify = |der: &[u8]| snapshot.verify(der, none, SystemTime::now(), Usage::Client);
+    verify(der).unwrap();
+    for at in 0..der.len() {
+        for bit in [0x01, 0x20, 0x80] {
+            let mut changed = der.clone();
+            changed[at] ^= bit;
+            assert!(verify(&changed).is_err(), "byte {at}, bit {bit:#x}");
+        }
+        assert!(verify(&der[..at]).is_err(), "cut at {at}");
+    }
+}
+
 #[tokio::test]
 async fn a_hundred_cross_signed_intermediates_cost_bounded_time() {
     let root = Authority::root(DOMAIN);
@@ -627,6 +646,35 @@ async fn fails_closed_when_our_own_svid_has_expired() {
         as_client(&source, &proper).await,
         Handshake::Failed(_)
     ));
+}
+
+#[tokio::test]
+async fn a_chain_verified_before_is_refused_once_it_has_expired() {
+    let root = Authority::root(DOMAIN);
+    let snapshot = us(&root, root.der(), &[]);
+    let source = IdentitySource::fixed(snapshot);
+    let mut params = svid("spiffe://example.org/web");
+    // Certificates count whole seconds: this one has between one and two left.
+    params.not_after = (SystemTime::now() + Duration::from_secs(2)).into();
+    let leaf = root.sign(&params);
+    let ends = attacker::Ends::new(&source);
+    for _ in 0..3 {
+        assert!(matches!(
+            ends.as_client(&leaf).await,
+            Handshake::Authenticated(_)
+        ));
+        assert!(matches!(
+            ends.as_server(&leaf).await,
+            Handshake::Authenticated(_)
+        ));
+    }
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    for outcome in [ends.as_client(&leaf).await, ends.as_server(&leaf).await] {
+        match outcome {
+            Handshake::Refused(error) => assert_eq!(error.reason(), SvidReason::Expired),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -113,8 +113,8 @@ impl Registry {
         self.live.borrow().len()
     }
 
-    pub(crate) fn count(&self, direction: Direction) -> usize {
-        self.live.borrow().iter().filter(|(_, live)| live.direction == direction).count()
+    pub(crate) fn count(&self, direction: Direction, counts: impl Fn(&Live) -> bool) -> usize {
+        self.live.borrow().iter().filter(|(_, live)| live.direction == direction && counts(live)).count()
     }
 
     /// A copy, so that asking never holds the registry while somebody leaves it.

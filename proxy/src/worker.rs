@@ -37,7 +37,7 @@ pub(crate) enum Command {
     Renew(Renewal, oneshot::Sender<Vec<Renewed>>),
     /// For the admin listener.
     List(oneshot::Sender<Vec<serde_json::Value>>),
-    /// How many connections are open, inbound and outbound.
+    /// How many inbound connections are open, and how many outbound ones are in use.
     Count(oneshot::Sender<(usize, usize)>),
     /// Accept no more inbound connections, end what is idle, let requests finish.
     Drain,
@@ -242,7 +242,7 @@ async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
             }
             Command::Count(answer) => {
                 let registry = &worker.registry;
-                let _ = answer.send((registry.count(Direction::Inbound), registry.count(Direction::Outbound)));
+                let _ = answer.send((registry.count(Direction::Inbound, |_| true), registry.count(Direction::Outbound, |live| live.is_in_use())));
             }
             Command::Drain => {
                 stop_inbound = None;

@@ -16,6 +16,7 @@ use rustls::{
     PeerIncompatible, SignatureScheme,
 };
 
+use super::verified::{ChainDigest, VerifiedChains};
 use crate::{IdentitySource, SvidError, Usage};
 
 /// Presents our SVID of the moment. No SVID or an expired one: presents nothing, which
@@ -57,6 +58,8 @@ impl ResolvesClientCert for CurrentIdentity {
 pub(super) struct PeerVerifier {
     source: IdentitySource,
     algorithms: WebPkiSupportedAlgorithms,
+    /// One verifier serves one direction, so the peer's usage is always the same.
+    verified: VerifiedChains,
 }
 
 impl PeerVerifier {
@@ -79,10 +82,16 @@ impl PeerVerifier {
         })?;
         let now = UNIX_EPOCH + Duration::from_secs(now.as_secs());
         snapshot.check_own_validity(now).map_err(refused)?;
-        snapshot
+        let chain = ChainDigest::of(leaf, intermediates);
+        if self.verified.holds(&chain, snapshot.generation(), now) {
+            return Ok(());
+        }
+        let verified = snapshot
             .check(leaf, intermediates, now, usage)
-            .map(|_| ())
-            .map_err(refused)
+            .map_err(refused)?;
+        self.verified
+            .insert(chain, snapshot.generation(), verified.window);
+        Ok(())
     }
 
     fn verify_tls13(

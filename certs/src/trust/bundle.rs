@@ -12,6 +12,7 @@ use x509_parser::certificate::X509Certificate;
 
 use super::own::UpdateError;
 use crate::TrustDomain;
+use crate::verify::Window;
 use crate::verify::profile::Signer;
 use crate::workload_api::proto::{X509svid, X509svidResponse};
 
@@ -28,8 +29,7 @@ pub struct Bundle {
 
 #[derive(Debug)]
 struct Limits {
-    not_before: SystemTime,
-    not_after: SystemTime,
+    window: Window,
     path_len: Option<u32>,
 }
 
@@ -71,8 +71,7 @@ impl Bundle {
                 }
             }
             limits.push(Limits {
-                not_before: signer.not_before,
-                not_after: signer.not_after,
+                window: Window::new(signer.not_before, signer.not_after),
                 path_len: signer.path_len,
             });
         }
@@ -105,13 +104,13 @@ impl Bundle {
     pub fn valid_at(&self, now: SystemTime) -> usize {
         self.limits
             .iter()
-            .filter(|limits| limits.holds(now))
+            .filter(|limits| limits.window.holds(now))
             .count()
     }
 
     /// When the last of its authorities expires.
     pub fn not_after(&self) -> Option<SystemTime> {
-        self.limits.iter().map(|limits| limits.not_after).max()
+        self.limits.iter().map(|limits| limits.window.to()).max()
     }
 
     /// Why certificates of it are no anchors, one text per certificate.
@@ -122,39 +121,45 @@ impl Bundle {
     /// The anchors that are valid at `now`: SPIRE leaves expired roots in a bundle for a day,
     /// and webpki doesn't look at an anchor's validity.
     pub(crate) fn anchors_at(&self, now: SystemTime) -> Cow<'_, [TrustAnchor<'static>]> {
-        if self.limits.iter().all(|limits| limits.holds(now)) {
+        if self.limits.iter().all(|limits| limits.window.holds(now)) {
             return Cow::Borrowed(&self.anchors);
         }
         let valid = self
             .anchors
             .iter()
             .zip(&self.limits)
-            .filter(|(_, limits)| limits.holds(now));
+            .filter(|(_, limits)| limits.window.holds(now));
         Cow::Owned(valid.map(|(anchor, _)| anchor.clone()).collect())
+    }
+
+    /// When an anchor is valid, if it is now.
+    pub(crate) fn window(&self, anchor: &TrustAnchor<'_>, now: SystemTime) -> Option<Window> {
+        self.limits_of(anchor)
+            .map(|limits| limits.window)
+            .find(|window| window.holds(now))
     }
 
     /// The pathLenConstraint of an anchor; of several with the same name and key, the strictest.
     pub(crate) fn path_len(&self, anchor: &TrustAnchor<'_>) -> Option<u32> {
-        let same = |other: &TrustAnchor<'_>| {
-            other.subject == anchor.subject
-                && other.subject_public_key_info == anchor.subject_public_key_info
-        };
-        let matching = self
-            .anchors
+        self.limits_of(anchor)
+            .filter_map(|limits| limits.path_len)
+            .min()
+    }
+
+    /// An authority may be listed twice, e.g. with its validity extended.
+    fn limits_of(&self, anchor: &TrustAnchor<'_>) -> impl Iterator<Item = &Limits> {
+        self.anchors
             .iter()
             .zip(&self.limits)
-            .filter(|(other, _)| same(other));
-        matching.filter_map(|(_, limits)| limits.path_len).min()
+            .filter(|(other, _)| {
+                other.subject == anchor.subject
+                    && other.subject_public_key_info == anchor.subject_public_key_info
+            })
+            .map(|(_, limits)| limits)
     }
 
     pub(super) fn digest(&self) -> &[u8; 32] {
         &self.digest
-    }
-}
-
-impl Limits {
-    fn holds(&self, now: SystemTime) -> bool {
-        self.not_before <= now && now <= self.not_after
     }
 }
 

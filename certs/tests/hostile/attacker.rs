@@ -29,39 +29,60 @@ pub(crate) enum Handshake {
     Failed(String),
 }
 
-/// The attacker calls us.
-pub(crate) async fn as_client(source: &IdentitySource, presented: &Forged) -> Handshake {
-    let (ours, theirs) = connection().await;
-    let acceptor = TlsAcceptor::from(server_config(source, &[b"kith-tcp"], ClientAuth::Required));
-    let attacker = TlsConnector::from(Arc::new(attacking_client(presented)));
-    let attack = tokio::spawn(async move {
-        if let Ok(mut stream) = attacker.connect(server_name(), theirs).await {
-            // The client's handshake is done before the server judges: it learns by reading.
-            let _ = stream.read(&mut [0]).await;
-        }
-    });
-    let outcome = match acceptor.accept(ours).await {
-        Ok(stream) => verdict(peer_svid(stream.get_ref().1, Usage::Client)),
-        Err(error) => refusal(&error),
-    };
-    attack.await.unwrap();
-    outcome
+/// Our two configurations, to be met more than once.
+pub(crate) struct Ends {
+    acceptor: TlsAcceptor,
+    connector: TlsConnector,
 }
 
-/// We call the attacker.
+impl Ends {
+    pub(crate) fn new(source: &IdentitySource) -> Ends {
+        Ends {
+            acceptor: server_config(source, &[b"kith-tcp"], ClientAuth::Required).into(),
+            connector: client_config(source, &[b"kith-tcp"]).into(),
+        }
+    }
+
+    /// The attacker calls us.
+    pub(crate) async fn as_client(&self, presented: &Forged) -> Handshake {
+        let (ours, theirs) = connection().await;
+        let attacker = TlsConnector::from(Arc::new(attacking_client(presented)));
+        let attack = tokio::spawn(async move {
+            if let Ok(mut stream) = attacker.connect(server_name(), theirs).await {
+                // The client's handshake is done before the server judges: it learns by reading.
+                let _ = stream.read(&mut [0]).await;
+            }
+        });
+        let outcome = match self.acceptor.accept(ours).await {
+            Ok(stream) => verdict(peer_svid(stream.get_ref().1, Usage::Client)),
+            Err(error) => refusal(&error),
+        };
+        attack.await.unwrap();
+        outcome
+    }
+
+    /// We call the attacker.
+    pub(crate) async fn as_server(&self, presented: &Forged) -> Handshake {
+        let (ours, theirs) = connection().await;
+        let attacker = TlsAcceptor::from(Arc::new(attacking_server(presented)));
+        let attack = tokio::spawn(async move {
+            let _ = attacker.accept(theirs).await;
+        });
+        let outcome = match self.connector.connect(server_name(), ours).await {
+            Ok(stream) => verdict(peer_svid(stream.get_ref().1, Usage::Server)),
+            Err(error) => refusal(&error),
+        };
+        attack.await.unwrap();
+        outcome
+    }
+}
+
+pub(crate) async fn as_client(source: &IdentitySource, presented: &Forged) -> Handshake {
+    Ends::new(source).as_client(presented).await
+}
+
 pub(crate) async fn as_server(source: &IdentitySource, presented: &Forged) -> Handshake {
-    let (ours, theirs) = connection().await;
-    let connector = TlsConnector::from(client_config(source, &[b"kith-tcp"]));
-    let attacker = TlsAcceptor::from(Arc::new(attacking_server(presented)));
-    let attack = tokio::spawn(async move {
-        let _ = attacker.accept(theirs).await;
-    });
-    let outcome = match connector.connect(server_name(), ours).await {
-        Ok(stream) => verdict(peer_svid(stream.get_ref().1, Usage::Server)),
-        Err(error) => refusal(&error),
-    };
-    attack.await.unwrap();
-    outcome
+    Ends::new(source).as_server(presented).await
 }
 
 /// Two of us, and what was agreed on.

@@ -111,3 +111,54 @@ async fn old_roots_leave(source: &IdentitySource) {
             .is_ok()
     );
 }
+
+#[tokio::test]
+async fn a_peer_that_connected_before_is_refused_once_its_bundle_is_gone() {
+    let (lab, other) = (
+        Lab::new(60),
+        Lab::with(|dir, config| {
+            config.trust_domain = crate::domain("other.org");
+            config.entries = vec![Entry::for_socket(
+                id("spiffe://other.org/web"),
+                dir.path().join("web.sock"),
+            )];
+        }),
+    );
+    let (ours, theirs) = (crate::domain("example.org"), crate::domain("other.org"));
+    lab.authority
+        .federate(&theirs, &other.authority.bundle_der(), None)
+        .unwrap();
+    other
+        .authority
+        .federate(&ours, &lab.authority.bundle_der(), None)
+        .unwrap();
+    let (local, foreign) = (lab.source(), other.source());
+    first_svid(&local).await;
+    first_svid(&foreign).await;
+    let acceptor = TlsAcceptor::from(server_config(&local, &[], ClientAuth::Required));
+    let connector = TlsConnector::from(client_config(&foreign, &[]));
+    let handshake = async || {
+        let (a, b) = tokio::io::duplex(16 * 1024);
+        let (accepted, _connected) =
+            tokio::join!(acceptor.accept(a), connector.connect(server_name(), b));
+        accepted.map(|stream| peer_svid(stream.get_ref().1, Usage::Client).unwrap())
+    };
+    let mut peer = None;
+    for _ in 0..3 {
+        peer = Some(handshake().await.unwrap());
+    }
+    let peer = peer.unwrap();
+    assert_eq!(peer.as_str(), "spiffe://other.org/web");
+    let now = SystemTime::now();
+    local.current().unwrap().still_trusts(&peer, now).unwrap();
+
+    lab.authority.unfederate(&theirs);
+    eventually(&local, "unfederated", |source, _| {
+        source.current().unwrap().bundle("other.org").is_none()
+    })
+    .await;
+    let refused = handshake().await.unwrap_err();
+    let reason = kith_certs::svid_error_of_io(&refused).unwrap().reason();
+    assert_eq!(reason.as_str(), "trust-domain-unknown");
+    assert!(local.current().unwrap().still_trusts(&peer, now).is_err());
+}

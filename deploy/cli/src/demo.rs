@@ -107,29 +107,27 @@ fn refuse(why: &str) -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> ExitCode {
-    let walk = async {
-        let mut walk = Walk::default();
-        let scene = walk.through().await;
-        if let Some(path) = &arguments.json
-            && let Err(error) = std::fs::write(path, format!("{:#}\n", report(&walk.outcomes)))
-        {
-            eprintln!("kith: cannot write {}: {error}", path.display());
-            return ExitCode::FAILURE;
-        }
-        let code = walk.conclude(scene.as_ref());
-        match scene {
-            Some(mut scene) if !arguments.once => stay(&mut scene).await.unwrap_or(code),
-            _ => code,
-        }
+    let mut walk = Walk::default();
+    // Dropping the steps under way, and with them the scene, takes the lab down.
+    let scene = tokio::select! {
+        scene = walk.through() => scene,
+        () = asked_to_stop() => None,
     };
-    // Whichever ends first; dropping the walk takes the lab down.
-    tokio::select! {
-        code = walk => code,
-        () = asked_to_stop() => {
-            println!("\nstopped; everything is cleared away");
-            ExitCode::FAILURE
-        }
+    if let Some(path) = &arguments.json
+        && let Err(error) = std::fs::write(path, format!("{:#}\n", report(&walk.outcomes, walk.finished)))
+    {
+        eprintln!("kith: cannot write {}: {error}", path.display());
+        return ExitCode::FAILURE;
     }
+    let code = walk.conclude(scene.as_ref());
+    if let Some(mut scene) = scene
+        && !arguments.once
+    {
+        stay(&mut scene).await;
+        drop(scene);
+        println!("\nstopped; everything is cleared away");
+    }
+    code
 }
 
 /// Ctrl-C, SIGTERM, or the terminal is gone.
@@ -148,6 +146,8 @@ async fn asked_to_stop() {
 #[derive(Debug, Default)]
 struct Walk {
     outcomes: Vec<Outcome>,
+    /// Whether all steps were taken, with whatever outcome.
+    finished: bool,
 }
 
 impl Walk {
@@ -167,6 +167,7 @@ impl Walk {
         self.step(&mut scene, steps::AUTHORITY_BACK, steps::authority_back).await;
         self.step(&mut scene, steps::HOPS, steps::hops_join).await;
         show_records(&mut scene).await;
+        self.finished = true;
         Some(scene)
     }
 
@@ -211,16 +212,16 @@ impl Walk {
         for outcome in &failed {
             println!("not as expected: {} ({})", outcome.step.title, outcome.step.name);
         }
-        match (failed.is_empty(), scene) {
-            (true, _) => ExitCode::SUCCESS,
-            (false, scene) => {
-                if let Some(scene) = scene {
-                    scene.mesh.lab.keep_files();
-                    println!("logs and records are kept in {}", scene.mesh.lab.directory().display());
-                }
-                ExitCode::FAILURE
+        match scene {
+            Some(_) if failed.is_empty() => return ExitCode::SUCCESS,
+            Some(scene) => {
+                scene.mesh.lab.keep_files();
+                println!("logs and records are kept in {}", scene.mesh.lab.directory().display());
             }
+            None if failed.is_empty() => println!("interrupted; everything is cleared away"),
+            None => {}
         }
+        ExitCode::FAILURE
     }
 }
 
@@ -244,7 +245,7 @@ async fn show_records(scene: &mut Scene) {
 }
 
 /// Stays up until Ctrl-C, with something to try.
-async fn stay(scene: &mut Scene) -> Option<ExitCode> {
+async fn stay(scene: &mut Scene) {
     let Scene { mesh, screen, .. } = scene;
     let policies = mesh.lab.control().files().join(format!("{POLICY_FILE}.yaml"));
     let workloads = [&mesh.web, &mesh.orders, &mesh.payments, &mesh.stranger];
@@ -254,13 +255,9 @@ async fn stay(scene: &mut Scene) -> Option<ExitCode> {
         records: workload.sidecar.as_ref().map(|sidecar| sidecar.records().to_owned()),
     });
     let state = State::new(policies.clone(), mesh.lab.directory().join("hosts"), places.into());
-    let published = match state.publish() {
-        Ok(published) => published,
-        Err(error) => {
-            eprintln!("kith: {error}");
-            return Some(ExitCode::FAILURE);
-        }
-    };
+    if let Err(error) = state.publish(&mesh.lab) {
+        screen.line(&format!("\n{error}"));
+    }
     let kith = std::env::args().next().unwrap_or_else(|| "kith".to_owned());
     screen.headline("\nThe mesh stays up until Ctrl-C. In another terminal, try:");
     for (what, command) in [
@@ -275,7 +272,4 @@ async fn stay(scene: &mut Scene) -> Option<ExitCode> {
         screen.line(&format!("  {what:<26}{command}"));
     }
     asked_to_stop().await;
-    drop(published);
-    println!("\nstopped; everything is cleared away");
-    None
 }

@@ -47,6 +47,7 @@ pub mod privileges;
 pub mod process;
 pub mod records;
 pub mod sidecar;
+pub mod spec;
 pub mod workload;
 
 pub use authority::Authority;
@@ -54,7 +55,8 @@ pub use control::Control;
 pub use error::Error;
 pub use process::Process;
 pub use sidecar::Sidecar;
-pub use workload::{Output, Workload, WorkloadSpec};
+pub use spec::WorkloadSpec;
+pub use workload::{Output, Workload};
 
 /// Port of the control plane.
 const XDS_PORT: u16 = 15010;
@@ -319,6 +321,14 @@ impl Lab {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Has a file elsewhere removed when the lab goes, in whichever way.
+    ///
+    /// # Errors
+    /// When the lab's keeper was killed.
+    pub fn remove_at_end(&self, path: &Path) -> Result<(), Error> {
+        self.keeper.remove(path)
     }
 
     /// Lets the folder stay when the lab goes. It also stays after a panic, and with `KITH_LAB_KEEP` set.

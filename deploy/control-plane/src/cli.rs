@@ -91,24 +91,35 @@ fn check(dir: &Path) -> ExitCode {
                 eprintln!("warning: {warning}");
             }
             let counts = resolved.catalog.counts;
-            println!(
-                "{}: {} workloads, {} services, {} authorization policies, {} peer authentications, {} warnings",
-                dir.display(),
-                counts.workloads,
-                counts.services,
-                counts.authorization_policies,
-                counts.peer_authentications,
-                resolved.warnings.len()
-            );
+            let counted = [
+                counted(counts.workloads, "workload", "s"),
+                counted(counts.services, "service", "s"),
+                counted(counts.authorization_policies, "authorization polic", "ies"),
+                counted(counts.peer_authentications, "peer authentication", "s"),
+                counted(resolved.warnings.len(), "warning", "s"),
+            ];
+            println!("{}: {}", dir.display(), counted.join(", "));
             ExitCode::SUCCESS
         }
         Err(problems) => {
             for problem in &problems {
                 eprintln!("{problem}");
             }
-            eprintln!("{}: {} problems", dir.display(), problems.len());
+            eprintln!(
+                "{}: {}",
+                dir.display(),
+                counted(problems.len(), "problem", "s")
+            );
             ExitCode::from(2)
         }
+    }
+}
+
+fn counted(count: usize, word: &str, plural: &str) -> String {
+    match (count, plural) {
+        (1, "ies") => format!("1 {word}y"),
+        (1, _) => format!("1 {word}"),
+        _ => format!("{count} {word}{plural}"),
     }
 }
 

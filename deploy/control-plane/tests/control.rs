@@ -1,6 +1,6 @@
 //! The control plane as its clients and operators meet it: real folder, real Workload API, real mTLS.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 #[path = "control/harness.rs"]
 mod harness;

@@ -136,6 +136,8 @@ impl Client {
         let mut out = BytesMut::with_capacity(256);
         write_problem(&mut out, status, reason.as_str(), id, !keep, head_only);
         let written = out.len() as u64;
+        // Decided and done with: there is nothing a change of policy could ask again.
+        self.live.set_in_flight(0);
         self.live.wait_for(HEAD, Reason::Timeout);
         let sent = tokio::select! {
             sent = self.stream.write_all(&mut out) => sent.is_ok(),
@@ -145,6 +147,11 @@ impl Client {
             self.linger().await;
         }
         Refused { status, bytes: written, keep: keep && sent }
+    }
+
+    /// Ends the connection in good order: the peer can tell it from a cut.
+    pub(crate) async fn end(&mut self) {
+        let _ = tokio::time::timeout(LINGER, self.stream.shutdown()).await;
     }
 
     /// Ends the connection after an answer that was sent before the request was read: a reset now would

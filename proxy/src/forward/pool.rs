@@ -6,12 +6,14 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use kith_policy::Principal;
+use tokio::io::AsyncWrite;
 use tokio::sync::OnceCell;
 
 use crate::authenticate::Peer;
@@ -118,6 +120,7 @@ impl Pool {
             *at_address = kept;
             !at_address.is_empty()
         });
+        ended.into_iter().for_each(|idle: Idle| idle.upstream.end());
         self.http2.borrow_mut().retain(|_, cell| match cell.get() {
             Some(upstream) => upstream.takes_requests() && !upstream.idle_for(now, IDLE),
             // Nobody waits for it any more.
@@ -128,7 +131,7 @@ impl Pool {
     /// Ends every idle connection, so that the next request makes one with the SVID of today.
     pub(crate) fn retire(&self) {
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
-        drop(idle);
+        idle.into_values().flatten().for_each(|idle| idle.upstream.end());
         self.http2.borrow_mut().retain(|_, cell| cell.get().is_none());
     }
 }
@@ -141,6 +144,12 @@ fn proves(mesh: Option<&UpstreamMesh>, expected: &[Principal]) -> bool {
 }
 
 impl Upstream {
+    /// Says goodbye as far as the socket takes it without waiting: nothing else is on its way.
+    fn end(mut self) {
+        let mut context = Context::from_waker(Waker::noop());
+        let _ = Pin::new(&mut self.stream).poll_shutdown(&mut context);
+    }
+
     /// Still open, nothing unasked for received, nothing asked of it by the registry.
     pub(crate) fn is_reusable(&mut self) -> bool {
         let asked = self.live.as_ref().is_some_and(|live| live.signal.is_closing() || live.signal.is_draining());

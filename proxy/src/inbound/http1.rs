@@ -32,7 +32,7 @@ pub(super) async fn serve(inbound: Inbound) {
     loop {
         let head = match client.next_request().await {
             Next::Request(head) => head,
-            Next::End => return,
+            Next::End => return client.end().await,
             Next::Malformed(error) => {
                 let mut record = Record::open(Kind::Request, &client.facts);
                 client.requests += 1;
@@ -47,11 +47,11 @@ pub(super) async fn serve(inbound: Inbound) {
                 return client.stream.reset_on_close();
             }
             Next::Asked(closing) => {
-                if closing.reason != Reason::Timeout && closing.reason != Reason::Draining {
-                    tracing::info!(source = %client.live.source, reason = closing.reason.as_str(), "closed an idle connection");
-                    client.stream.reset_on_close();
+                if closing.by.is_none() {
+                    return client.end().await;
                 }
-                return;
+                tracing::info!(source = %client.live.source, reason = closing.reason.as_str(), "closed an idle connection");
+                return client.stream.reset_on_close();
             }
         };
         client.requests += 1;

@@ -25,14 +25,14 @@ pub(super) async fn serve(outbound: Outbound) {
     loop {
         let head = match client.next_request().await {
             Next::Request(head) => head,
-            Next::End => return,
+            Next::End => return client.end().await,
             Next::Malformed(error) => {
                 let mut record = Record::open(Kind::Request, &client.facts);
                 client.malformed(&mut record, error).await;
                 return;
             }
             Next::Failed(_) => return client.stream.reset_on_close(),
-            Next::Asked(_) => return,
+            Next::Asked(_) => return client.end().await,
         };
         client.requests += 1;
         let mut record = Record::open(Kind::Request, &client.facts);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::SystemTime;
 
-use super::json::Json;
+use super::json::{Json, write_hex};
 use super::meters::Meters;
 use super::recorder::Sink;
 
@@ -123,7 +123,7 @@ impl Hop {
         json.text("tls.cipher", facts.tls.cipher.as_bytes());
         json.text("tls.group", facts.tls.group.as_bytes());
         let mut id = [0; 32];
-        super::json::hex(facts.id, &mut id);
+        write_hex(facts.id, &mut id);
         Rc::new(Hop {
             fragment: fragment.into_boxed_slice(),
             id,

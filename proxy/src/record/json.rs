@@ -68,9 +68,9 @@ impl<'a> Json<'a> {
     pub(super) fn hex<const BYTES: usize>(&mut self, key: &'static str, value: &[u8; BYTES]) {
         self.key(key);
         self.out.push(b'"');
-        for byte in value {
-            self.out.extend_from_slice(&hex_of(*byte));
-        }
+        let start = self.out.len();
+        self.out.resize(start + 2 * BYTES, 0);
+        write_hex(value, &mut self.out[start..]);
         self.out.push(b'"');
     }
 
@@ -162,7 +162,8 @@ fn unicode_escape(character: char, out: &mut Vec<u8>) {
     out.extend_from_slice(&hex_of(low));
 }
 
-pub(super) fn hex(bytes: &[u8; 16], out: &mut [u8; 32]) {
+/// Two digits for each byte.
+pub(super) fn write_hex(bytes: &[u8], out: &mut [u8]) {
     for (byte, pair) in bytes.iter().zip(out.chunks_exact_mut(2)) {
         pair.copy_from_slice(&hex_of(*byte));
     }

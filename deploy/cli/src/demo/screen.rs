@@ -37,8 +37,8 @@ impl Outcome {
 }
 
 /// The result of the whole walk, as `--json` writes it.
-pub(crate) fn report(outcomes: &[Outcome]) -> Value {
-    let ok = !outcomes.is_empty() && outcomes.iter().all(|outcome| outcome.result.is_ok());
+pub(crate) fn report(outcomes: &[Outcome], finished: bool) -> Value {
+    let ok = finished && outcomes.iter().all(|outcome| outcome.result.is_ok());
     json!({"ok": ok, "steps": outcomes.iter().map(Outcome::to_json).collect::<Vec<_>>()})
 }
 
@@ -115,7 +115,7 @@ mod tests {
 
     const STEP: Step = Step { name: "a", title: "A", expected: "x" };
 
-    fn check(results: &[Result<&str, &str>], ok: bool) {
+    fn check(results: &[Result<&str, &str>], finished: bool, ok: bool) {
         let outcomes: Vec<Outcome> = results
             .iter()
             .map(|result| Outcome {
@@ -124,16 +124,16 @@ mod tests {
                 took: Duration::from_millis(3),
             })
             .collect();
-        assert_eq!(report(&outcomes)["ok"], ok);
+        assert_eq!(report(&outcomes, finished)["ok"], ok);
     }
 
     #[test]
     fn a_walk_is_good_only_if_every_step_was() {
-        check(&[Ok("x"), Ok("x")], true);
-        check(&[Ok("x"), Err("y")], false);
-        check(&[], false);
+        check(&[Ok("x"), Ok("x")], true, true);
+        check(&[Ok("x"), Ok("x")], false, false);
+        check(&[Ok("x"), Err("y")], true, false);
         let outcome = Outcome { step: STEP, result: Err("y".to_owned()), took: Duration::from_millis(3) };
         let expected = json!({"name": "a", "expected": "x", "observed": "y", "ok": false, "ms": 3});
-        assert_eq!(report(&[outcome])["steps"][0], expected);
+        assert_eq!(report(&[outcome], true)["steps"][0], expected);
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::lab::Lab;
 use crate::lab::child::Birth;
 use crate::lab::privileges::real_uid;
 
@@ -30,36 +31,26 @@ pub(crate) struct Place {
     pub(crate) records: Option<PathBuf>,
 }
 
-/// The file, removed when dropped.
-#[derive(Debug)]
-pub(crate) struct Published(PathBuf);
-
-impl Drop for Published {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 impl State {
     pub(crate) fn new(policies: PathBuf, hosts: PathBuf, workloads: Vec<Place>) -> Self {
         let pid = std::process::id();
         Self { pid, started: started(pid).unwrap_or(0), policies, hosts, workloads }
     }
 
-    /// Lets other `kith` commands of the same user find this demo.
+    /// Lets other `kith` commands of the same user find this demo, until its lab goes.
     ///
     /// # Errors
     /// When another demo of this user runs, or the file cannot be written.
-    pub(crate) fn publish(&self) -> io::Result<Published> {
+    pub(crate) fn publish(&self, lab: &Lab) -> io::Result<()> {
         let path = path();
         if let Ok(other) = Self::find() {
-            return Err(io::Error::other(format!("another demo of yours runs already (process {})", other.pid)));
+            let why = format!("another demo of yours runs already (process {}): `kith demo exec` finds that one", other.pid);
+            return Err(io::Error::other(why));
         }
         let _ = std::fs::remove_file(&path);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        let published = Published(path);
-        file.write_all(&serde_json::to_vec_pretty(self)?)?;
-        Ok(published)
+        lab.remove_at_end(&path).map_err(io::Error::other)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)
     }
 
     /// The demo that this user runs.

@@ -57,6 +57,14 @@ impl Keeper {
         let _ = self.say("keep");
     }
 
+    /// Removes a file outside the lab's folder as well.
+    ///
+    /// # Errors
+    /// When the keeper is gone.
+    pub fn remove(&self, path: &Path) -> Result<(), Error> {
+        self.say(&format!("remove {}", path.display()))
+    }
+
     fn say(&self, line: &str) -> Result<(), Error> {
         let mut pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
         let pipe = pipe.as_mut().ok_or_else(|| Error::Refused {
@@ -78,16 +86,21 @@ impl Drop for Keeper {
 #[must_use]
 pub fn main(arguments: &[OsString]) -> ExitCode {
     let mut namespaces = Vec::new();
+    let mut files = Vec::new();
     let mut keep = false;
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         match line.split_once(' ') {
             // Held open, so that the kernel cannot give its number to another namespace.
             Some(("hold", path)) => namespaces.extend(File::open(path)),
+            Some(("remove", path)) => files.push(PathBuf::from(path)),
             _ => keep |= line == "keep",
         }
     }
     let inodes = namespaces.iter().filter_map(|file| Some(file.metadata().ok()?.ino())).collect();
     kill_members(&inodes);
+    for file in files {
+        let _ = std::fs::remove_file(file);
+    }
     if let (false, Some(directory)) = (keep, arguments.first()) {
         let _ = std::fs::remove_dir_all(PathBuf::from(directory));
     }

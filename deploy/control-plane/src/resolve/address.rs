@@ -33,7 +33,7 @@ pub(super) fn resolve(
                 address.0.to_string(),
                 kind,
                 &document.place,
-                format!("spec.addresses[{i}]"),
+                &format!("spec.addresses[{i}]"),
             );
         }
     }
@@ -50,7 +50,7 @@ pub(super) fn resolve(
                 address.0.to_string(),
                 kind,
                 &document.place,
-                format!("spec.addresses[{i}]"),
+                &format!("spec.addresses[{i}]"),
             );
         }
         for (i, host) in document.spec.hosts.iter().enumerate() {
@@ -59,7 +59,7 @@ pub(super) fn resolve(
                 host.0.clone(),
                 kind,
                 &document.place,
-                format!("spec.hosts[{i}]"),
+                &format!("spec.hosts[{i}]"),
             );
         }
     }
@@ -77,13 +77,13 @@ struct Claims<'a, 'p> {
 }
 
 impl<'a> Claims<'a, '_> {
-    fn claim(&mut self, name: String, kind: api::address::Kind, place: &'a Place, field: String) {
+    fn claim(&mut self, name: String, kind: api::address::Kind, place: &'a Place, field: &str) {
         if let Some((_, first)) = self.by_name.get(&name) {
             let message = format!(
                 "`{name}` belongs already to the document at {}",
                 first.describe()
             );
-            self.problems.push(place.problem(&field, message));
+            self.problems.push(place.problem(field, message));
             return;
         }
         let encoded = Encoded::new(

@@ -6,6 +6,8 @@
 //! is refused is sent once more, resource by resource: what is good in it gets acknowledged, and what is
 //! bad stays known as refused until it changes.
 
+mod changes;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,14 +18,13 @@ use kith_xds_client::api::envoy::service::discovery::v3::{
 };
 use tonic::Status;
 
+use self::changes::{Changes, Part};
 use crate::catalog::{Catalog, Encoded, Node};
 
 /// A sidecar asks for what its app talks to. More than this is not a sidecar's behaviour.
 const MAX_NAMES: usize = 100_000;
 /// Longer than any address, host or `namespace/name`.
 const MAX_NAME_BYTES: usize = 512;
-/// Well below the 4 MiB that gRPC receivers accept by default.
-const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
 /// On a change, policies arrive before the configuration that was built with them, removals after it.
 const ORDER_OF_CHANGES: [Kind; 4] = [
@@ -361,39 +362,6 @@ impl Subscriptions {
     fn next_nonce(&mut self) -> u64 {
         self.nonce += 1;
         self.nonce
-    }
-}
-
-/// The names of one response, and what is behind them.
-type Part = Vec<(String, Option<Arc<Encoded>>)>;
-
-/// Names to send and what is behind them; sorted, so that equal changes are equal messages.
-#[derive(Debug, Default)]
-struct Changes(BTreeMap<String, Option<Arc<Encoded>>>);
-
-impl Changes {
-    fn add(&mut self, name: String, found: Option<&Arc<Encoded>>) {
-        self.0.insert(name, found.cloned());
-    }
-
-    /// Responses of bearable size.
-    fn split(self) -> Vec<Part> {
-        let mut parts = Vec::new();
-        let mut part = Vec::new();
-        let mut bytes = 0;
-        for (name, found) in self.0 {
-            let size = name.len() + found.as_ref().map_or(0, |found| found.size());
-            if bytes + size > MAX_RESPONSE_BYTES && !part.is_empty() {
-                parts.push(std::mem::take(&mut part));
-                bytes = 0;
-            }
-            bytes += size;
-            part.push((name, found));
-        }
-        if !part.is_empty() {
-            parts.push(part);
-        }
-        parts
     }
 }
 

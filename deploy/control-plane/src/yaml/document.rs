@@ -84,7 +84,7 @@ impl Documents {
                 file: Arc::clone(&file),
                 node: Arc::new(node),
             };
-            if let Err(found) = documents.add(place) {
+            if let Err(found) = documents.add(&place) {
                 problems.extend(found);
             }
         }
@@ -95,7 +95,7 @@ impl Documents {
         }
     }
 
-    fn add(&mut self, place: Place) -> Result<(), Vec<Problem>> {
+    fn add(&mut self, place: &Place) -> Result<(), Vec<Problem>> {
         let node = Arc::clone(&place.node);
         if !node.is_map() {
             return Err(vec![place.problem(
@@ -121,13 +121,13 @@ impl Documents {
         match kind {
             "AuthorizationPolicy" => {
                 let document =
-                    read::<schema::AuthorizationPolicy>(&place, Some(Default::default()))?;
+                    read::<schema::AuthorizationPolicy>(place, Some(Default::default()))?;
                 refuse_dry_run(&document)?;
                 self.authorization_policies
                     .push(super::policy::convert(document)?);
             }
             "PeerAuthentication" => {
-                let document = read::<PeerAuthentication>(&place, Some(Default::default()))?;
+                let document = read::<PeerAuthentication>(place, Some(Default::default()))?;
                 // As Istio has it: which workloads' port would be meant?
                 if document.spec.selector.match_labels.0.is_empty()
                     && !document.spec.port_level_mtls.is_empty()
@@ -137,14 +137,14 @@ impl Documents {
                 }
                 self.peer_authentications.push(document);
             }
-            "MeshConfig" if !istio => self.mesh_configs.push(read(&place, None)?),
+            "MeshConfig" if !istio => self.mesh_configs.push(read(place, None)?),
             "Workload" if !istio => {
-                let document = read(&place, None)?;
+                let document = read(place, None)?;
                 check_workload(&document)?;
                 self.workloads.push(document);
             }
             "Service" if !istio => {
-                let document = read(&place, None)?;
+                let document = read(place, None)?;
                 check_service(&document)?;
                 self.services.push(document);
             }

@@ -5,7 +5,7 @@ use kith_policy::model;
 use kith_xds_client::api::mesh as api;
 
 use super::document::{Document, Place};
-use super::schema::{self, Action, NOT_YET, Selector};
+use super::schema::{self, Action, NO_CUSTOM, NOT_YET, Selector};
 use crate::problem::Problem;
 
 /// A policy that the engine accepts, and whom it is for.
@@ -60,9 +60,7 @@ pub(super) fn convert(
         }
         // resources.md, stricter rule 10.
         Action::Custom => {
-            let message =
-                "CUSTOM asks a service outside the mesh, which Kith never does: use ALLOW or DENY";
-            return Err(vec![place.problem("spec.action", message)]);
+            return Err(vec![place.problem("spec.action", NO_CUSTOM)]);
         }
     };
     let rules = spec

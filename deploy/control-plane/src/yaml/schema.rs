@@ -44,6 +44,18 @@ impl<'de> Deserialize<'de> for NotYet {
     }
 }
 
+/// What CUSTOM actions would ask. Refused for good, with them (resources.md, stricter rule 10).
+#[derive(Debug, Default)]
+pub(super) struct NoProvider;
+
+impl<'de> Deserialize<'de> for NoProvider {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(D::Error::custom(NO_CUSTOM))
+    }
+}
+
+pub(super) const NO_CUSTOM: &str =
+    "CUSTOM asks a service outside the mesh, which Kith never does: use ALLOW or DENY";
 pub(super) const NOT_YET: &str = "not supported yet";
 
 #[derive(Debug, Deserialize)]
@@ -197,7 +209,7 @@ pub(super) struct AuthorizationPolicy {
     #[serde(default, rename = "targetRefs")]
     _target_refs: NotYet,
     #[serde(default, rename = "provider")]
-    _provider: NotYet,
+    _provider: NoProvider,
     #[serde(default, rename = "dryRun")]
     pub(super) dry_run: bool,
     #[serde(default)]

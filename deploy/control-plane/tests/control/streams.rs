@@ -7,7 +7,7 @@ use kith_certs::authority::{Authority, AuthorityConfig, Entry};
 use kith_xds_client::Kind;
 use tonic::Code;
 
-use crate::harness::{MESH, Mesh, Sidecar, identity, policy};
+use crate::harness::{DEADLINE, MESH, Mesh, Sidecar, identity, policy};
 
 #[tokio::test]
 async fn a_sidecar_gets_its_configuration_and_every_edit_and_an_operator_sees_how_far_it_is() {
@@ -152,6 +152,55 @@ async fn who_proves_no_identity_of_a_trusted_domain_gets_no_connection() {
             .as_array()
             .unwrap()
             .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_trust_domain_is_no_longer_trusted() {
+    let mesh = Mesh::start(&[(
+        "mesh.yaml",
+        &MESH.replace(
+            "serviceAccount: web",
+            "serviceAccount: web, spiffeId: 'spiffe://friend.org/web'",
+        ),
+    )])
+    .await;
+    let socket = mesh.dir.path().join("friend.sock");
+    let friend_domain = "friend.org".parse().unwrap();
+    let config = AuthorityConfig {
+        entries: vec![Entry::for_socket(
+            "spiffe://friend.org/web".parse().unwrap(),
+            &socket,
+        )],
+        ..AuthorityConfig::new("friend.org".parse().unwrap())
+    };
+    let friend = Authority::start(config).unwrap();
+    let own_domain = "example.org".parse().unwrap();
+    friend
+        .federate(&own_domain, &mesh.authority.bundle_der(), None)
+        .unwrap();
+    mesh.authority
+        .federate(&friend_domain, &friend.bundle_der(), None)
+        .unwrap();
+
+    let identity = identity(Endpoint::unix(&socket)).await;
+    // Until the control plane has heard of the federation.
+    let begun = Instant::now();
+    let mut web = loop {
+        match Sidecar::connect(mesh.xds, &identity, "shop/web-1").await {
+            Ok(web) => break web,
+            Err(error) => assert!(begun.elapsed() < DEADLINE, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    web.take_everything("shop/web-1", &[]).await;
+    assert!(mesh.authority.unfederate(&friend_domain));
+    let ended = web.next().await.unwrap_err();
+    assert_eq!(ended.code(), Code::Unauthenticated);
+    assert!(
+        ended.message().contains("no longer trusted"),
+        "{}",
+        ended.message()
     );
 }
 

@@ -204,6 +204,21 @@ fn conditions_that_are_not_supported_are_refused_by_name() {
 }
 
 #[test]
+fn header_values_may_be_any_text() {
+    check_refused(
+        policy(
+            Action::Allow,
+            vec![when(
+                "request.headers[x]",
+                &["é", "日本*", "a b", "{x}"],
+                &[],
+            )],
+        ),
+        &[],
+    );
+}
+
+#[test]
 fn values_that_can_never_match_are_refused_where_a_deny_would_have_a_hole() {
     for source in [
         Source {

@@ -77,7 +77,7 @@ impl Queue {
 
 impl Batch {
     pub(super) fn clear(&mut self) {
-        if self.bytes.capacity() > LARGEST_IDLE && self.bytes.len() < self.bytes.capacity() / 4 {
+        if self.bytes.capacity() > LARGEST_IDLE && self.bytes.len() < self.bytes.capacity() / 16 {
             self.bytes = Vec::new();
         }
         self.bytes.clear();

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use kith_xds_client::api::google::rpc;
 
+use super::changes::MAX_RESPONSE_BYTES;
 use super::*;
 use crate::resolve::resolve;
 use crate::yaml::load_str;

@@ -1,0 +1,44 @@
+# The same commands that CI runs. Each does its own set-up.
+
+CARGO ?= cargo
+
+.PHONY: all fmt lint deny test interop bench policy-bench demo tools
+
+all: lint test
+
+fmt:
+	$(CARGO) fmt --all
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# Licences, sources and banned crates; needs cargo-deny.
+deny:
+	$(CARGO) deny check licenses bans sources
+
+# The programs first: tests start them as real processes.
+test: tools
+	$(CARGO) build --workspace --bins
+	$(CARGO) test --workspace --exclude kith-tests
+	$(CARGO) test -p kith-tests --test tidy --test e2e -- --test-threads=3
+
+interop: tools
+	tests/interop/setup.sh
+	$(CARGO) build --workspace --bins
+	$(CARGO) test -p kith-tests --test interop -- --test-threads=2
+
+demo: tools
+	$(CARGO) run --release --bin kith -- demo $(DEMO)
+
+bench: tools
+	tests/interop/setup.sh
+	$(CARGO) build --release --bin kith --bin kith-bench
+	target/release/kith-bench $(BENCH)
+
+policy-bench:
+	$(CARGO) bench -p kith-policy
+
+# Network namespaces and redirects need two programs that are not on every machine.
+tools:
+	@deploy/tools.sh nft:nftables ip:iproute2
