@@ -654,7 +654,7 @@ async fn a_chain_verified_before_is_refused_once_it_has_expired() {
     let snapshot = us(&root, root.der(), &[]);
     let source = IdentitySource::fixed(snapshot);
     let mut params = svid("spiffe://example.org/web");
-    // Certificates count whole seconds: this one has between one and two left.
+    // Certificates count whole seconds, the last one included.
     params.not_after = (SystemTime::now() + Duration::from_secs(2)).into();
     let leaf = root.sign(&params);
     let ends = attacker::Ends::new(&source);
@@ -668,7 +668,7 @@ async fn a_chain_verified_before_is_refused_once_it_has_expired() {
             Handshake::Authenticated(_)
         ));
     }
-    tokio::time::sleep(Duration::from_millis(2100)).await;
+    tokio::time::sleep(Duration::from_millis(3100)).await;
     for outcome in [ends.as_client(&leaf).await, ends.as_server(&leaf).await] {
         match outcome {
             Handshake::Refused(error) => assert_eq!(error.reason(), SvidReason::Expired),

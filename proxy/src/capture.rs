@@ -71,7 +71,7 @@ pub struct CaptureOptions {
 }
 
 /// Does what the options say, and says what was done.
-pub fn run(options: &CaptureOptions) -> ExitCode {
+pub(crate) fn run(options: &CaptureOptions) -> ExitCode {
     match act(options) {
         Ok(Outcome::Done(message)) => {
             println!("{message}");
@@ -79,7 +79,9 @@ pub fn run(options: &CaptureOptions) -> ExitCode {
         }
         Ok(Outcome::Differs(differences)) => {
             eprintln!("kith-proxy capture: the rules are not as these options would install them:");
-            differences.iter().for_each(|difference| eprintln!("  {difference}"));
+            differences
+                .iter()
+                .for_each(|difference| eprintln!("  {difference}"));
             ExitCode::FAILURE
         }
         Err(error) => {

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use command::{Command, Flags, command_line};
-pub use mistakes::{Mistake, Mistakes};
 use mistakes::Reader;
+pub use mistakes::{Mistake, Mistakes};
 
 pub use crate::record::{Destination as AccessLog, WhenFull};
 
@@ -66,7 +66,12 @@ impl Config {
             AdminListen::Tcp(address) => address.port(),
             AdminListen::Unix(_) => self.health_listen.port(),
         };
-        [self.inbound_listen.port(), self.outbound_listen.port(), self.health_listen.port(), admin]
+        [
+            self.inbound_listen.port(),
+            self.outbound_listen.port(),
+            self.health_listen.port(),
+            admin,
+        ]
     }
 
     /// From this process's environment, and flags over it.
@@ -75,16 +80,24 @@ impl Config {
     /// Every mistake there is, not only the first.
     pub fn load(flags: Flags) -> Result<Config, Mistakes> {
         // What isn't UTF-8 gets replacement characters here, and no value with one is accepted.
-        let environment = std::env::vars_os()
-            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
+        let environment = std::env::vars_os().map(|(name, value)| {
+            (
+                name.to_string_lossy().into_owned(),
+                value.to_string_lossy().into_owned(),
+            )
+        });
         Config::from_parts(environment, flags)
     }
 
     /// # Errors
     /// Every mistake there is, not only the first.
-    pub fn from_parts(environment: impl Iterator<Item = (String, String)>, flags: Flags) -> Result<Config, Mistakes> {
+    pub fn from_parts(
+        environment: impl Iterator<Item = (String, String)>,
+        flags: Flags,
+    ) -> Result<Config, Mistakes> {
         let mut read = Reader::new(environment, flags);
-        let spiffe_endpoint_socket = read.required("SPIFFE_ENDPOINT_SOCKET", values::endpoint_socket);
+        let spiffe_endpoint_socket =
+            read.required("SPIFFE_ENDPOINT_SOCKET", values::endpoint_socket);
         let xds_address = read.required("KITH_XDS_ADDRESS", values::xds_address);
         let xds_spiffe_id = read.required("KITH_XDS_SPIFFE_ID", values::spiffe_id);
         let node_id = read.required("KITH_NODE_ID", values::node_id);

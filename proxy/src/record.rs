@@ -158,10 +158,6 @@ impl Record {
         }
     }
 
-    pub(crate) fn started(&self) -> Instant {
-        self.started
-    }
-
     /// The policy engine's word, allow or deny. A later decision replaces an earlier one.
     pub(crate) fn decide(&mut self, decision: &Decision) {
         self.verdict = Verdict::Decided(decision.clone());
@@ -179,7 +175,11 @@ impl Record {
     pub(crate) fn revoke(&mut self, reason: Reason, decision: Option<&Decision>) {
         match decision {
             Some(decision) => {
-                self.verdict = Verdict::Decided(Decision { allow: false, reason, ..decision.clone() });
+                self.verdict = Verdict::Decided(Decision {
+                    allow: false,
+                    reason,
+                    ..decision.clone()
+                });
             }
             None => self.verdict = Verdict::Refused(reason),
         }
@@ -207,7 +207,10 @@ impl Record {
     pub(crate) fn request(&mut self, head: &RequestHead<'_>) {
         self.texts.set_method(head.method);
         self.texts.set_authority(head.authority);
-        self.texts.set_path(head.path, head.query.filter(|_| self.connection.sink().log_query()));
+        self.texts.set_path(
+            head.path,
+            head.query.filter(|_| self.connection.sink().log_query()),
+        );
         self.version = Some(head.version);
     }
 

@@ -1,1 +1,10 @@
+//! What end-to-end tests share: a small shop to send traffic through, clients and applications that say
+//! exactly the bytes a test wants, and records as text that can be compared whole.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+pub mod app;
+pub mod caller;
+pub mod expect;
+pub mod shop;
+pub mod wire;

@@ -235,6 +235,9 @@ impl Keeper {
     fn on_good_answer(&mut self, wall: SystemTime) {
         self.denied_until = None;
         let mut status = self.shared.status();
+        if status.last_error.is_some() {
+            info!(endpoint = %self.config.endpoint, "the Workload API serves us again");
+        }
         status.connected = true;
         status.last_error = None;
         status.denied_since = None;

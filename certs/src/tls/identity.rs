@@ -67,6 +67,7 @@ impl PeerVerifier {
         PeerVerifier {
             source,
             algorithms: aws_lc_rs::default_provider().signature_verification_algorithms,
+            verified: VerifiedChains::default(),
         }
     }
 

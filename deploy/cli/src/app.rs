@@ -21,7 +21,11 @@ pub mod load;
 pub mod tcp;
 
 #[derive(Parser)]
-#[command(name = "kith __app", about = "An application of the lab", no_binary_name = true)]
+#[command(
+    name = "kith __app",
+    about = "An application of the lab",
+    no_binary_name = true
+)]
 struct Arguments {
     #[command(subcommand)]
     kind: Kind,
@@ -82,7 +86,10 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         Ok(arguments) => arguments.kind,
         Err(error) => error.exit(),
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.to_string()),
     };
@@ -95,15 +102,35 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
 async fn run(kind: Kind) -> std::io::Result<ExitCode> {
     match kind {
         Kind::Http { listen, name } => http::serve(listen, name).await.map(|()| ExitCode::SUCCESS),
-        Kind::Tcp { listen, greeting } => tcp::serve(listen, greeting).await.map(|()| ExitCode::SUCCESS),
-        Kind::Get { url, http2, headers, method, data, seconds } => {
-            let call = client::Call { url, http2, headers, method, data, limit: Duration::from_secs_f64(seconds) };
+        Kind::Tcp { listen, greeting } => tcp::serve(listen, greeting)
+            .await
+            .map(|()| ExitCode::SUCCESS),
+        Kind::Get {
+            url,
+            http2,
+            headers,
+            method,
+            data,
+            seconds,
+        } => {
+            let call = client::Call {
+                url,
+                http2,
+                headers,
+                method,
+                data,
+                limit: Duration::from_secs_f64(seconds),
+            };
             let (line, ok) = match call.run().await {
                 Ok(reply) => (reply.to_json(), reply.status < 400),
                 Err(error) => (json!({"error": error.to_string()}), false),
             };
             println!("{line}");
-            Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            Ok(if ok {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            })
         }
         Kind::Grpc(arguments) => grpc::client::run(arguments).await,
         Kind::Load(arguments) => load::run(arguments).await,

@@ -11,7 +11,11 @@ use crate::{app, demo, lab};
 ///
 /// Start with `kith demo`: it runs a small mesh on this machine and shows what the sidecars do.
 #[derive(Parser)]
-#[command(name = "kith", version, after_help = "Exit codes: 0 as expected, 1 something was not, 2 wrong usage or something is missing.")]
+#[command(
+    name = "kith",
+    version,
+    after_help = "Exit codes: 0 as expected, 1 something was not, 2 wrong usage or something is missing."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -33,7 +37,11 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let rest = arguments.get(2..).unwrap_or_default();
     // The parts of a lab, all this one binary: `kith demo` needs nothing but itself. As programs of their own they see
     // themselves first.
-    let itself = |name: &str| -> Vec<OsString> { std::iter::once(name.into()).chain(rest.iter().cloned()).collect() };
+    let itself = |name: &str| -> Vec<OsString> {
+        std::iter::once(name.into())
+            .chain(rest.iter().cloned())
+            .collect()
+    };
     match arguments.get(1).and_then(|name| name.to_str()) {
         Some("__child") => return lab::child::main(rest),
         Some("__keeper") => return lab::keeper::main(rest),
@@ -44,7 +52,9 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         _ => {}
     }
     match Arguments::try_parse_from(arguments) {
-        Ok(Arguments { command: Command::Demo(arguments) }) => demo::main(arguments),
+        Ok(Arguments {
+            command: Command::Demo(arguments),
+        }) => demo::main(arguments),
         Err(error) => {
             // To stdout for --help, to stderr for mistakes; nobody is left to tell if that fails.
             let _ = error.print();

@@ -66,7 +66,10 @@ pub fn main(arguments: Arguments) -> ExitCode {
             if let Err(error) = prepare() {
                 return refuse(&error.to_string());
             }
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            let runtime = match tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+            {
                 Ok(runtime) => runtime,
                 Err(error) => return refuse(&error.to_string()),
             };
@@ -88,7 +91,10 @@ fn act(action: &Action) -> Result<(), String> {
         }
         Action::Records { workload } => {
             let place = state.place(workload).map_err(|error| error.to_string())?;
-            let records = place.records.as_ref().ok_or_else(|| format!("{workload} has no sidecar and so no records"))?;
+            let records = place
+                .records
+                .as_ref()
+                .ok_or_else(|| format!("{workload} has no sidecar and so no records"))?;
             println!("{}", records.display());
             Ok(())
         }
@@ -114,7 +120,10 @@ async fn run(arguments: &Arguments) -> ExitCode {
         () = asked_to_stop() => None,
     };
     if let Some(path) = &arguments.json
-        && let Err(error) = std::fs::write(path, format!("{:#}\n", report(&walk.outcomes, walk.finished)))
+        && let Err(error) = std::fs::write(
+            path,
+            format!("{:#}\n", report(&walk.outcomes, walk.finished)),
+        )
     {
         eprintln!("kith: cannot write {}: {error}", path.display());
         return ExitCode::FAILURE;
@@ -132,7 +141,12 @@ async fn run(arguments: &Arguments) -> ExitCode {
 
 /// Ctrl-C, SIGTERM, or the terminal is gone.
 async fn asked_to_stop() {
-    let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+    let signals = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ]
+    .map(signal);
     let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = signals else {
         return std::future::pending().await;
     };
@@ -154,17 +168,28 @@ impl Walk {
     /// All steps. A failed one does not end the walk, unless there is no mesh to walk through.
     async fn through(&mut self) -> Option<Scene> {
         let mut scene = self.begin().await?;
-        self.step(&mut scene, steps::HTTP_ALLOWED, steps::http_allowed).await;
-        self.step(&mut scene, steps::CALL_FOLLOWED, steps::call_followed).await;
-        self.step(&mut scene, steps::GRPC_ALLOWED, steps::grpc_allowed).await;
-        self.step(&mut scene, steps::NOT_ALLOWED, steps::not_allowed).await;
-        self.step(&mut scene, steps::DENIED, steps::denied_by_rule).await;
-        self.step(&mut scene, steps::PLAINTEXT, steps::plaintext_denied).await;
-        self.step(&mut scene, steps::POLICY_EDITED, steps::policy_edited).await;
-        self.step(&mut scene, steps::POLICY_RESTORED, steps::policy_restored).await;
-        self.step(&mut scene, steps::ROTATION, steps::svids_rotate).await;
-        self.step(&mut scene, steps::AUTHORITY_GONE, steps::authority_gone).await;
-        self.step(&mut scene, steps::AUTHORITY_BACK, steps::authority_back).await;
+        self.step(&mut scene, steps::HTTP_ALLOWED, steps::http_allowed)
+            .await;
+        self.step(&mut scene, steps::CALL_FOLLOWED, steps::call_followed)
+            .await;
+        self.step(&mut scene, steps::GRPC_ALLOWED, steps::grpc_allowed)
+            .await;
+        self.step(&mut scene, steps::NOT_ALLOWED, steps::not_allowed)
+            .await;
+        self.step(&mut scene, steps::DENIED, steps::denied_by_rule)
+            .await;
+        self.step(&mut scene, steps::PLAINTEXT, steps::plaintext_denied)
+            .await;
+        self.step(&mut scene, steps::POLICY_EDITED, steps::policy_edited)
+            .await;
+        self.step(&mut scene, steps::POLICY_RESTORED, steps::policy_restored)
+            .await;
+        self.step(&mut scene, steps::ROTATION, steps::svids_rotate)
+            .await;
+        self.step(&mut scene, steps::AUTHORITY_GONE, steps::authority_gone)
+            .await;
+        self.step(&mut scene, steps::AUTHORITY_BACK, steps::authority_back)
+            .await;
         self.step(&mut scene, steps::HOPS, steps::hops_join).await;
         show_records(&mut scene).await;
         self.finished = true;
@@ -190,15 +215,38 @@ impl Walk {
             )),
             Err(error) => Err(error.to_string()),
         };
-        self.conclude_step(&mut screen, Outcome { step: steps::START, result, took: start.elapsed() });
-        Some(Scene { mesh: mesh.ok()?, screen, lasting: None })
+        self.conclude_step(
+            &mut screen,
+            Outcome {
+                step: steps::START,
+                result,
+                took: start.elapsed(),
+            },
+        );
+        Some(Scene {
+            mesh: mesh.ok()?,
+            screen,
+            lasting: None,
+        })
     }
 
-    async fn step(&mut self, scene: &mut Scene, step: Step, work: impl AsyncFnOnce(&mut Scene) -> Seen) {
+    async fn step(
+        &mut self,
+        scene: &mut Scene,
+        step: Step,
+        work: impl AsyncFnOnce(&mut Scene) -> Seen,
+    ) {
         scene.screen.start(self.outcomes.len() + 1, step);
         let start = Instant::now();
         let result = work(scene).await.map_err(|error| error.to_string());
-        self.conclude_step(&mut scene.screen, Outcome { step, result, took: start.elapsed() });
+        self.conclude_step(
+            &mut scene.screen,
+            Outcome {
+                step,
+                result,
+                took: start.elapsed(),
+            },
+        );
     }
 
     fn conclude_step(&mut self, screen: &mut Screen, outcome: Outcome) {
@@ -207,16 +255,31 @@ impl Walk {
     }
 
     fn conclude(&self, scene: Option<&Scene>) -> ExitCode {
-        let failed: Vec<&Outcome> = self.outcomes.iter().filter(|outcome| outcome.result.is_err()).collect();
-        println!("\nsteps: {}, as expected: {}, not: {}", self.outcomes.len(), self.outcomes.len() - failed.len(), failed.len());
+        let failed: Vec<&Outcome> = self
+            .outcomes
+            .iter()
+            .filter(|outcome| outcome.result.is_err())
+            .collect();
+        println!(
+            "\nsteps: {}, as expected: {}, not: {}",
+            self.outcomes.len(),
+            self.outcomes.len() - failed.len(),
+            failed.len()
+        );
         for outcome in &failed {
-            println!("not as expected: {} ({})", outcome.step.title, outcome.step.name);
+            println!(
+                "not as expected: {} ({})",
+                outcome.step.title, outcome.step.name
+            );
         }
         match scene {
             Some(_) if failed.is_empty() => return ExitCode::SUCCESS,
             Some(scene) => {
                 scene.mesh.lab.keep_files();
-                println!("logs and records are kept in {}", scene.mesh.lab.directory().display());
+                println!(
+                    "logs and records are kept in {}",
+                    scene.mesh.lab.directory().display()
+                );
             }
             None if failed.is_empty() => println!("interrupted; everything is cleared away"),
             None => {}
@@ -229,10 +292,21 @@ async fn show_records(scene: &mut Scene) {
     let Scene { mesh, screen, .. } = scene;
     let mut all = Vec::new();
     for workload in mesh.sidecars() {
-        let owner = format!("{}/{}", workload.spec.namespace, workload.spec.service_account);
-        all.extend(workload.records().into_iter().map(|record| (owner.clone(), record)));
+        let owner = format!(
+            "{}/{}",
+            workload.spec.namespace, workload.spec.service_account
+        );
+        all.extend(
+            workload
+                .records()
+                .into_iter()
+                .map(|record| (owner.clone(), record)),
+        );
     }
-    screen.headline(&format!("\nWho called whom, from {} records of 3 sidecars", all.len()));
+    screen.headline(&format!(
+        "\nWho called whom, from {} records of 3 sidecars",
+        all.len()
+    ));
     for line in table::who_called_whom(&all) {
         screen.line(&format!("  {line}"));
     }
@@ -247,27 +321,59 @@ async fn show_records(scene: &mut Scene) {
 /// Stays up until Ctrl-C, with something to try.
 async fn stay(scene: &mut Scene) {
     let Scene { mesh, screen, .. } = scene;
-    let policies = mesh.lab.control().files().join(format!("{POLICY_FILE}.yaml"));
+    let policies = mesh
+        .lab
+        .control()
+        .files()
+        .join(format!("{POLICY_FILE}.yaml"));
     let workloads = [&mesh.web, &mesh.orders, &mesh.payments, &mesh.stranger];
     let places = workloads.map(|workload| Place {
         name: workload.spec.name.clone(),
         net: workload.network().path(),
-        records: workload.sidecar.as_ref().map(|sidecar| sidecar.records().to_owned()),
+        records: workload
+            .sidecar
+            .as_ref()
+            .map(|sidecar| sidecar.records().to_owned()),
     });
-    let state = State::new(policies.clone(), mesh.lab.directory().join("hosts"), places.into());
+    let state = State::new(
+        policies.clone(),
+        mesh.lab.directory().join("hosts"),
+        places.into(),
+    );
     if let Err(error) = state.publish(&mesh.lab) {
         screen.line(&format!("\n{error}"));
     }
     let kith = std::env::args().next().unwrap_or_else(|| "kith".to_owned());
     screen.headline("\nThe mesh stays up until Ctrl-C. In another terminal, try:");
     for (what, command) in [
-        ("an allowed call", format!("{kith} demo exec web -- curl -si http://orders.shop:8080/orders/1")),
-        ("a denied one", format!("{kith} demo exec web -- curl -si http://payments.shop:8080/charges/1")),
-        ("without a sidecar", format!("{kith} demo exec stranger -- curl -si http://orders.shop.pod:8080/orders/1")),
-        ("gRPC", format!("{kith} demo exec web -- {kith} __app grpc http://orders.shop:9090 watch")),
-        ("a sidecar's certificates", format!("{kith} demo exec web -- curl -s http://127.0.0.1:15000/certs")),
-        ("edit who may call whom", format!("$EDITOR {}", policies.display())),
-        ("watch the decisions", format!("tail -f {}", mesh.orders.sidecar().records().display())),
+        (
+            "an allowed call",
+            format!("{kith} demo exec web -- curl -si http://orders.shop:8080/orders/1"),
+        ),
+        (
+            "a denied one",
+            format!("{kith} demo exec web -- curl -si http://payments.shop:8080/charges/1"),
+        ),
+        (
+            "without a sidecar",
+            format!("{kith} demo exec stranger -- curl -si http://orders.shop.pod:8080/orders/1"),
+        ),
+        (
+            "gRPC",
+            format!("{kith} demo exec web -- {kith} __app grpc http://orders.shop:9090 watch"),
+        ),
+        (
+            "a sidecar's certificates",
+            format!("{kith} demo exec web -- curl -s http://127.0.0.1:15000/certs"),
+        ),
+        (
+            "edit who may call whom",
+            format!("$EDITOR {}", policies.display()),
+        ),
+        (
+            "watch the decisions",
+            format!("tail -f {}", mesh.orders.sidecar().records().display()),
+        ),
     ] {
         screen.line(&format!("  {what:<26}{command}"));
     }

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use error::During;
 use keeper::Keeper;
@@ -39,10 +39,12 @@ use network::{Addresses, Network};
 pub mod authority;
 pub mod child;
 pub mod control;
+mod directory;
 pub mod error;
 pub mod keeper;
 pub mod namespace;
 pub mod network;
+pub mod options;
 pub mod privileges;
 pub mod process;
 pub mod records;
@@ -53,6 +55,7 @@ pub mod workload;
 pub use authority::Authority;
 pub use control::Control;
 pub use error::Error;
+pub use options::LabOptions;
 pub use process::Process;
 pub use sidecar::Sidecar;
 pub use spec::WorkloadSpec;
@@ -63,42 +66,6 @@ const XDS_PORT: u16 = 15010;
 
 /// How long a part may take to become ready; generous, for machines that do other things as well.
 const START: Duration = Duration::from_secs(30);
-
-/// What a lab is to be.
-#[derive(Clone, Debug)]
-pub struct LabOptions {
-    /// Trust domain of the mesh.
-    pub trust_domain: String,
-    /// How long an SVID is valid; it is renewed after half of that.
-    pub svid_ttl: Duration,
-    /// Fields of the `MeshConfig`'s spec, beside the trust domain.
-    pub mesh: Value,
-    /// Fields of the authority's configuration, beside the above (`kith_certs::authority::AuthorityConfig`).
-    pub authority: Value,
-    /// Variables of every sidecar.
-    pub environment: Vec<(String, String)>,
-    /// The `kith` binary, where it isn't to be found by itself.
-    pub kith: Option<PathBuf>,
-    /// A `kith-proxy` binary to use instead of the one inside `kith`.
-    pub proxy: Option<PathBuf>,
-    /// A `kith-control` binary to use instead of the one inside `kith`.
-    pub control: Option<PathBuf>,
-}
-
-impl Default for LabOptions {
-    fn default() -> Self {
-        Self {
-            trust_domain: "example.org".to_owned(),
-            svid_ttl: Duration::from_secs(3600),
-            mesh: json!({}),
-            authority: json!({}),
-            environment: Vec::new(),
-            kith: None,
-            proxy: None,
-            control: None,
-        }
-    }
-}
 
 /// A lab that is up. Dropping it takes everything down.
 #[derive(Debug)]
@@ -142,15 +109,25 @@ impl Lab {
     /// When a tool is missing, or the system gives no namespaces.
     pub fn bare(options: LabOptions) -> Result<Self, Error> {
         privileges::tool("ip", "iproute2")?;
-        let kith = options.kith.clone().map_or_else(privileges::kith_binary, Ok)?;
+        let kith = options
+            .kith
+            .clone()
+            .map_or_else(privileges::kith_binary, Ok)?;
         privileges::ensure(&kith)?;
-        let directory = make_directory()?;
+        let directory = directory::make()?;
         let keeper = Keeper::start(&kith, &directory)?;
         if std::env::var_os("KITH_LAB_KEEP").is_some() {
             keeper.keep_files();
         }
         let network = Network::new(&keeper)?;
-        let lab = Self { kith, directory, options, network, mesh: None, keeper };
+        let lab = Self {
+            kith,
+            directory,
+            options,
+            network,
+            mesh: None,
+            keeper,
+        };
         for folder in ["log", "config"] {
             let path = lab.directory.join(folder);
             std::fs::create_dir(&path).during(|| format!("make {}", path.display()))?;
@@ -163,18 +140,26 @@ impl Lab {
     async fn start_mesh(&self) -> Result<MeshParts, Error> {
         let (namespace, addresses) = self.network.attach(&self.keeper, false)?;
         let namespace = Arc::new(namespace);
-        let control_id = format!("spiffe://{}/ns/kith-system/sa/control", self.options.trust_domain);
+        let control_id = format!(
+            "spiffe://{}/ns/kith-system/sa/control",
+            self.options.trust_domain
+        );
         let socket = self.directory.join("control-plane.sock");
         let own = json!({"id": control_id, "socket": socket});
-        let authority = Authority::start(&self.kith, &namespace, &self.options, &self.directory, &own)?;
+        let authority =
+            Authority::start(&self.kith, &namespace, &self.options, &self.directory, &own)?;
         authority.ready(START).await?;
 
         let mut spec = self.options.mesh.clone();
         spec["trustDomain"] = self.options.trust_domain.clone().into();
-        let mesh_config =
-            json!({"apiVersion": "kith.dev/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "mesh"}, "spec": spec});
+        let mesh_config = json!({
+            "apiVersion": "kith.dev/v1alpha1", "kind": "MeshConfig",
+            "metadata": {"name": "mesh"}, "spec": spec,
+        });
         let files = self.directory.join("config");
-        write_document(&files.join("mesh.yaml"), &[mesh_config])?;
+        let mesh_file = files.join("mesh.yaml");
+        std::fs::write(&mesh_file, directory::yaml(&[mesh_config]))
+            .during(|| format!("write {}", mesh_file.display()))?;
         let control = Control::start(control::Place {
             kith: &self.kith,
             program: self.part(self.options.control.as_deref(), "__control"),
@@ -191,7 +176,11 @@ impl Lab {
             xds_spiffe_id: control_id,
             environment: self.options.environment.clone(),
         };
-        Ok(MeshParts { authority, control, sidecars })
+        Ok(MeshParts {
+            authority,
+            control,
+            sidecars,
+        })
     }
 
     /// A binary of its own, or the one inside `kith`.
@@ -214,7 +203,10 @@ impl Lab {
     ///
     /// # Errors
     /// As [`Lab::workload`].
-    pub async fn workloads(&self, specs: impl IntoIterator<Item = WorkloadSpec>) -> Result<Vec<Arc<Workload>>, Error> {
+    pub async fn workloads(
+        &self,
+        specs: impl IntoIterator<Item = WorkloadSpec>,
+    ) -> Result<Vec<Arc<Workload>>, Error> {
         let start = async {
             let mut started = Vec::new();
             for spec in specs {
@@ -235,8 +227,11 @@ impl Lab {
     pub async fn start_workload(&self, spec: WorkloadSpec) -> Result<Arc<Workload>, Error> {
         let (namespace, addresses) = self.network.attach(&self.keeper, spec.sidecar)?;
         // A service without a port is none.
-        let service = (spec.service && !spec.ports.is_empty()).then(|| self.network.service_addresses());
-        let directory = self.directory.join(format!("{}-{}", spec.namespace, spec.name));
+        let service =
+            (spec.service && !spec.ports.is_empty()).then(|| self.network.service_addresses());
+        let directory = self
+            .directory
+            .join(format!("{}-{}", spec.namespace, spec.name));
         std::fs::create_dir(&directory).during(|| format!("make {}", directory.display()))?;
         self.name_workload(&spec, addresses, service)?;
         let mut workload = Workload {
@@ -256,13 +251,17 @@ impl Lab {
         if let Some(mesh) = &self.mesh {
             let documents = workload.spec.documents(addresses, service);
             if !documents.is_empty() {
-                let file = format!("workload-{}-{}", workload.spec.namespace, workload.spec.name);
-                let text: Vec<String> = documents.iter().map(|document| format!("{document:#}\n")).collect();
-                mesh.control.write(&file, &text.join("---\n"))?;
+                let file = format!(
+                    "workload-{}-{}",
+                    workload.spec.namespace, workload.spec.name
+                );
+                mesh.control.write(&file, &directory::yaml(&documents))?;
             }
             if workload.spec.sidecar {
                 let socket = directory.join("workload-api.sock");
-                mesh.authority.add_entry(&workload.spiffe_id(), &socket).await?;
+                mesh.authority
+                    .add_entry(&workload.spiffe_id(), &socket)
+                    .await?;
                 workload.sidecar = Some(Sidecar::start(&workload, &mesh.sidecars, &socket)?);
             }
         }
@@ -291,7 +290,9 @@ impl Lab {
 
     #[track_caller]
     fn mesh(&self) -> &MeshParts {
-        self.mesh.as_ref().unwrap_or_else(|| panic!("a bare lab has no mesh"))
+        self.mesh
+            .as_ref()
+            .unwrap_or_else(|| panic!("a bare lab has no mesh"))
     }
 
     /// Writes a file of YAML documents, policies for instance, into the control plane's folder, and waits until
@@ -338,7 +339,10 @@ impl Lab {
 
     fn kept(&self, error: Error) -> Error {
         self.keep_files();
-        Error::Kept { error: Box::new(error), directory: self.directory.clone() }
+        Error::Kept {
+            error: Box::new(error),
+            directory: self.directory.clone(),
+        }
     }
 
     fn hosts(&self) -> PathBuf {
@@ -346,7 +350,12 @@ impl Lab {
     }
 
     /// `orders` and `orders.shop` are the service, `orders.shop.pod` the workload itself; `v6.` before a name: by IPv6.
-    fn name_workload(&self, spec: &WorkloadSpec, own: Addresses, service: Option<Addresses>) -> Result<(), Error> {
+    fn name_workload(
+        &self,
+        spec: &WorkloadSpec,
+        own: Addresses,
+        service: Option<Addresses>,
+    ) -> Result<(), Error> {
         let full = format!("{}.{}", spec.name, spec.namespace);
         self.name(&own.v4.to_string(), &format!("{full}.pod"))?;
         self.name(&own.v6.to_string(), &format!("v6.{full}.pod"))?;
@@ -360,8 +369,12 @@ impl Lab {
     /// Appends, because every process of the lab sees this very file as its `/etc/hosts`.
     fn name(&self, address: &str, names: &str) -> Result<(), Error> {
         let path = self.hosts();
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
-        file.and_then(|mut file| writeln!(file, "{address} {names}")).during(|| format!("write {}", path.display()))
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path);
+        file.and_then(|mut file| writeln!(file, "{address} {names}"))
+            .during(|| format!("write {}", path.display()))
     }
 }
 
@@ -372,19 +385,4 @@ impl Drop for Lab {
             eprintln!("logs of the lab: {}", self.directory.display());
         }
     }
-}
-
-fn make_directory() -> Result<PathBuf, Error> {
-    use std::os::unix::fs::PermissionsExt;
-    let base = std::env::var_os("KITH_LAB_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-    std::fs::create_dir_all(&base).during(|| format!("make {}", base.display()))?;
-    // Open to the sidecars' user. The authority keeps its keys in files that only it can read.
-    let open = std::fs::Permissions::from_mode(0o755);
-    let directory = tempfile::Builder::new().prefix("kith-lab-").permissions(open).tempdir_in(&base);
-    Ok(directory.during(|| format!("make a folder in {}", base.display()))?.keep())
-}
-
-fn write_document(path: &Path, documents: &[Value]) -> Result<(), Error> {
-    let text: Vec<String> = documents.iter().map(|document| format!("{document:#}\n")).collect();
-    std::fs::write(path, text.join("---\n")).during(|| format!("write {}", path.display()))
 }

@@ -380,3 +380,105 @@ impl Hasher for Keyed {
         self.0 = value;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Action, Operation, Policy, Source, ValidPolicy, model};
+
+    fn rule(source: Source, ports: &[&str]) -> model::Rule {
+        let ports: Vec<_> = ports.iter().map(|port| (*port).to_owned()).collect();
+        let to = if ports.is_empty() {
+            vec![]
+        } else {
+            vec![Operation {
+                ports,
+                ..Default::default()
+            }]
+        };
+        model::Rule {
+            from: vec![source],
+            to,
+            when: vec![],
+        }
+    }
+
+    fn principals(values: &[&str]) -> Source {
+        Source {
+            principals: values.iter().map(|value| (*value).to_owned()).collect(),
+            ..Default::default()
+        }
+    }
+
+    fn check(rules: Vec<model::Rule>, asked: &[(Option<&str>, u16, &[u32])]) {
+        let policy = Policy {
+            namespace: "n".into(),
+            name: "p".into(),
+            action: Action::Allow,
+            rules,
+        };
+        let valid = ValidPolicy::new(policy).unwrap();
+        let index = Index::build(valid.rules().iter(), &["td".into(), "alias".into()]);
+        for &(peer, port, expected) in asked {
+            let peer = peer.map(|peer| Principal::parse(peer).unwrap());
+            let got: Vec<_> = index.candidates(peer.as_ref(), port).collect();
+            assert_eq!(got, expected, "{peer:?} {port}");
+        }
+    }
+
+    #[test]
+    fn rules_that_cannot_match_are_not_found() {
+        let namespaces = |names: &[&str]| Source {
+            namespaces: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..Default::default()
+        };
+        let trust_domains = |names: &[&str]| Source {
+            trust_domains: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..Default::default()
+        };
+        let x = "spiffe://td/ns/a/sa/x";
+        check(
+            vec![
+                rule(principals(&["td/ns/a/sa/x"]), &[]),
+                rule(
+                    principals(&["cluster.local/ns/a/sa/x", "td/ns/b/sa/x"]),
+                    &["80"],
+                ),
+                rule(principals(&["*/ns/a/sa/x"]), &["81", "82"]),
+                rule(principals(&["td/ns/a/*"]), &[]),
+                rule(namespaces(&["a"]), &["80"]),
+                rule(trust_domains(&["td", "other"]), &[]),
+                rule(
+                    Source {
+                        not_namespaces: vec!["a".to_owned()],
+                        ..Default::default()
+                    },
+                    &[],
+                ),
+                rule(namespaces(&["a*"]), &[]),
+            ],
+            &[
+                (Some(x), 80, &[0, 1, 3, 4, 5, 6, 7]),
+                (Some(x), 81, &[0, 2, 3, 5, 6, 7]),
+                (Some(x), 9, &[0, 3, 5, 6, 7]),
+                (Some("spiffe://alias/ns/a/sa/x"), 80, &[1, 3, 4, 6, 7]),
+                (Some("spiffe://other/ns/c/sa/x"), 80, &[5, 6]),
+                (None, 80, &[6]),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_rule_with_several_fitting_keys_is_found_once() {
+        let twice = || principals(&["td/ns/a/sa/x", "*/ns/a/sa/x", "td/ns/a/*", "td/*"]);
+        let x = Some("spiffe://td/ns/a/sa/x");
+        check(
+            vec![
+                rule(twice(), &[]),
+                rule(twice(), &["80"]),
+                rule(twice(), &[]),
+            ],
+            &[(x, 80, &[0, 1, 2])],
+        );
+    }
+}

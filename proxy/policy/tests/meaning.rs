@@ -1255,6 +1255,21 @@ fn the_nearest_policy_is_found_among_many_by_the_peer_that_it_names() {
         (&*nearest.policy, &*nearest.clause.to_string()),
         ("shop/web", "to.methods")
     );
+    // And on another port than the one it allows.
+    let elsewhere = Rule {
+        to: vec![Operation {
+            ports: strings(&["9"]),
+            ..Default::default()
+        }],
+        ..rule("web", "GET")
+    };
+    let last = policies.len() - 1;
+    policies[last] = policy(Action::Allow, "web", vec![elsewhere]);
+    let nearest = decide(&policies, &call()).nearest.unwrap();
+    assert_eq!(
+        (&*nearest.policy, &*nearest.clause.to_string()),
+        ("shop/web", "to.ports")
+    );
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Answers, all of one shape: never cached, never guessed at by a browser.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, SERVER, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, SERVER, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use serde_json::Value;
@@ -30,14 +32,21 @@ pub(super) fn typed(status: StatusCode, content_type: &'static str, body: String
         (SERVER, "kith"),
     ];
     for (name, value) in fixed {
-        answer.headers_mut().insert(name, HeaderValue::from_static(value));
+        answer
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
     }
     answer
 }
 
 /// RFC 9110 section 15.5.6: says which methods there are.
 pub(super) fn wrong_method(allowed: &'static str) -> Answer {
-    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, format!("this takes {allowed}"));
-    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    let mut answer = text(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("this takes {allowed}"),
+    );
+    answer
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(allowed));
     answer
 }

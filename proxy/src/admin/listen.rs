@@ -40,13 +40,19 @@ pub(crate) async fn bind_admin(listen: &AdminListen) -> io::Result<AdminListener
     match listen {
         AdminListen::Tcp(address) => {
             let listener = TcpListener::bind(address).await;
-            listener.map(AdminListener::Tcp).map_err(|error| explain("KITH_ADMIN_LISTEN", &address.to_string(), &error))
+            listener
+                .map(AdminListener::Tcp)
+                .map_err(|error| explain("KITH_ADMIN_LISTEN", &address.to_string(), &error))
         }
         AdminListen::Unix(path) => {
             let listener = bind_unix(path);
-            listener
-                .map(AdminListener::Unix)
-                .map_err(|error| explain("KITH_ADMIN_LISTEN", &format!("unix://{}", path.display()), &error))
+            listener.map(AdminListener::Unix).map_err(|error| {
+                explain(
+                    "KITH_ADMIN_LISTEN",
+                    &format!("unix://{}", path.display()),
+                    &error,
+                )
+            })
         }
     }
 }
@@ -76,16 +82,25 @@ fn bind_unix(path: &Path) -> io::Result<UnixSocket> {
     if left {
         fs::remove_file(path)?;
     }
-    let socket = UnixSocket { listener: UnixListener::bind(path)?, path: path.to_owned() };
+    let socket = UnixSocket {
+        listener: UnixListener::bind(path)?,
+        path: path.to_owned(),
+    };
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(socket)
 }
 
 fn explain(variable: &str, value: &str, error: &io::Error) -> io::Error {
     let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => "is in use; stop the program that has it, or choose another".to_owned(),
-        io::ErrorKind::AddrNotAvailable => "is not an address of this machine; choose another".to_owned(),
-        io::ErrorKind::PermissionDenied => "is not permitted; choose a port from 1024 up, or a writable folder".to_owned(),
+        io::ErrorKind::AddrInUse => {
+            "is in use; stop the program that has it, or choose another".to_owned()
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "is not an address of this machine; choose another".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "is not permitted; choose a port from 1024 up, or a writable folder".to_owned()
+        }
         _ => format!("can't be listened on: {error}"),
     };
     io::Error::new(error.kind(), format!("{variable}={value} {advice}"))

@@ -34,9 +34,16 @@ pub(super) async fn health(request: Request<Incoming>, state: Arc<AdminState>) -
         "/ready" => ready(&(state.ready)()),
         "/live" => text(StatusCode::OK, "live"),
         _ => {
-            let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+            let accept = request
+                .headers()
+                .get(ACCEPT)
+                .and_then(|value| value.to_str().ok());
             let format = Format::accepted(accept.unwrap_or_default());
-            typed(StatusCode::OK, format.content_type(), metrics::render(format))
+            typed(
+                StatusCode::OK,
+                format.content_type(),
+                metrics::render(format),
+            )
         }
     }
 }
@@ -56,7 +63,11 @@ fn ready(readiness: &Readiness) -> Answer {
     text(status, body)
 }
 
-pub(super) async fn admin(request: Request<Incoming>, state: Arc<AdminState>, reached: Reached) -> Answer {
+pub(super) async fn admin(
+    request: Request<Incoming>,
+    state: Arc<AdminState>,
+    reached: Reached,
+) -> Answer {
     if let Err(why) = from_this_pod(request.headers(), reached) {
         return text(StatusCode::FORBIDDEN, why);
     }
@@ -76,7 +87,10 @@ pub(super) async fn admin(request: Request<Incoming>, state: Arc<AdminState>, re
             text(StatusCode::ACCEPTED, "draining")
         }
         "/drain" => wrong_method("POST"),
-        _ => text(StatusCode::NOT_FOUND, "there is /config, /certs, /connections, /logging (GET, PUT) and /drain (POST)"),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "there is /config, /certs, /connections, /logging (GET, PUT) and /drain (POST)",
+        ),
     }
 }
 
@@ -96,19 +110,31 @@ fn from_this_pod(headers: &HeaderMap, reached: Reached) -> Result<(), &'static s
 }
 
 fn is_loopback_name(host: &str) -> bool {
-    let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
+    let Ok(authority) = host.parse::<http::uri::Authority>() else {
+        return false;
+    };
     let name = authority.host();
-    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.to_canonical().is_loopback())
+    let address = name
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>();
+    name.eq_ignore_ascii_case("localhost")
+        || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 async fn set_filter(body: Incoming, state: &AdminState) -> Answer {
     let Ok(body) = Limited::new(body, LARGEST_BODY).collect().await else {
-        return text(StatusCode::PAYLOAD_TOO_LARGE, format!("a filter has at most {LARGEST_BODY} bytes"));
+        return text(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("a filter has at most {LARGEST_BODY} bytes"),
+        );
     };
     let body = body.to_bytes();
     let Ok(filter) = std::str::from_utf8(&body).map(str::trim) else {
-        return text(StatusCode::BAD_REQUEST, "the body is to be the filter, as text");
+        return text(
+            StatusCode::BAD_REQUEST,
+            "the body is to be the filter, as text",
+        );
     };
     match state.log.set(filter) {
         Ok(()) => {

@@ -10,9 +10,13 @@ use thiserror::Error;
 pub(super) enum NftError {
     #[error("nft is not there; install the package nftables")]
     Missing,
-    #[error("changing the packet filter needs the capability NET_ADMIN; run as root in the pod's network namespace (in Kubernetes: an init container with NET_ADMIN)")]
+    #[error(
+        "changing the packet filter needs the capability NET_ADMIN; run as root in the pod's network namespace (in Kubernetes: an init container with NET_ADMIN)"
+    )]
     NotPermitted,
-    #[error("this kernel has no nftables NAT for table family inet; it needs nf_tables, nft_chain_nat, nft_redir and nft_fib_inet (nft: {0})")]
+    #[error(
+        "this kernel has no nftables NAT for table family inet; it needs nf_tables, nft_chain_nat, nft_redir and nft_fib_inet (nft: {0})"
+    )]
     Unsupported(String),
     #[error("nft can't be run: {0}")]
     Run(#[from] io::Error),
@@ -23,7 +27,11 @@ pub(super) enum NftError {
 /// Runs a script, all of it or nothing.
 pub(super) fn apply(script: &str) -> Result<(), NftError> {
     let output = nft(&["-f", "-"], script)?;
-    if output.status.success() { Ok(()) } else { Err(explain(&output)) }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(explain(&output))
+    }
 }
 
 /// The table as it is, None when there is none.
@@ -68,11 +76,24 @@ fn nft(arguments: &[&str], input: &str) -> Result<Output, NftError> {
 fn explain(output: &Output) -> NftError {
     let text = String::from_utf8_lossy(&output.stderr);
     let has = |phrases: &[&str]| phrases.iter().any(|phrase| text.contains(phrase));
-    if has(&["Operation not permitted", "Permission denied", "must be root"]) {
+    if has(&[
+        "Operation not permitted",
+        "Permission denied",
+        "must be root",
+    ]) {
         return NftError::NotPermitted;
     }
-    let line = text.lines().find(|line| line.contains("rror")).unwrap_or("no reason given").trim().to_owned();
-    if has(&["No such file or directory", "not supported", "Protocol not available"]) {
+    let line = text
+        .lines()
+        .find(|line| line.contains("rror"))
+        .unwrap_or("no reason given")
+        .trim()
+        .to_owned();
+    if has(&[
+        "No such file or directory",
+        "not supported",
+        "Protocol not available",
+    ]) {
         return NftError::Unsupported(line);
     }
     NftError::Refused(line)
@@ -86,20 +107,33 @@ mod tests {
     use super::*;
 
     fn explained(stderr: &str) -> String {
-        let output = Output { status: ExitStatus::from_raw(256), stdout: Vec::new(), stderr: stderr.into() };
+        let output = Output {
+            status: ExitStatus::from_raw(256),
+            stdout: Vec::new(),
+            stderr: stderr.into(),
+        };
         explain(&output).to_string()
     }
 
     #[test]
     fn errors_are_one_line_that_says_what_to_do() {
         for (stderr, expected) in [
-            ("netlink: Error: cache initialization failed: Operation not permitted\n", "needs the capability NET_ADMIN"),
-            ("Operation not permitted (you must be root)\n", "needs the capability NET_ADMIN"),
+            (
+                "netlink: Error: cache initialization failed: Operation not permitted\n",
+                "needs the capability NET_ADMIN",
+            ),
+            (
+                "Operation not permitted (you must be root)\n",
+                "needs the capability NET_ADMIN",
+            ),
             (
                 "/dev/stdin:4:3-9: Error: Could not process rule: No such file or directory\n\t\ttype nat\n\t\t^^^^\n",
                 "this kernel has no nftables NAT",
             ),
-            ("/dev/stdin:4:3-9: Error: syntax error, unexpected x\n  ^^\n", "nft refused the rules: /dev/stdin:4:3-9: Error"),
+            (
+                "/dev/stdin:4:3-9: Error: syntax error, unexpected x\n  ^^\n",
+                "nft refused the rules: /dev/stdin:4:3-9: Error",
+            ),
         ] {
             let text = explained(stderr);
             assert!(text.contains(expected), "{text}");

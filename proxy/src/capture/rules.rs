@@ -23,7 +23,9 @@ struct Chain {
 
 impl Rules {
     pub(super) fn new(options: &CaptureOptions) -> Self {
-        Rules { chains: [inbound(options), outbound(options)] }
+        Rules {
+            chains: [inbound(options), outbound(options)],
+        }
     }
 
     /// One transaction. The table is added before it is deleted, because deleting what isn't there is an error.
@@ -38,8 +40,17 @@ impl Rules {
 
     /// What has to change for the listing to be what would be installed. Nothing, if it is.
     pub(super) fn differences(&self, listing: &str) -> Vec<String> {
-        let expected: Vec<String> = self.lines().iter().map(|line| normal(line)).filter(|line| !line.is_empty()).collect();
-        let found: Vec<String> = listing.lines().map(normal).filter(|line| !line.is_empty()).collect();
+        let expected: Vec<String> = self
+            .lines()
+            .iter()
+            .map(|line| normal(line))
+            .filter(|line| !line.is_empty())
+            .collect();
+        let found: Vec<String> = listing
+            .lines()
+            .map(normal)
+            .filter(|line| !line.is_empty())
+            .collect();
         if expected == found {
             return Vec::new();
         }
@@ -79,13 +90,27 @@ pub(super) fn removal() -> String {
 
 /// What comes from elsewhere. What the pod says to itself, the sidecar to the application included, comes in through lo.
 fn inbound(options: &CaptureOptions) -> Chain {
-    let mut rules = vec!["iif \"lo\" return".to_owned(), "fib daddr type != local return".to_owned()];
+    let mut rules = vec![
+        "iif \"lo\" return".to_owned(),
+        "fib daddr type != local return".to_owned(),
+    ];
     let own = [options.inbound_port, options.outbound_port];
-    let direct: BTreeSet<u16> =
-        ADMIN_AND_HEALTH.iter().chain(&own).chain(&options.exclude_inbound_ports).copied().collect();
+    let direct: BTreeSet<u16> = ADMIN_AND_HEALTH
+        .iter()
+        .chain(&own)
+        .chain(&options.exclude_inbound_ports)
+        .copied()
+        .collect();
     rules.extend(direct.iter().map(|port| format!("tcp dport {port} return")));
-    rules.push(format!("meta l4proto tcp redirect to :{}", options.inbound_port));
-    Chain { name: "prerouting", header: "type nat hook prerouting priority -100; policy accept;", rules }
+    rules.push(format!(
+        "meta l4proto tcp redirect to :{}",
+        options.inbound_port
+    ));
+    Chain {
+        name: "prerouting",
+        header: "type nat hook prerouting priority -100; policy accept;",
+        rules,
+    }
 }
 
 /// What goes elsewhere. Any address of this pod is reached through lo, so an application that calls itself is not captured.
@@ -101,10 +126,21 @@ fn outbound(options: &CaptureOptions) -> Chain {
     rules.push("oif \"lo\" return".to_owned());
     let ports: BTreeSet<u16> = options.exclude_outbound_ports.iter().copied().collect();
     rules.extend(ports.iter().map(|port| format!("tcp dport {port} return")));
-    let networks: BTreeSet<IpNet> = options.exclude_outbound_cidrs.iter().map(IpNet::trunc).collect();
+    let networks: BTreeSet<IpNet> = options
+        .exclude_outbound_cidrs
+        .iter()
+        .map(IpNet::trunc)
+        .collect();
     rules.extend(networks.iter().filter_map(direct_network));
-    rules.push(format!("meta l4proto tcp redirect to :{}", options.outbound_port));
-    Chain { name: "output", header: "type nat hook output priority -100; policy accept;", rules }
+    rules.push(format!(
+        "meta l4proto tcp redirect to :{}",
+        options.outbound_port
+    ));
+    Chain {
+        name: "output",
+        header: "type nat hook output priority -100; policy accept;",
+        rules,
+    }
 }
 
 fn direct_network(network: &IpNet) -> Option<String> {
@@ -114,8 +150,13 @@ fn direct_network(network: &IpNet) -> Option<String> {
     };
     match network.prefix_len() {
         // nft has no word for "any address" but the absence of a match.
-        0 => Some(format!("meta nfproto {} return", if family == "ip" { "ipv4" } else { "ipv6" })),
-        length if length == network.max_prefix_len() => Some(format!("{family} daddr {} return", network.addr())),
+        0 => Some(format!(
+            "meta nfproto {} return",
+            if family == "ip" { "ipv4" } else { "ipv6" }
+        )),
+        length if length == network.max_prefix_len() => {
+            Some(format!("{family} daddr {} return", network.addr()))
+        }
         _ => Some(format!("{family} daddr {network} return")),
     }
 }
@@ -124,8 +165,12 @@ fn direct_network(network: &IpNet) -> Option<String> {
 fn normal(line: &str) -> String {
     let words = line.split_whitespace().map(|word| {
         let word = word.trim_matches('"');
-        let (word, end) = word.strip_suffix(';').map_or((word, ""), |word| (word, ";"));
-        let hex = word.strip_prefix("0x").and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        let (word, end) = word
+            .strip_suffix(';')
+            .map_or((word, ""), |word| (word, ";"));
+        let hex = word
+            .strip_prefix("0x")
+            .and_then(|digits| u32::from_str_radix(digits, 16).ok());
         match (word, hex) {
             ("dstnat", _) => format!("-100{end}"),
             (_, Some(number)) => format!("{number}{end}"),

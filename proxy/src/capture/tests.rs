@@ -1,6 +1,11 @@
 //! Real rules in network namespaces of their own: each such test runs itself again inside one, as root of a user
 //! namespace, so that it needs no privileges and touches nothing of the machine.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests may wait on their own threads"
+)]
+
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -14,7 +19,10 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::*;
 
 fn options(arguments: &[&str]) -> CaptureOptions {
-    let all = ["kith-proxy", "capture"].iter().chain(arguments).map(Into::into);
+    let all = ["kith-proxy", "capture"]
+        .iter()
+        .chain(arguments)
+        .map(Into::into);
     match crate::config::command_line(all).unwrap() {
         crate::config::Command::Capture(options) => options,
         crate::config::Command::Run(_) => unreachable!("capture was asked for"),
@@ -128,19 +136,31 @@ fn every_option_is_a_line() {
 #[test]
 fn with_a_mark_alone_no_uid_is_exempt() {
     let script = Rules::new(&options(&["--mark", "1"])).script();
-    assert!(!script.contains("skuid") && script.contains("meta mark 0x00000001 return"), "{script}");
+    assert!(
+        !script.contains("skuid") && script.contains("meta mark 0x00000001 return"),
+        "{script}"
+    );
 }
 
 #[test]
 fn mistakes_on_the_command_line_are_refused() {
     for (arguments, expected) in [
-        (["--exclude-inbound-ports", "80,http"], "invalid value 'http'"),
-        (["--exclude-outbound-cidrs", "10.0.0.0/33"], "expected an address or a network such as 10.0.0.0/8"),
+        (
+            ["--exclude-inbound-ports", "80,http"],
+            "invalid value 'http'",
+        ),
+        (
+            ["--exclude-outbound-cidrs", "10.0.0.0/33"],
+            "expected an address or a network such as 10.0.0.0/8",
+        ),
         (["--outbound-port", "0"], "0 is not in 1..=65535"),
         (["--mark", "0"], "expected a number from 1 to 0xffffffff"),
         (["--remove", "--check"], "cannot be used with"),
     ] {
-        let all = ["kith-proxy", "capture"].iter().chain(&arguments).map(Into::into);
+        let all = ["kith-proxy", "capture"]
+            .iter()
+            .chain(&arguments)
+            .map(Into::into);
         let error = crate::config::command_line(all).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
         assert_eq!(error.exit_code(), 2);
@@ -162,13 +182,21 @@ fn in_own_network(unshare: &str) -> bool {
         .output()
         .unwrap();
     let said = [output.stdout, output.stderr].concat();
-    assert!(output.status.success(), "{test} inside: {}", String::from_utf8_lossy(&said));
+    assert!(
+        output.status.success(),
+        "{test} inside: {}",
+        String::from_utf8_lossy(&said)
+    );
     false
 }
 
 fn sh(script: &str) -> String {
     let output = Command::new("sh").args(["-ec", script]).output().unwrap();
-    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{script}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -178,12 +206,26 @@ fn installing_is_idempotent_checked_and_undone_without_touching_other_tables() {
         return;
     }
     let foreign = || sh("nft list table ip other");
-    sh("nft 'table ip other { chain c { type nat hook output priority -150; tcp dport 1 accept; }; }'");
+    sh(
+        "nft 'table ip other { chain c { type nat hook output priority -150; tcp dport 1 accept; }; }'",
+    );
     let before = foreign();
 
-    assert_eq!(differences(&["--check"]), "table inet kith does not exist: nothing is captured");
+    assert_eq!(
+        differences(&["--check"]),
+        "table inet kith does not exist: nothing is captured"
+    );
     assert_eq!(done(&["--remove"]), "removed table inet kith");
-    for arguments in [&[][..], &EVERYTHING, &["--mark", "4294967295", "--exclude-outbound-cidrs", "0.0.0.0/0,::/0"]] {
+    for arguments in [
+        &[][..],
+        &EVERYTHING,
+        &[
+            "--mark",
+            "4294967295",
+            "--exclude-outbound-cidrs",
+            "0.0.0.0/0,::/0",
+        ],
+    ] {
         let check: Vec<&str> = arguments.iter().copied().chain(["--check"]).collect();
         for _ in 0..2 {
             assert_eq!(done(arguments), "installed table inet kith");
@@ -195,9 +237,14 @@ fn installing_is_idempotent_checked_and_undone_without_touching_other_tables() {
         differences(&["--uid", "7", "--check"]),
         "missing:    meta skuid 7 return\nunexpected: meta skuid 1337 return"
     );
-    sh("nft insert rule inet kith output tcp dport 443 accept; nft add set inet kith s '{ type ipv4_addr; }'");
+    sh(
+        "nft insert rule inet kith output tcp dport 443 accept; nft add set inet kith s '{ type ipv4_addr; }'",
+    );
     let altered = differences(&["--check"]);
-    assert!(altered.contains("unexpected: tcp dport 443 accept"), "{altered}");
+    assert!(
+        altered.contains("unexpected: tcp dport 443 accept"),
+        "{altered}"
+    );
     assert!(altered.contains("unexpected: type ipv4_addr"), "{altered}");
     done(&[]);
     done(&["--check"]);
@@ -211,9 +258,15 @@ fn installing_is_idempotent_checked_and_undone_without_touching_other_tables() {
 #[test]
 fn rules_in_another_order_are_not_as_expected() {
     let rules = Rules::new(&options(&[]));
-    let swapped = rules.script().replace("iif \"lo\" return\n", "").replace("tcp dport 15000", "iif lo return\n tcp dport 15000");
+    let swapped = rules
+        .script()
+        .replace("iif \"lo\" return\n", "")
+        .replace("tcp dport 15000", "iif lo return\n tcp dport 15000");
     let listing = swapped.split_once("delete table inet kith\n").unwrap().1;
-    assert_eq!(rules.differences(listing), ["the rules are there, but in another order"]);
+    assert_eq!(
+        rules.differences(listing),
+        ["the rules are there, but in another order"]
+    );
 }
 
 #[test]
@@ -233,7 +286,11 @@ struct Peer(Child);
 
 impl Peer {
     fn new() -> Self {
-        let child = Command::new("unshare").args(["-n", "sleep", "60"]).stdout(Stdio::null()).spawn().unwrap();
+        let child = Command::new("unshare")
+            .args(["-n", "sleep", "60"])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
         let peer = Peer(child);
         let own = std::fs::read_link("/proc/self/ns/net").unwrap();
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -248,8 +305,14 @@ impl Peer {
             )
         };
         let pid = peer.0.id();
-        sh(&format!("ip link add here type veth peer name there netns {pid}; {}", setup("here", 1)));
-        sh(&format!("nsenter -t {pid} -n sh -ec '{}'", setup("there", 2)));
+        sh(&format!(
+            "ip link add here type veth peer name there netns {pid}; {}",
+            setup("here", 1)
+        ));
+        sh(&format!(
+            "nsenter -t {pid} -n sh -ec '{}'",
+            setup("there", 2)
+        ));
         peer
     }
 
@@ -326,7 +389,9 @@ fn greet(listener: TcpListener, greeting: &'static str) {
 fn greeting(address: &str, mark: Option<u32>) -> String {
     let mut stream = connect(address, mark).unwrap();
     let mut text = String::new();
-    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .unwrap();
     stream.read_to_string(&mut text).unwrap();
     text
 }
@@ -346,15 +411,26 @@ fn outbound_connections_are_redirected_with_their_destination() {
         "10.77.0.3,fd77::3/128",
     ]);
     let sidecar = TcpListener::bind("[::]:15001").unwrap();
-    for destination in ["10.77.0.2:80", "[fd77::2]:80", "10.77.0.99:65535", "[fd77::99]:15006"] {
+    for destination in [
+        "10.77.0.2:80",
+        "[fd77::2]:80",
+        "10.77.0.99:65535",
+        "[fd77::99]:15006",
+    ] {
         let _client = connect(destination, None).unwrap();
         assert_eq!(original_destination(&sidecar), at(destination));
     }
 
     greet(sidecar, "sidecar");
-    sh(&format!("nsenter -t {} -n sh -ec 'ip addr add 10.77.0.3/24 dev there; ip addr add fd77::3/64 dev there nodad'", peer.0.id()));
+    sh(&format!(
+        "nsenter -t {} -n sh -ec 'ip addr add 10.77.0.3/24 dev there; ip addr add fd77::3/64 dev there nodad'",
+        peer.0.id()
+    ));
     for port in [25, 80] {
-        greet(peer.there(move || TcpListener::bind(("::", port)).unwrap()), "peer");
+        greet(
+            peer.there(move || TcpListener::bind(("::", port)).unwrap()),
+            "peer",
+        );
     }
     greet(TcpListener::bind("[::]:8080").unwrap(), "app");
     for (address, mark, expected) in [
@@ -388,7 +464,12 @@ fn inbound_connections_are_redirected_with_their_destination() {
     let peer = Peer::new();
     done(&["--exclude-inbound-ports", "9100"]);
     let sidecar = TcpListener::bind("[::]:15006").unwrap();
-    for destination in ["10.77.0.1:80", "[fd77::1]:80", "10.77.0.1:65535", "[fd77::1]:1"] {
+    for destination in [
+        "10.77.0.1:80",
+        "[fd77::1]:80",
+        "10.77.0.1:65535",
+        "[fd77::1]:1",
+    ] {
         let _client = peer.there(|| connect(destination, None).unwrap());
         assert_eq!(original_destination(&sidecar), at(destination));
     }
@@ -405,7 +486,11 @@ fn inbound_connections_are_redirected_with_their_destination() {
         ("10.77.0.1:15021", "health"),
         ("[fd77::1]:15021", "health"),
     ] {
-        assert_eq!(peer.there(|| greeting(address, None)), expected, "{address}");
+        assert_eq!(
+            peer.there(|| greeting(address, None)),
+            expected,
+            "{address}"
+        );
     }
 }
 
@@ -419,7 +504,10 @@ fn row_19_nothing_passes_while_the_sidecar_is_away() {
     greet(TcpListener::bind("[::]:8080").unwrap(), "app");
     greet(peer.there(|| TcpListener::bind("[::]:80").unwrap()), "peer");
     for address in ["10.77.0.2:80", "[fd77::2]:80"] {
-        assert_eq!(connect(address, None).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(
+            connect(address, None).unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
     }
     for address in ["10.77.0.1:8080", "[fd77::1]:8080"] {
         let refused = peer.there(|| connect(address, None).unwrap_err().kind());

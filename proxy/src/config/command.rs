@@ -30,7 +30,10 @@ pub fn command_line(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
             Ok(Command::Capture(options))
         }
         Some((_, matches)) => Ok(Command::Run(flags(matches))),
-        None => Err(program.error(clap::error::ErrorKind::MissingSubcommand, "say run or capture")),
+        None => Err(program.error(
+            clap::error::ErrorKind::MissingSubcommand,
+            "say run or capture",
+        )),
     }
 }
 
@@ -68,10 +71,15 @@ fn argument(variable: &'static Variable) -> Arg {
         .long(variable.flag)
         .value_name(variable.shape)
         .value_parser(NonEmptyStringValueParser::new())
-        .help(format!("{} [env: {}]{default}", variable.help, variable.name))
+        .help(format!(
+            "{} [env: {}]{default}",
+            variable.help, variable.name
+        ))
 }
 
 fn flags(matches: &ArgMatches) -> Flags {
-    let given = |variable: &'static Variable| Some((variable, matches.get_one::<String>(variable.name)?.clone()));
+    let given = |variable: &'static Variable| {
+        Some((variable, matches.get_one::<String>(variable.name)?.clone()))
+    };
     Flags(VARIABLES.iter().filter_map(given).collect())
 }

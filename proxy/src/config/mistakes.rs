@@ -34,8 +34,18 @@ impl fmt::Display for Mistake {
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Mistakes(mistakes) = self;
-        write!(f, "{} in the configuration:", if mistakes.len() == 1 { "a mistake" } else { "mistakes" })?;
-        mistakes.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
+        write!(
+            f,
+            "{} in the configuration:",
+            if mistakes.len() == 1 {
+                "a mistake"
+            } else {
+                "mistakes"
+            }
+        )?;
+        mistakes
+            .iter()
+            .try_for_each(|mistake| write!(f, "\n  {mistake}"))
     }
 }
 
@@ -53,7 +63,10 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(environment: impl Iterator<Item = (String, String)>, flags: Flags) -> Self {
-        let mut reader = Reader { given: BTreeMap::new(), mistakes: Vec::new() };
+        let mut reader = Reader {
+            given: BTreeMap::new(),
+            mistakes: Vec::new(),
+        };
         let environment: BTreeMap<String, String> = environment.collect();
         let links = service_links(&environment);
         for (name, value) in environment {
@@ -61,14 +74,22 @@ impl Reader {
                 Some(variable) => {
                     reader.given.insert(variable.name, Given { name, value });
                 }
-                None if name.starts_with("KITH_") && !links.iter().any(|link| is_link(&name, link)) => {
+                None if name.starts_with("KITH_")
+                    && !links.iter().any(|link| is_link(&name, link)) =>
+                {
                     reader.unknown(name, value);
                 }
                 None => {}
             }
         }
         for (variable, value) in flags.0 {
-            reader.given.insert(variable.name, Given { name: format!("--{}", variable.flag), value });
+            reader.given.insert(
+                variable.name,
+                Given {
+                    name: format!("--{}", variable.flag),
+                    value,
+                },
+            );
         }
         reader
     }
@@ -78,24 +99,45 @@ impl Reader {
             Some(known) => format!("there is no such variable; did you mean {known}?"),
             None => "there is no such variable; kith-proxy run --help lists them".into(),
         };
-        self.mistakes.push(Mistake { name, value: Some(value), expected });
+        self.mistakes.push(Mistake {
+            name,
+            value: Some(value),
+            expected,
+        });
     }
 
     /// The value, or the default, or a mistake.
-    pub(super) fn required<T>(&mut self, name: &'static str, parse: fn(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn required<T>(
+        &mut self,
+        name: &'static str,
+        parse: fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
         let parsed = self.optional(name, parse);
         let variable = VARIABLES.iter().find(|variable| variable.name == name);
-        if let Some(variable) = variable.filter(|variable| variable.required && !self.given.contains_key(name)) {
+        if let Some(variable) =
+            variable.filter(|variable| variable.required && !self.given.contains_key(name))
+        {
             let expected = format!("is required: {}", lower_first(variable.help));
-            self.mistakes.push(Mistake { name: name.into(), value: None, expected });
+            self.mistakes.push(Mistake {
+                name: name.into(),
+                value: None,
+                expected,
+            });
         }
         parsed
     }
 
     /// The value, or the default, or nothing.
-    pub(super) fn optional<T>(&mut self, name: &'static str, parse: fn(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn optional<T>(
+        &mut self,
+        name: &'static str,
+        parse: fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
         let Some(given) = self.given.get(name) else {
-            let default = VARIABLES.iter().find(|variable| variable.name == name)?.default?;
+            let default = VARIABLES
+                .iter()
+                .find(|variable| variable.name == name)?
+                .default?;
             return parse(default).ok();
         };
         let parsed = match given.value.as_str() {
@@ -108,7 +150,11 @@ impl Reader {
             Ok(value) => Some(value),
             Err(expected) => {
                 let (name, value) = (given.name.clone(), Some(given.value.clone()));
-                self.mistakes.push(Mistake { name, value, expected });
+                self.mistakes.push(Mistake {
+                    name,
+                    value,
+                    expected,
+                });
                 None
             }
         }
@@ -118,13 +164,21 @@ impl Reader {
     pub(super) fn refuse_clashes(&mut self, listeners: &[(&'static str, Option<SocketAddr>)]) {
         for (index, (name, address)) in listeners.iter().enumerate() {
             for (earlier, other) in &listeners[..index] {
-                let (Some(address), Some(other)) = (address, other) else { continue };
-                if address.port() == other.port() && address.port() != 0 && overlap(address.ip(), other.ip()) {
+                let (Some(address), Some(other)) = (address, other) else {
+                    continue;
+                };
+                if address.port() == other.port()
+                    && address.port() != 0
+                    && overlap(address.ip(), other.ip())
+                {
                     let given = self.given.get(name).or(self.given.get(earlier));
                     self.mistakes.push(Mistake {
                         name: given.map_or_else(|| (*name).to_owned(), |given| given.name.clone()),
                         value: given.map(|given| given.value.clone()),
-                        expected: format!("{name} and {earlier} need different ports, both have {}", address.port()),
+                        expected: format!(
+                            "{name} and {earlier} need different ports, both have {}",
+                            address.port()
+                        ),
                     });
                 }
             }
@@ -154,14 +208,19 @@ fn service_links(environment: &BTreeMap<String, String>) -> HashSet<String> {
 }
 
 fn is_link(name: &str, service: &str) -> bool {
-    let Some(rest) = name.strip_prefix(service) else { return false };
+    let Some(rest) = name.strip_prefix(service) else {
+        return false;
+    };
     rest == "_SERVICE_HOST"
         || ["_SERVICE_PORT", "_PORT"].iter().any(|kind| {
-            rest.strip_prefix(kind).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+            rest.strip_prefix(kind)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
         })
 }
 
 fn lower_first(text: &str) -> String {
     let mut characters = text.chars();
-    characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
+    characters.next().map_or_else(String::new, |first| {
+        first.to_lowercase().chain(characters).collect()
+    })
 }

@@ -6,13 +6,21 @@ use super::*;
 const REQUIRED: [(&str, &str); 4] = [
     ("SPIFFE_ENDPOINT_SOCKET", "unix:///run/spire/agent.sock"),
     ("KITH_XDS_ADDRESS", "https://control.kith-system:15010"),
-    ("KITH_XDS_SPIFFE_ID", "spiffe://example.org/ns/kith-system/sa/control"),
+    (
+        "KITH_XDS_SPIFFE_ID",
+        "spiffe://example.org/ns/kith-system/sa/control",
+    ),
     ("KITH_NODE_ID", "shop/web-6b7f9"),
 ];
 
 fn load(environment: &[(&str, &str)], arguments: &[&str]) -> Result<Config, Mistakes> {
-    let all = ["kith-proxy", "run"].iter().chain(arguments).map(Into::into);
-    let Command::Run(flags) = command_line(all).unwrap() else { panic!("run was asked for") };
+    let all = ["kith-proxy", "run"]
+        .iter()
+        .chain(arguments)
+        .map(Into::into);
+    let Command::Run(flags) = command_line(all).unwrap() else {
+        panic!("run was asked for")
+    };
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     Config::from_parts(environment.iter().map(owned), flags)
 }
@@ -162,43 +170,139 @@ fn variables_that_kubernetes_makes_of_a_service_named_kith_are_nobodys_mistake()
 #[test]
 fn bad_values_are_refused_one_by_one() {
     for (name, values) in [
-        ("SPIFFE_ENDPOINT_SOCKET", &["unix:run.sock", "unix://", "unix:///", "unix://run.sock", "tcp://host:1", "tcp://1.2.3.4"][..]),
-        ("KITH_XDS_ADDRESS", &["https://control", "https://:1", "https://a:0", "https://a:1/b", "https://a:1?b", "https://u@a:1", "a:1"]),
-        ("KITH_XDS_SPIFFE_ID", &["example.org/a", "spiffe://example.org", "spiffe://example.org/", "spiffe:///a"]),
+        (
+            "SPIFFE_ENDPOINT_SOCKET",
+            &[
+                "unix:run.sock",
+                "unix://",
+                "unix:///",
+                "unix://run.sock",
+                "tcp://host:1",
+                "tcp://1.2.3.4",
+            ][..],
+        ),
+        (
+            "KITH_XDS_ADDRESS",
+            &[
+                "https://control",
+                "https://:1",
+                "https://a:0",
+                "https://a:1/b",
+                "https://a:1?b",
+                "https://u@a:1",
+                "a:1",
+            ],
+        ),
+        (
+            "KITH_XDS_SPIFFE_ID",
+            &[
+                "example.org/a",
+                "spiffe://example.org",
+                "spiffe://example.org/",
+                "spiffe:///a",
+            ],
+        ),
         ("KITH_NODE_ID", &["a", "a/", "/b", "a/b/c", "a /b"]),
-        ("KITH_INBOUND_LISTEN", &["15006", "localhost:15006", ":15006", "[::]"]),
-        ("KITH_ADMIN_LISTEN", &["[::]:15000", "10.0.0.1:15000", "unix://a", "unix:///", "localhost:1", "[::ffff:10.0.0.1]:1"]),
-        ("KITH_WORKERS", &["0", "257", "-1", "+1", "1.5", " 1", "99999999999999999999999"]),
+        (
+            "KITH_INBOUND_LISTEN",
+            &["15006", "localhost:15006", ":15006", "[::]"],
+        ),
+        (
+            "KITH_ADMIN_LISTEN",
+            &[
+                "[::]:15000",
+                "10.0.0.1:15000",
+                "unix://a",
+                "unix:///",
+                "localhost:1",
+                "[::ffff:10.0.0.1]:1",
+            ],
+        ),
+        (
+            "KITH_WORKERS",
+            &[
+                "0",
+                "257",
+                "-1",
+                "+1",
+                "1.5",
+                " 1",
+                "99999999999999999999999",
+            ],
+        ),
         ("KITH_ACCESS_LOG", &["stderr", "Off", "log", "/var/log/"]),
         ("KITH_RECORDS_WHEN_FULL", &["wait"]),
         ("KITH_LOG_QUERY", &["1", "yes", "TRUE"]),
-        ("KITH_LOG", &["warning", "a=b=c", "info,kith=loud", "info,,debug"]),
+        (
+            "KITH_LOG",
+            &["warning", "a=b=c", "info,kith=loud", "info,,debug"],
+        ),
         ("KITH_STATE_DIR", &["state", "./state"]),
         ("KITH_DRAIN_SECONDS", &["-1", "1d", "soon", "99999999999"]),
-        ("KITH_EXPIRY_GRACE", &["30", "1.5s", "s", "1 s", "-1s", "99999999999999999999s", "18446744073709551615h", "9000h"]),
-        ("KITH_SOCKET_MARK", &["0", "0x", "0x100000000", "x1", "+1", "0x+1"]),
+        (
+            "KITH_EXPIRY_GRACE",
+            &[
+                "30",
+                "1.5s",
+                "s",
+                "1 s",
+                "-1s",
+                "99999999999999999999s",
+                "18446744073709551615h",
+                "9000h",
+            ],
+        ),
+        (
+            "KITH_SOCKET_MARK",
+            &["0", "0x", "0x100000000", "x1", "+1", "0x+1"],
+        ),
         ("KITH_MAX_CONNECTIONS", &["0", "10000001"]),
     ] {
         for value in values {
             let mistakes = with(name, value).expect_err(value).0;
             assert_eq!(mistakes.len(), 1, "{name}={value}: {mistakes:?}");
-            assert_eq!((mistakes[0].name.as_str(), mistakes[0].value.as_deref()), (name, Some(*value)));
+            assert_eq!(
+                (mistakes[0].name.as_str(), mistakes[0].value.as_deref()),
+                (name, Some(*value))
+            );
         }
     }
 }
 
 #[test]
 fn durations_have_units() {
-    for (text, millis) in [("0", 0), ("0s", 0), ("500ms", 500), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000)] {
-        assert_eq!(with("KITH_EXPIRY_GRACE", text).unwrap().expiry_grace, Duration::from_millis(millis), "{text}");
+    for (text, millis) in [
+        ("0", 0),
+        ("0s", 0),
+        ("500ms", 500),
+        ("30s", 30_000),
+        ("5m", 300_000),
+        ("1h", 3_600_000),
+    ] {
+        assert_eq!(
+            with("KITH_EXPIRY_GRACE", text).unwrap().expiry_grace,
+            Duration::from_millis(millis),
+            "{text}"
+        );
     }
-    assert_eq!(with("KITH_DRAIN_SECONDS", "90").unwrap().drain, Duration::from_secs(90));
-    assert_eq!(with("KITH_DRAIN_SECONDS", "1m").unwrap().drain, Duration::from_secs(60));
+    assert_eq!(
+        with("KITH_DRAIN_SECONDS", "90").unwrap().drain,
+        Duration::from_secs(90)
+    );
+    assert_eq!(
+        with("KITH_DRAIN_SECONDS", "1m").unwrap().drain,
+        Duration::from_secs(60)
+    );
 }
 
 #[test]
 fn row_21_admin_is_loopback_or_a_unix_socket() {
-    for good in ["127.0.0.1:15000", "127.8.9.1:1", "[::1]:15000", "unix:///run/admin.sock"] {
+    for good in [
+        "127.0.0.1:15000",
+        "127.8.9.1:1",
+        "[::1]:15000",
+        "unix:///run/admin.sock",
+    ] {
         with("KITH_ADMIN_LISTEN", good).unwrap();
     }
 }
@@ -206,7 +310,10 @@ fn row_21_admin_is_loopback_or_a_unix_socket() {
 #[test]
 fn listeners_on_different_addresses_may_share_a_port() {
     let mut environment = REQUIRED.to_vec();
-    environment.extend([("KITH_INBOUND_LISTEN", "10.0.0.1:7"), ("KITH_OUTBOUND_LISTEN", "127.0.0.1:7")]);
+    environment.extend([
+        ("KITH_INBOUND_LISTEN", "10.0.0.1:7"),
+        ("KITH_OUTBOUND_LISTEN", "127.0.0.1:7"),
+    ]);
     load(&environment, &[]).unwrap();
 }
 
@@ -216,10 +323,21 @@ fn flags_are_named_after_their_variables_and_help_tells_of_both() {
     assert_eq!(help.exit_code(), 0);
     let help = help.to_string();
     for variable in VARIABLES {
-        let from_name = variable.name.strip_prefix("KITH_").unwrap_or(variable.name).to_lowercase().replace('_', "-");
+        let from_name = variable
+            .name
+            .strip_prefix("KITH_")
+            .unwrap_or(variable.name)
+            .to_lowercase()
+            .replace('_', "-");
         assert_eq!(variable.flag, from_name);
-        assert!(help.contains(&format!("--{} <{}>", variable.flag, variable.shape)), "{help}");
-        assert!(help.contains(&format!("[env: {}]", variable.name)), "{help}");
+        assert!(
+            help.contains(&format!("--{} <{}>", variable.flag, variable.shape)),
+            "{help}"
+        );
+        assert!(
+            help.contains(&format!("[env: {}]", variable.name)),
+            "{help}"
+        );
     }
 }
 

@@ -8,18 +8,29 @@ use super::{AccessLog, AdminListen, WhenFull};
 
 /// As the standard has it (SPIFFE Workload Endpoint, section 4): an absolute path, or an IP address and port.
 pub(super) fn endpoint_socket(value: &str) -> Result<String, String> {
-    let unix = value.strip_prefix("unix://").is_some_and(|path| path.starts_with('/') && path.len() > 1);
-    let tcp = value.strip_prefix("tcp://").is_some_and(|address| address.parse::<SocketAddr>().is_ok());
-    if unix || tcp { Ok(value.to_owned()) } else { Err("expected unix:///path or tcp://ip:port".into()) }
+    let unix = value
+        .strip_prefix("unix://")
+        .is_some_and(|path| path.starts_with('/') && path.len() > 1);
+    let tcp = value
+        .strip_prefix("tcp://")
+        .is_some_and(|address| address.parse::<SocketAddr>().is_ok());
+    if unix || tcp {
+        Ok(value.to_owned())
+    } else {
+        Err("expected unix:///path or tcp://ip:port".into())
+    }
 }
 
 pub(super) fn xds_address(value: &str) -> Result<String, String> {
     let expected = || "expected https://host:port".to_owned();
     let uri: http::Uri = value.parse().map_err(|_| expected())?;
-    let plain = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+    let plain = uri
+        .authority()
+        .is_some_and(|authority| !authority.as_str().contains('@'))
         && matches!(uri.path(), "" | "/")
         && uri.query().is_none();
-    let named = uri.host().is_some_and(|host| !host.is_empty()) && uri.port_u16().is_some_and(|port| port != 0);
+    let named = uri.host().is_some_and(|host| !host.is_empty())
+        && uri.port_u16().is_some_and(|port| port != 0);
     if uri.scheme() != Some(&http::uri::Scheme::HTTPS) || !plain || !named {
         return Err(expected());
     }
@@ -28,7 +39,9 @@ pub(super) fn xds_address(value: &str) -> Result<String, String> {
 
 /// Only the outline; whoever compares it parses it in full.
 pub(super) fn spiffe_id(value: &str) -> Result<String, String> {
-    let named = value.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/'));
+    let named = value
+        .strip_prefix("spiffe://")
+        .and_then(|rest| rest.split_once('/'));
     match named {
         Some((domain, path)) if !domain.is_empty() && !path.is_empty() => Ok(value.to_owned()),
         _ => Err("expected a SPIFFE ID with a path, spiffe://trust.domain/path".into()),
@@ -37,7 +50,10 @@ pub(super) fn spiffe_id(value: &str) -> Result<String, String> {
 
 pub(super) fn node_id(value: &str) -> Result<String, String> {
     let plain = |part: &str| {
-        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
     };
     match value.split_once('/') {
         Some((namespace, name)) if plain(namespace) && plain(name) => Ok(value.to_owned()),
@@ -46,12 +62,15 @@ pub(super) fn node_id(value: &str) -> Result<String, String> {
 }
 
 pub(super) fn listen(value: &str) -> Result<SocketAddr, String> {
-    value.parse().map_err(|_| "expected ip:port, such as 0.0.0.0:15006 or [::]:15006".into())
+    value
+        .parse()
+        .map_err(|_| "expected ip:port, such as 0.0.0.0:15006 or [::]:15006".into())
 }
 
 /// Nobody but this pod may reach admin (security.md, row 21).
 pub(super) fn admin_listen(value: &str) -> Result<AdminListen, String> {
-    let expected = || "expected a loopback address, such as 127.0.0.1:15000, or unix:///path".to_owned();
+    let expected =
+        || "expected a loopback address, such as 127.0.0.1:15000, or unix:///path".to_owned();
     if let Some(path) = value.strip_prefix("unix://") {
         let path = Path::new(path);
         return if path.is_absolute() && path.file_name().is_some() {
@@ -61,7 +80,11 @@ pub(super) fn admin_listen(value: &str) -> Result<AdminListen, String> {
         };
     }
     let address: SocketAddr = value.parse().map_err(|_| expected())?;
-    if address.ip().to_canonical().is_loopback() { Ok(AdminListen::Tcp(address)) } else { Err(expected()) }
+    if address.ip().to_canonical().is_loopback() {
+        Ok(AdminListen::Tcp(address))
+    } else {
+        Err(expected())
+    }
 }
 
 pub(super) fn workers(value: &str) -> Result<usize, String> {
@@ -104,28 +127,42 @@ pub(super) fn boolean(value: &str) -> Result<bool, String> {
 pub(super) fn log_filter(value: &str) -> Result<String, String> {
     match crate::telemetry::logging::parse(value) {
         Ok(_) => Ok(value.to_owned()),
-        Err(error) => Err(format!("expected a level (error, warn, info, debug, trace) or target=level,…: {error}")),
+        Err(error) => Err(format!(
+            "expected a level (error, warn, info, debug, trace) or target=level,…: {error}"
+        )),
     }
 }
 
 pub(super) fn directory(value: &str) -> Result<PathBuf, String> {
     let path = Path::new(value);
-    if path.is_absolute() { Ok(path.to_owned()) } else { Err("expected an absolute path of a directory".into()) }
+    if path.is_absolute() {
+        Ok(path.to_owned())
+    } else {
+        Err("expected an absolute path of a directory".into())
+    }
 }
 
 /// As the Workload API sends hints: any short text.
 pub(super) fn hint(value: &str) -> Result<String, String> {
     let plain = value.len() <= 1024 && !value.chars().any(char::is_control);
-    if plain { Ok(value.to_owned()) } else { Err("expected at most 1024 printable characters".into()) }
+    if plain {
+        Ok(value.to_owned())
+    } else {
+        Err("expected at most 1024 printable characters".into())
+    }
 }
 
 pub(crate) fn mark(value: &str) -> Result<u32, String> {
     let parsed = match value.strip_prefix("0x") {
-        Some(hex) if hex.bytes().all(|byte| byte.is_ascii_hexdigit()) => u32::from_str_radix(hex, 16).ok(),
+        Some(hex) if hex.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            u32::from_str_radix(hex, 16).ok()
+        }
         Some(_) => None,
         None => whole(value).and_then(|mark| u32::try_from(mark).ok()),
     };
-    parsed.filter(|mark| *mark != 0).ok_or_else(|| "expected a number from 1 to 0xffffffff".into())
+    parsed
+        .filter(|mark| *mark != 0)
+        .ok_or_else(|| "expected a number from 1 to 0xffffffff".into())
 }
 
 /// The unit is in the variable's name, and may be said again.
@@ -142,7 +179,9 @@ pub(super) fn duration(value: &str) -> Result<Duration, String> {
     if value == "0" {
         return Ok(Duration::ZERO);
     }
-    let digits = value.find(|character: char| !character.is_ascii_digit()).ok_or_else(expected)?;
+    let digits = value
+        .find(|character: char| !character.is_ascii_digit())
+        .ok_or_else(expected)?;
     let (number, unit) = value.split_at(digits);
     let number = whole(number).ok_or_else(expected)?;
     let scale = match unit {
@@ -152,22 +191,34 @@ pub(super) fn duration(value: &str) -> Result<Duration, String> {
         "h" => 3600,
         _ => return Err(expected()),
     };
-    within(Duration::from_secs(number.checked_mul(scale).ok_or_else(expected)?))
+    within(Duration::from_secs(
+        number.checked_mul(scale).ok_or_else(expected)?,
+    ))
 }
 
 /// Far beyond any use, and far from where clocks overflow.
 fn within(duration: Duration) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
-    if duration <= LONGEST { Ok(duration) } else { Err("expected a duration of at most a year".into()) }
+    if duration <= LONGEST {
+        Ok(duration)
+    } else {
+        Err("expected a duration of at most a year".into())
+    }
 }
 
 /// Digits only: no sign, no space.
 fn whole(value: &str) -> Option<u64> {
-    value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse().ok()).flatten()
+    value
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| value.parse().ok())
+        .flatten()
 }
 
 /// For `capture --exclude-outbound-cidrs`: `10.0.0.0/8`, or an address alone.
 pub(crate) fn network(value: &str) -> Result<ipnet::IpNet, String> {
-    let net = value.parse::<ipnet::IpNet>().or_else(|_| value.parse::<IpAddr>().map(ipnet::IpNet::from));
+    let net = value
+        .parse::<ipnet::IpNet>()
+        .or_else(|_| value.parse::<IpAddr>().map(ipnet::IpNet::from));
     net.map_err(|_| "expected an address or a network such as 10.0.0.0/8 or fd00::/8".into())
 }

@@ -31,23 +31,31 @@ pub(crate) struct ConnectionFacts {
     sink: Sink,
     /// `,"source.address":"…","destination.port":…`
     fragment: Box<[u8]>,
-    destination: SocketAddr,
+    /// `,"destination.address":…`, for records that know no better one.
+    address: Box<[u8]>,
     /// For records without a hop.
     meters: Meters,
 }
 
 impl ConnectionFacts {
     /// `destination` is the address the client dialled. Both addresses canonical.
-    pub(crate) fn new(sink: &Sink, direction: Direction, source: SocketAddr, destination: SocketAddr) -> Rc<Self> {
+    pub(crate) fn new(
+        sink: &Sink,
+        direction: Direction,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> Rc<Self> {
         let mut fragment = Vec::with_capacity(96);
         let mut json = Json::fragment(&mut fragment);
         json.display("source.address", &source);
         json.number("destination.port", destination.port().into());
+        let mut address = Vec::with_capacity(64);
+        Json::fragment(&mut address).display("destination.address", &destination);
         Rc::new(ConnectionFacts {
             direction,
             sink: sink.clone(),
             fragment: fragment.into_boxed_slice(),
-            destination,
+            address: address.into_boxed_slice(),
             meters: Meters::unidentified(),
         })
     }
@@ -64,8 +72,8 @@ impl ConnectionFacts {
         &self.fragment
     }
 
-    pub(super) fn destination(&self) -> SocketAddr {
-        self.destination
+    pub(super) fn address(&self) -> &[u8] {
+        &self.address
     }
 
     pub(super) fn meters(&self) -> &Meters {
@@ -115,7 +123,10 @@ impl Hop {
         if let Some(expires) = facts.source_expires {
             json.time("source.expires", expires);
         }
-        json.text("destination.principal", facts.destination_principal.as_bytes());
+        json.text(
+            "destination.principal",
+            facts.destination_principal.as_bytes(),
+        );
         if let Some(address) = facts.destination_address {
             json.display("destination.address", &address);
         }

@@ -53,14 +53,16 @@ impl<'a> Json<'a> {
 
     pub(super) fn number(&mut self, key: &'static str, value: u64) {
         self.key(key);
-        self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+        self.out
+            .extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
     /// Milliseconds with three decimals: a sidecar's own share is a fraction of one.
     pub(super) fn milliseconds(&mut self, key: &'static str, value: Duration) {
         self.key(key);
         let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
-        self.out.extend_from_slice(itoa::Buffer::new().format(micros / 1000).as_bytes());
+        self.out
+            .extend_from_slice(itoa::Buffer::new().format(micros / 1000).as_bytes());
         self.out.push(b'.');
         digits(micros % 1000, 3, self.out);
     }
@@ -87,7 +89,11 @@ impl<'a> Json<'a> {
         hop(id, ordinal, self.out);
     }
 
-    pub(super) fn hops<'h>(&mut self, key: &'static str, hops: impl Iterator<Item = (&'h [u8; 32], u64)>) {
+    pub(super) fn hops<'h>(
+        &mut self,
+        key: &'static str,
+        hops: impl Iterator<Item = (&'h [u8; 32], u64)>,
+    ) {
         self.key(key);
         let mut separator = b'[';
         for (id, ordinal) in hops {
@@ -123,11 +129,17 @@ pub(super) fn escape(value: &[u8], out: &mut Vec<u8>) {
         Some(head) if value.len() > LONGEST_VALUE => (head, true),
         _ => (value, false),
     };
-    if value.iter().all(|byte| matches!(byte, 0x20..=0x7e) && !matches!(byte, b'"' | b'\\')) {
+    if value
+        .iter()
+        .all(|byte| matches!(byte, 0x20..=0x7e) && !matches!(byte, b'"' | b'\\'))
+    {
         out.extend_from_slice(value);
     } else {
         for chunk in value.utf8_chunks() {
-            chunk.valid().chars().for_each(|character| escape_char(character, out));
+            chunk
+                .valid()
+                .chars()
+                .for_each(|character| escape_char(character, out));
             if !chunk.invalid().is_empty() {
                 out.extend_from_slice("\u{fffd}".as_bytes());
             }
@@ -146,7 +158,12 @@ fn escape_char(character: char, out: &mut Vec<u8>) {
         '\r' => out.extend_from_slice(b"\\r"),
         '\t' => out.extend_from_slice(b"\\t"),
         // Line and paragraph separators end lines for some readers; bidirectional controls reorder what a person sees.
-        '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+        '\u{2028}'
+        | '\u{2029}'
+        | '\u{200e}'
+        | '\u{200f}'
+        | '\u{202a}'..='\u{202e}'
+        | '\u{2066}'..='\u{2069}' => {
             unicode_escape(character, out);
         }
         control if control.is_control() => unicode_escape(control, out),
@@ -171,7 +188,10 @@ pub(super) fn write_hex(bytes: &[u8], out: &mut [u8]) {
 
 fn hex_of(byte: u8) -> [u8; 2] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
+    [
+        DIGITS[usize::from(byte >> 4)],
+        DIGITS[usize::from(byte & 15)],
+    ]
 }
 
 /// `width` decimal digits, zeros in front.
@@ -192,7 +212,9 @@ pub(super) fn timestamp(time: SystemTime, out: &mut Vec<u8>) {
     }
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = since.as_secs();
-    let mut text = LAST.try_with(Cell::get).unwrap_or((0, *b"1970-01-01T00:00:00"));
+    let mut text = LAST
+        .try_with(Cell::get)
+        .unwrap_or((0, *b"1970-01-01T00:00:00"));
     if text.0 != seconds {
         text = (seconds, date_and_time(seconds));
         // Only a thread that is being torn down has no cache any more.
@@ -208,11 +230,16 @@ pub(super) fn timestamp(time: SystemTime, out: &mut Vec<u8>) {
 fn date_and_time(seconds: u64) -> [u8; 19] {
     let days = seconds / 86_400 + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
 
     let mut out = Vec::with_capacity(19);
@@ -245,7 +272,10 @@ mod tests {
 
     fn written(seconds: u64, millis: u32) -> String {
         let mut out = Vec::new();
-        timestamp(UNIX_EPOCH + Duration::new(seconds, millis * 1_000_000), &mut out);
+        timestamp(
+            UNIX_EPOCH + Duration::new(seconds, millis * 1_000_000),
+            &mut out,
+        );
         String::from_utf8(out).unwrap()
     }
 
@@ -262,8 +292,14 @@ mod tests {
     #[test]
     fn row_27_no_value_can_forge_a_line_or_a_member() {
         assert_eq!(escaped(b"plain /path"), "plain /path");
-        assert_eq!(escaped(b"a\"b\\c\r\n\t\0\x1b[31m\x7f"), r#"a\"b\\c\r\n\t\u0000\u001b[31m\u007f"#);
-        assert_eq!(escaped("é\u{85}\u{2028}\u{202e}😀".as_bytes()), "é\\u0085\\u2028\\u202e😀");
+        assert_eq!(
+            escaped(b"a\"b\\c\r\n\t\0\x1b[31m\x7f"),
+            r#"a\"b\\c\r\n\t\u0000\u001b[31m\u007f"#
+        );
+        assert_eq!(
+            escaped("é\u{85}\u{2028}\u{202e}😀".as_bytes()),
+            "é\\u0085\\u2028\\u202e😀"
+        );
         assert_eq!(escaped(b"\xff\xc3(\xe2\x82"), "\u{fffd}\u{fffd}(\u{fffd}");
     }
 

@@ -24,7 +24,10 @@ pub(super) fn emit(record: &Record, took: Duration) {
         sink.append(line, allowed);
     };
     // A thread that is being torn down has no buffer any more, and its records count all the same.
-    if LINE.try_with(|line| hand_over(&mut line.borrow_mut())).is_err() {
+    if LINE
+        .try_with(|line| hand_over(&mut line.borrow_mut()))
+        .is_err()
+    {
         hand_over(&mut Vec::new());
     }
 }
@@ -40,7 +43,14 @@ fn write(record: &Record, took: Duration, out: &mut Vec<u8>) {
         Verdict::Open | Verdict::Refused(_) => None,
     };
     let mut json = Json::fragment(out);
-    json.literal("record", if record.kind == Kind::Request { "request" } else { "connection" });
+    json.literal(
+        "record",
+        if record.kind == Kind::Request {
+            "request"
+        } else {
+            "connection"
+        },
+    );
     json.literal("direction", record.connection.direction().as_str());
     json.literal("decision", if allowed { "allow" } else { "deny" });
     json.literal("reason", reason.as_str());
@@ -59,12 +69,13 @@ fn parties(record: &Record, out: &mut Vec<u8>) {
         out.extend_from_slice(hop.fragment());
     }
     out.extend_from_slice(record.connection.fragment());
-    let mut json = Json::fragment(out);
-    if !hop.is_some_and(|hop| hop.has_address()) {
-        json.display("destination.address", &record.destination.unwrap_or(record.connection.destination()));
+    match &record.destination {
+        _ if hop.is_some_and(|hop| hop.has_address()) => {}
+        Some(address) => Json::fragment(out).display("destination.address", address),
+        None => out.extend_from_slice(record.connection.address()),
     }
     if let Some(service) = &record.service {
-        json.text("destination.service", service.as_bytes());
+        Json::fragment(out).text("destination.service", service.as_bytes());
     }
 }
 
@@ -82,7 +93,10 @@ fn decided(record: &Record, decision: Option<&Decision>, out: &mut Vec<u8>) {
             json.display("nearest.clause", &nearest.clause);
         }
     }
-    if let Some(revision) = decision.map(|decision| &decision.revision).or(record.revision.as_ref()) {
+    if let Some(revision) = decision
+        .map(|decision| &decision.revision)
+        .or(record.revision.as_ref())
+    {
         json.text("revision", revision.as_bytes());
     }
 }

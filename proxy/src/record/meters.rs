@@ -27,12 +27,18 @@ pub(super) struct Meters {
 
 impl Meters {
     pub(super) fn new(source: &str, destination: &str) -> Self {
-        Meters { pair: metrics::pair(source, destination), known: RefCell::default() }
+        Meters {
+            pair: metrics::pair(source, destination),
+            known: RefCell::default(),
+        }
     }
 
     /// Nobody proved anything.
     pub(super) fn unidentified() -> Self {
-        Meters { pair: Pair::unidentified(), known: RefCell::default() }
+        Meters {
+            pair: Pair::unidentified(),
+            known: RefCell::default(),
+        }
     }
 
     fn count(&self, outcome: Outcome) {
@@ -68,7 +74,12 @@ pub(super) fn count(record: &Record, took: Duration) {
             };
             // Whatever an application answers, there are at most 500 codes.
             let code = record.status.filter(|code| (100..600).contains(code));
-            meters.count(Outcome { direction, allowed, reason, code });
+            meters.count(Outcome {
+                direction,
+                allowed,
+                reason,
+                code,
+            });
             metrics::request_duration(direction, took);
         }
     }

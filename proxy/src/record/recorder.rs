@@ -59,7 +59,11 @@ pub(crate) struct Sink {
 
 impl Recorder {
     /// Opens the destination and starts the writer.
-    pub(crate) fn start(destination: &Destination, when_full: WhenFull, log_query: bool) -> io::Result<Self> {
+    pub(crate) fn start(
+        destination: &Destination,
+        when_full: WhenFull,
+        log_query: bool,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let recorder = Recorder {
             shared: Arc::clone(&shared),
@@ -68,7 +72,9 @@ impl Recorder {
             off: *destination == Destination::Off,
         };
         if let Some(target) = Target::open(destination)? {
-            let writer = thread::Builder::new().name("kith-records".into()).spawn(move || writer::run(&shared, target))?;
+            let writer = thread::Builder::new()
+                .name("kith-records".into())
+                .spawn(move || writer::run(&shared, target))?;
             recorder.shared.writer_is(writer.thread().clone());
         }
         Ok(recorder)
@@ -80,7 +86,12 @@ impl Recorder {
         if !self.off {
             self.shared.add(&queue);
         }
-        Sink { queue, shared: Arc::clone(&self.shared), log_query: self.log_query, off: self.off }
+        Sink {
+            queue,
+            shared: Arc::clone(&self.shared),
+            log_query: self.log_query,
+            off: self.off,
+        }
     }
 
     /// Opens the file again under its name: call it on SIGHUP, after the old file was moved away.

@@ -26,32 +26,57 @@ impl Log {
     fn with(log_query: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
-        let recorder = Recorder::start(&Destination::File(path.clone()), WhenFull::Drop, log_query).unwrap();
+        let recorder =
+            Recorder::start(&Destination::File(path.clone()), WhenFull::Drop, log_query).unwrap();
         let sink = recorder.sink();
-        Log { recorder, sink, path, _folder: folder }
+        Log {
+            recorder,
+            sink,
+            path,
+            _folder: folder,
+        }
     }
 
     fn inbound(&self) -> Rc<ConnectionFacts> {
-        let (source, destination) = ("10.1.2.3:4000".parse().unwrap(), "10.9.9.9:8080".parse().unwrap());
+        let (source, destination) = (
+            "10.1.2.3:4000".parse().unwrap(),
+            "10.9.9.9:8080".parse().unwrap(),
+        );
         ConnectionFacts::new(&self.sink, Direction::Inbound, source, destination)
     }
 
     fn outbound(&self) -> Rc<ConnectionFacts> {
-        let (source, destination) = ("10.1.2.3:4000".parse().unwrap(), "[fd00::7]:80".parse().unwrap());
+        let (source, destination) = (
+            "10.1.2.3:4000".parse().unwrap(),
+            "[fd00::7]:80".parse().unwrap(),
+        );
         ConnectionFacts::new(&self.sink, Direction::Outbound, source, destination)
     }
 
     fn lines(&self) -> Vec<String> {
         assert!(self.recorder.flush(Duration::from_secs(5)));
-        fs::read_to_string(&self.path).unwrap().lines().map(str::to_owned).collect()
+        fs::read_to_string(&self.path)
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 
     /// The only line, one member a line, with what differs from run to run put aside.
     fn check(&self, expected: &Expect) {
         let lines = self.lines();
-        let [line] = lines.as_slice() else { panic!("{lines:?}") };
+        let [line] = lines.as_slice() else {
+            panic!("{lines:?}")
+        };
         let parsed: Value = serde_json::from_str(line).unwrap();
-        assert!(parsed.as_object().unwrap().values().all(|value| value != "" && !value.is_null()), "{line}");
+        assert!(
+            parsed
+                .as_object()
+                .unwrap()
+                .values()
+                .all(|value| value != "" && !value.is_null()),
+            "{line}"
+        );
         let line = blank(line, r#""time":""#, '"');
         let line = blank(&line, r#""duration_ms":"#, ',');
         expected.assert_eq(&line.replace(",\"", "\n\"").replace("}", "\n}\n"));
@@ -72,7 +97,11 @@ fn hop(id: u8, address: Option<&str>) -> Rc<Hop> {
         source_expires: Some(UNIX_EPOCH + Duration::from_secs(1_795_317_255)),
         destination_principal: ORDERS,
         destination_address: address.map(|address| address.parse().unwrap()),
-        tls: TlsFacts { version: "TLSv1.3", cipher: "TLS13_AES_256_GCM_SHA384", group: "X25519MLKEM768" },
+        tls: TlsFacts {
+            version: "TLSv1.3",
+            cipher: "TLS13_AES_256_GCM_SHA384",
+            group: "X25519MLKEM768",
+        },
     })
 }
 
@@ -104,7 +133,11 @@ fn an_allowed_inbound_request_says_everything_that_is_known() {
     record.travels(&hop(0x9f, None), 3);
     record.request(&get("/orders/7", Some("token=secret")));
     record.request_id(b"0190163d-8694-739b-aea5-966c26f8ad91");
-    record.trace = Some(Trace { trace_id: [1; 16], span_id: [2; 8], parent_id: Some([3; 8]) });
+    record.trace = Some(Trace {
+        trace_id: [1; 16],
+        span_id: [2; 8],
+        parent_id: Some([3; 8]),
+    });
     record.decide(&decision(true, Reason::AllowedByRule));
     record.status = Some(200);
     record.grpc_status = Some(0);
@@ -156,7 +189,10 @@ fn an_allowed_inbound_request_says_everything_that_is_known() {
 fn a_miss_names_the_nearest_policy_and_clause() {
     let log = Log::new();
     let mut record = Record::open(Kind::Connection, &log.inbound());
-    let nearest = Nearest { policy: "shop/orders".into(), clause: Clause::To("ports") };
+    let nearest = Nearest {
+        policy: "shop/orders".into(),
+        clause: Clause::To("ports"),
+    };
     record.decide(&Decision {
         policy: None,
         rule: None,
@@ -219,7 +255,11 @@ fn an_outbound_retry_keeps_the_hop_of_every_attempt() {
     record.attempts = 2;
     record.travels(&hop(1, Some("10.0.0.1:8080")), 7);
     record.travels(&hop(2, Some("10.0.0.2:8080")), 1);
-    record.decide(&Decision { policy: None, rule: None, ..decision(true, Reason::AllowedByDefault) });
+    record.decide(&Decision {
+        policy: None,
+        rule: None,
+        ..decision(true, Reason::AllowedByDefault)
+    });
     drop(record);
     log.check(&expect![[r#"
         {"time":"…"
@@ -266,7 +306,10 @@ fn verdict(steps: impl FnOnce(&mut Record)) -> (bool, Reason) {
 #[test]
 fn what_nobody_decided_is_a_denial() {
     assert_eq!(verdict(|_| {}), (false, Reason::ClientClosed));
-    assert_eq!(verdict(|record| record.fail(Reason::Overload)), (false, Reason::Overload));
+    assert_eq!(
+        verdict(|record| record.fail(Reason::Overload)),
+        (false, Reason::Overload)
+    );
 }
 
 #[test]
@@ -297,7 +340,10 @@ fn refused_and_revoked_win_over_what_was_allowed() {
     let log = Log::new();
     let mut record = Record::open(Kind::Connection, &log.inbound());
     record.decide(&decision(true, Reason::AllowedByRule));
-    let forbids = Decision { policy: Some("shop/lockdown".into()), ..decision(false, Reason::DeniedByRule) };
+    let forbids = Decision {
+        policy: Some("shop/lockdown".into()),
+        ..decision(false, Reason::DeniedByRule)
+    };
     record.revoke(Reason::PolicyChanged, Some(&forbids));
     drop(record);
     let line: Value = serde_json::from_str(&log.lines()[0]).unwrap();
@@ -346,7 +392,13 @@ fn row_27_hostile_bytes_make_one_line_and_no_new_member() {
     let log = Log::new();
     let mut record = Record::open(Kind::Request, &log.inbound());
     let hostile: &[u8] = b"/\",\"decision\":\"allow\"}\n{\"x\":\"\xff\xfe\0";
-    record.request(&RequestHead { method: hostile, authority: hostile, path: hostile, query: None, version: "1.1" });
+    record.request(&RequestHead {
+        method: hostile,
+        authority: hostile,
+        path: hostile,
+        query: None,
+        version: "1.1",
+    });
     record.request_id(hostile);
     record.tls_error(&String::from_utf8_lossy(hostile));
     drop(record);
@@ -354,13 +406,19 @@ fn row_27_hostile_bytes_make_one_line_and_no_new_member() {
     assert_eq!(lines.len(), 1);
     let line: Value = serde_json::from_str(&lines[0]).unwrap();
     assert_eq!(line["decision"], "deny");
-    assert_eq!(line["http.path"], String::from_utf8_lossy(hostile).into_owned());
+    assert_eq!(
+        line["http.path"],
+        String::from_utf8_lossy(hostile).into_owned()
+    );
 }
 
 #[test]
 fn off_writes_nothing() {
     let recorder = Recorder::start(&Destination::Off, WhenFull::Block, false).unwrap();
-    let (source, destination) = ("10.1.2.3:4000".parse().unwrap(), "10.9.9.9:8080".parse().unwrap());
+    let (source, destination) = (
+        "10.1.2.3:4000".parse().unwrap(),
+        "10.9.9.9:8080".parse().unwrap(),
+    );
     let facts = ConnectionFacts::new(&recorder.sink(), Direction::Inbound, source, destination);
     for _ in 0..100_000 {
         drop(Record::open(Kind::Request, &facts));
@@ -381,7 +439,11 @@ fn a_record_counts_its_request_by_principals_and_outcome() {
             source_expires: None,
             destination_principal: ORDERS,
             destination_address: None,
-            tls: TlsFacts { version: "TLSv1.3", cipher: "c", group: "g" },
+            tls: TlsFacts {
+                version: "TLSv1.3",
+                cipher: "c",
+                group: "g",
+            },
         }
     });
     for status in [200, 200, 503] {
@@ -391,7 +453,10 @@ fn a_record_counts_its_request_by_principals_and_outcome() {
         record.status = Some(status);
     }
     let text = crate::telemetry::metrics::render(crate::telemetry::metrics::Format::Prometheus);
-    let mut counted: Vec<&str> = text.lines().filter(|line| line.contains("example.org/counted")).collect();
+    let mut counted: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("example.org/counted"))
+        .collect();
     counted.sort_unstable();
     assert_eq!(
         counted,

@@ -77,7 +77,9 @@ impl Texts {
                 .unwrap_or_else(|| Vec::with_capacity(256));
         }
         let start = self.buffer.len();
-        parts.iter().for_each(|part| self.buffer.extend_from_slice(part));
+        parts
+            .iter()
+            .for_each(|part| self.buffer.extend_from_slice(part));
         // Texts come from message heads, which are far smaller than 4 GiB; a slot that is not is left empty.
         match (u32::try_from(start), u32::try_from(self.buffer.len())) {
             (Ok(start), Ok(end)) => start..end,
@@ -86,7 +88,9 @@ impl Texts {
     }
 
     fn at(&self, slot: &Slot) -> &[u8] {
-        self.buffer.get(slot.start as usize..slot.end as usize).unwrap_or_default()
+        self.buffer
+            .get(slot.start as usize..slot.end as usize)
+            .unwrap_or_default()
     }
 }
 

@@ -27,8 +27,14 @@ pub(crate) fn install(filter: &str) -> Result<LogFilter, String> {
 /// The filter does its work as long as the subscriber lives.
 pub(crate) fn build(filter: &str) -> Result<(impl Subscriber + Send + Sync, LogFilter), String> {
     let (layer, handle) = reload::Layer::new(parse(filter)?);
-    let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).with_filter(layer);
-    let filter = LogFilter { handle, text: Arc::new(Mutex::new(filter.to_owned())) };
+    let lines = fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_filter(layer);
+    let filter = LogFilter {
+        handle,
+        text: Arc::new(Mutex::new(filter.to_owned())),
+    };
     Ok((Registry::default().with(lines), filter))
 }
 
@@ -41,7 +47,10 @@ pub(crate) fn parse(filter: &str) -> Result<EnvFilter, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     // Span filters have commas and words of their own inside brackets.
     if !filter.contains('[') {
-        let bare = filter.split(',').map(str::trim).find(|part| !part.contains('=') && !LEVELS.contains(part));
+        let bare = filter
+            .split(',')
+            .map(str::trim)
+            .find(|part| !part.contains('=') && !LEVELS.contains(part));
         if let Some(word) = bare {
             return Err(format!("{word:?} is not a level"));
         }
@@ -51,7 +60,10 @@ pub(crate) fn parse(filter: &str) -> Result<EnvFilter, String> {
 
 impl LogFilter {
     pub(crate) fn current(&self) -> String {
-        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.text
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// # Errors
@@ -59,7 +71,9 @@ impl LogFilter {
     pub(crate) fn set(&self, filter: &str) -> Result<(), String> {
         let parsed = parse(filter)?;
         let mut text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
-        self.handle.reload(parsed).map_err(|error| error.to_string())?;
+        self.handle
+            .reload(parsed)
+            .map_err(|error| error.to_string())?;
         filter.clone_into(&mut text);
         Ok(())
     }

@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prometheus_client::metrics::gauge::Gauge;
 
 use families::{
-    ConnectionLabels, DetectLabels, Families, FailureLabels, ReasonLabels, RevisionLabels, UpdateLabels,
+    ConnectionLabels, DetectLabels, FailureLabels, Families, ReasonLabels, RevisionLabels,
+    UpdateLabels,
 };
 pub(crate) use families::{Counter, RequestLabels};
 pub(crate) use pairs::Pair;
@@ -49,7 +50,11 @@ pub(crate) enum Format {
 impl Format {
     /// By the `Accept` header; Prometheus asks for OpenMetrics first.
     pub(crate) fn accepted(accept: &str) -> Self {
-        if accept.contains("application/openmetrics-text") { Format::OpenMetrics } else { Format::Prometheus }
+        if accept.contains("application/openmetrics-text") {
+            Format::OpenMetrics
+        } else {
+            Format::Prometheus
+        }
     }
 
     pub(crate) fn content_type(self) -> &'static str {
@@ -86,11 +91,21 @@ pub(crate) fn requests(labels: &RequestLabels) -> Counter {
 }
 
 pub(crate) fn request_duration(direction: Direction, took: Duration) {
-    FAMILIES.request_duration(direction).observe(took.as_secs_f64());
+    FAMILIES
+        .request_duration(direction)
+        .observe(took.as_secs_f64());
 }
 
-pub(crate) fn connections(direction: &'static str, decision: &'static str, reason: &'static str) -> Counter {
-    FAMILIES.connections.get_or_create_owned(&ConnectionLabels { direction, decision, reason })
+pub(crate) fn connections(
+    direction: &'static str,
+    decision: &'static str,
+    reason: &'static str,
+) -> Counter {
+    FAMILIES.connections.get_or_create_owned(&ConnectionLabels {
+        direction,
+        decision,
+        reason,
+    })
 }
 
 /// From the client to the server, and back.
@@ -126,12 +141,21 @@ pub(crate) fn handshake(side: Side, took: Duration) {
 }
 
 pub(crate) fn handshake_failed(side: Side, reason: &'static str) {
-    FAMILIES.handshake_failures.get_or_create(&FailureLabels { side: side.as_str(), reason }).inc();
+    FAMILIES
+        .handshake_failures
+        .get_or_create(&FailureLabels {
+            side: side.as_str(),
+            reason,
+        })
+        .inc();
 }
 
 /// `how`: `declared`, `alpn`, `sniffed`, `timeout`.
 pub(crate) fn detected(protocol: &'static str, how: &'static str) {
-    FAMILIES.detect.get_or_create(&DetectLabels { protocol, how }).inc();
+    FAMILIES
+        .detect
+        .get_or_create(&DetectLabels { protocol, how })
+        .inc();
 }
 
 /// A new SVID is in use. The first one is no rotation.
@@ -142,7 +166,9 @@ pub(crate) fn svid(expires: SystemTime) {
 
 /// Number of trust domains whose bundle we hold.
 pub(crate) fn bundles(trust_domains: usize) {
-    FAMILIES.bundle_trust_domains.set(i64::try_from(trust_domains).unwrap_or(i64::MAX));
+    FAMILIES
+        .bundle_trust_domains
+        .set(i64::try_from(trust_domains).unwrap_or(i64::MAX));
 }
 
 pub(crate) fn xds_connected(connected: bool) {
@@ -152,18 +178,32 @@ pub(crate) fn xds_connected(connected: bool) {
 /// `kind` is the message's name, `result` one of `applied`, `rejected`, `removed`.
 pub(crate) fn xds_update(kind: &'static str, result: &'static str, now: SystemTime) {
     FAMILIES.xds_last_update.set(seconds(now));
-    FAMILIES.xds_updates.get_or_create(&UpdateLabels { r#type: kind, result }).inc();
+    FAMILIES
+        .xds_updates
+        .get_or_create(&UpdateLabels {
+            r#type: kind,
+            result,
+        })
+        .inc();
 }
 
 /// The revision in force; the one before is forgotten.
 pub(crate) fn config_revision(revision: &str) {
     FAMILIES.config_revision.clear();
-    FAMILIES.config_revision.get_or_create(&RevisionLabels { revision: revision.to_owned() }).set(1);
+    FAMILIES
+        .config_revision
+        .get_or_create(&RevisionLabels {
+            revision: revision.to_owned(),
+        })
+        .set(1);
 }
 
 /// Live connections and requests ended because they lost what they were allowed.
 pub(crate) fn policy_closed(reason: &'static str, connections: u64) {
-    FAMILIES.policy_closed.get_or_create(&ReasonLabels { reason }).inc_by(connections);
+    FAMILIES
+        .policy_closed
+        .get_or_create(&ReasonLabels { reason })
+        .inc_by(connections);
 }
 
 pub(crate) fn records_dropped(records: u64) {
@@ -181,7 +221,10 @@ pub(crate) fn accept_paused() {
 }
 
 fn seconds(time: SystemTime) -> i64 {
-    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let seconds = time
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 

@@ -15,7 +15,9 @@ pub type AnyBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// A body that is known as a whole.
 pub fn full(bytes: impl Into<Bytes>) -> AnyBody {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 /// A body whose frames are sent one by one. An error cuts it off; dropping the sender ends it.
@@ -42,7 +44,10 @@ impl Frames {
 
     /// Cuts the body off.
     pub async fn abort(&self) {
-        let _ = self.0.send(Err(io::Error::other("cut off on purpose"))).await;
+        let _ = self
+            .0
+            .send(Err(io::Error::other("cut off on purpose")))
+            .await;
     }
 
     /// Waits until nobody reads the body any more.
@@ -57,7 +62,10 @@ impl Body for Receiver {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         self.0.poll_recv(context)
     }
 }

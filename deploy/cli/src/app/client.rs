@@ -30,12 +30,19 @@ impl FromStr for Url {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let rest = text.strip_prefix("http://").ok_or("expected http://host:port/path")?;
+        let rest = text
+            .strip_prefix("http://")
+            .ok_or("expected http://host:port/path")?;
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let uri: Uri = format!("http://{authority}/").parse().map_err(|e| format!("{authority}: {e}"))?;
+        let uri: Uri = format!("http://{authority}/")
+            .parse()
+            .map_err(|e| format!("{authority}: {e}"))?;
         let port = if uri.port().is_none() { ":80" } else { "" };
         let path = if path.is_empty() { "/" } else { path };
-        Ok(Self { authority: format!("{authority}{port}"), path: path.to_owned() })
+        Ok(Self {
+            authority: format!("{authority}{port}"),
+            path: path.to_owned(),
+        })
     }
 }
 
@@ -46,7 +53,9 @@ impl Url {
     /// When the name is unknown.
     pub async fn address(&self) -> io::Result<SocketAddr> {
         let mut found = tokio::net::lookup_host(&self.authority).await?;
-        found.next().ok_or_else(|| io::Error::other(format!("{} has no address", self.authority)))
+        found
+            .next()
+            .ok_or_else(|| io::Error::other(format!("{} has no address", self.authority)))
     }
 }
 
@@ -77,8 +86,10 @@ impl Connection {
     pub async fn over(stream: TcpStream, http2: bool) -> io::Result<Self> {
         let io = TokioIo::new(stream);
         if http2 {
-            let (sender, connection) =
-                http2::Builder::new(TokioExecutor::new()).handshake(io).await.map_err(io::Error::other)?;
+            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+                .handshake(io)
+                .await
+                .map_err(io::Error::other)?;
             tokio::spawn(connection);
             Ok(Self::Http2(sender))
         } else {
@@ -100,7 +111,10 @@ impl Connection {
     ///
     /// # Errors
     /// When the connection ends before the response's head. `is_canceled` of the inner error: it was never sent.
-    pub async fn send(&mut self, request: Request<AnyBody>) -> Result<Response<Incoming>, hyper::Error> {
+    pub async fn send(
+        &mut self,
+        request: Request<AnyBody>,
+    ) -> Result<Response<Incoming>, hyper::Error> {
         match self {
             Self::Http1(sender) => sender.send_request(request).await,
             Self::Http2(sender) => sender.send_request(request).await,
@@ -120,7 +134,13 @@ impl Connection {
     ///
     /// # Errors
     /// When the path is none that the `http` crate can hold.
-    pub fn request(&self, method: Method, url: &Url, headers: &HeaderMap, body: AnyBody) -> io::Result<Request<AnyBody>> {
+    pub fn request(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: &HeaderMap,
+        body: AnyBody,
+    ) -> io::Result<Request<AnyBody>> {
         let mut request = Request::builder().method(method);
         request = match self {
             Self::Http1(_) => request.uri(&url.path).header(header::HOST, &url.authority),
@@ -160,7 +180,12 @@ impl Reply {
         let (head, body) = response.into_parts();
         let body = body.collect().await.map_err(io::Error::other)?;
         let trailers = body.trailers().cloned().unwrap_or_default();
-        Ok(Self { status: head.status.as_u16(), headers: head.headers, body: body.to_bytes(), trailers })
+        Ok(Self {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body: body.to_bytes(),
+            trailers,
+        })
     }
 
     /// A header as text; the first when repeated.
@@ -184,7 +209,8 @@ impl Reply {
     /// Status, headers and body as one object.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let body = serde_json::from_slice(&self.body).unwrap_or_else(|_| Value::String(self.text()));
+        let body =
+            serde_json::from_slice(&self.body).unwrap_or_else(|_| Value::String(self.text()));
         json!({"status": self.status, "headers": headers_json(&self.headers), "body": body})
     }
 }
@@ -193,10 +219,18 @@ impl Reply {
 #[must_use]
 pub fn headers_json(headers: &HeaderMap) -> Value {
     let joined = |name: &HeaderName| {
-        let values: Vec<_> = headers.get_all(name).iter().map(|v| String::from_utf8_lossy(v.as_bytes())).collect();
+        let values: Vec<_> = headers
+            .get_all(name)
+            .iter()
+            .map(|v| String::from_utf8_lossy(v.as_bytes()))
+            .collect();
         values.join(", ")
     };
-    headers.keys().map(|name| (name.as_str().to_owned(), Value::String(joined(name)))).collect::<serde_json::Map<_, _>>().into()
+    headers
+        .keys()
+        .map(|name| (name.as_str().to_owned(), Value::String(joined(name))))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// One request on a connection of its own.
@@ -220,7 +254,14 @@ impl Call {
     /// A GET over HTTP/1.1 that may take 10 seconds.
     #[must_use]
     pub fn get(url: Url) -> Self {
-        Self { url, http2: false, headers: Vec::new(), method: None, data: None, limit: Duration::from_secs(10) }
+        Self {
+            url,
+            http2: false,
+            headers: Vec::new(),
+            method: None,
+            data: None,
+            limit: Duration::from_secs(10),
+        }
     }
 
     /// Connects, sends, reads the whole reply.
@@ -239,9 +280,14 @@ impl Call {
     pub async fn run_at(&self, address: SocketAddr) -> io::Result<Reply> {
         let mut headers = HeaderMap::new();
         for line in &self.headers {
-            let (name, value) = line.split_once(':').ok_or_else(|| io::Error::other(format!("header {line:?} has no colon")))?;
+            let (name, value) = line
+                .split_once(':')
+                .ok_or_else(|| io::Error::other(format!("header {line:?} has no colon")))?;
             let name = HeaderName::from_str(name.trim()).map_err(io::Error::other)?;
-            headers.append(name, HeaderValue::from_str(value.trim()).map_err(io::Error::other)?);
+            headers.append(
+                name,
+                HeaderValue::from_str(value.trim()).map_err(io::Error::other)?,
+            );
         }
         let method = match (&self.method, &self.data) {
             (Some(name), _) => Method::from_str(name).map_err(io::Error::other)?,
@@ -255,7 +301,10 @@ impl Call {
             connection.call(request).await
         };
         timeout(self.limit, exchange).await.map_err(|_| {
-            io::Error::new(io::ErrorKind::TimedOut, format!("no whole reply within {} s", self.limit.as_secs_f32()))
+            io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no whole reply within {} s", self.limit.as_secs_f32()),
+            )
         })?
     }
 }

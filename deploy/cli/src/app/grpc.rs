@@ -102,8 +102,13 @@ mod tests {
 
     #[test]
     fn messages_are_found_in_any_pieces() {
-        let notes = ["one", "", "three"].map(|text| Note { text: text.to_owned() });
-        let bytes: Vec<u8> = notes.iter().flat_map(|note| encode(note).to_vec()).collect();
+        let notes = ["one", "", "three"].map(|text| Note {
+            text: text.to_owned(),
+        });
+        let bytes: Vec<u8> = notes
+            .iter()
+            .flat_map(|note| encode(note).to_vec())
+            .collect();
         for size in 1..bytes.len() {
             let mut decoder = Decoder::default();
             let mut found = Vec::new();

@@ -31,12 +31,19 @@ pub struct Arguments {
 /// What became of a connection.
 enum Event {
     Open,
-    Closed { number: usize, how: String, received: u64 },
+    Closed {
+        number: usize,
+        how: String,
+        received: u64,
+    },
 }
 
 /// Prints `{"open":N}` once all are open or have failed, `{"closed":…}` for each that ends, and a summary.
 pub(crate) async fn run(arguments: Arguments) -> io::Result<ExitCode> {
-    let address = lookup_host(&arguments.target).await?.next().ok_or_else(|| io::Error::other("no such host"))?;
+    let address = lookup_host(&arguments.target)
+        .await?
+        .next()
+        .ok_or_else(|| io::Error::other("no such host"))?;
     let start = Instant::now();
     let (events, mut inbox) = mpsc::unbounded_channel();
     for number in 0..arguments.count {
@@ -48,7 +55,11 @@ pub(crate) async fn run(arguments: Arguments) -> io::Result<ExitCode> {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => "reset".to_owned(),
                 Err(error) => error.to_string(),
             };
-            let _ = events.send(Event::Closed { number, how, received });
+            let _ = events.send(Event::Closed {
+                number,
+                how,
+                received,
+            });
         });
     }
     drop(events);
@@ -63,10 +74,17 @@ pub(crate) async fn run(arguments: Arguments) -> io::Result<ExitCode> {
         };
         match event {
             Some(Event::Open) => open += 1,
-            Some(Event::Closed { number, how, received }) => {
+            Some(Event::Closed {
+                number,
+                how,
+                received,
+            }) => {
                 closed += 1;
                 let after_ms = start.elapsed().as_millis();
-                println!("{}", json!({"closed": number, "how": how, "received": received, "after_ms": after_ms}));
+                println!(
+                    "{}",
+                    json!({"closed": number, "how": how, "received": received, "after_ms": after_ms})
+                );
             }
             None => break,
         }
@@ -75,8 +93,15 @@ pub(crate) async fn run(arguments: Arguments) -> io::Result<ExitCode> {
             println!("{}", json!({"open": open}));
         }
     }
-    println!("{}", json!({"opened": open, "closed": closed, "held": arguments.count - closed}));
-    Ok(if closed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    println!(
+        "{}",
+        json!({"opened": open, "closed": closed, "held": arguments.count - closed})
+    );
+    Ok(if closed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 async fn hold(
@@ -94,7 +119,9 @@ async fn hold(
         None => drop(events.send(Event::Open)),
     }
     let mut buffer = [0; 4096];
-    let mut every = arguments.every_ms.map(|ms| tokio::time::interval(Duration::from_millis(ms.max(1))));
+    let mut every = arguments
+        .every_ms
+        .map(|ms| tokio::time::interval(Duration::from_millis(ms.max(1))));
     loop {
         let again = async {
             match &mut every {

@@ -71,9 +71,16 @@ async fn connection(stream: TcpStream, peer: SocketAddr, name: Rc<str>) -> io::R
     });
     let io = TokioIo::new(stream);
     if &first == b"PRI" {
-        http2::Builder::new(LocalExecutor).timer(TokioTimer::new()).serve_connection(io, service).await.map_err(io::Error::other)
+        http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .serve_connection(io, service)
+            .await
+            .map_err(io::Error::other)
     } else {
-        let connection = http1::Builder::new().timer(TokioTimer::new()).half_close(true).serve_connection(io, service);
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .half_close(true)
+            .serve_connection(io, service);
         connection.with_upgrades().await.map_err(io::Error::other)
     }
 }
@@ -88,7 +95,11 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
 }
 
 async fn answer(request: Request<Incoming>, peer: SocketAddr, name: &str) -> Response<AnyBody> {
-    if request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+    if request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    {
         return grpc::server::answer(request, name);
     }
     let path = request.uri().path().to_owned();
@@ -98,12 +109,19 @@ async fn answer(request: Request<Incoming>, peer: SocketAddr, name: &str) -> Res
             describe(request, peer, name).await
         }
         "/stream" => stream(number(&request, "ticks", 10), number(&request, "ms", 100)),
-        "/bytes" => Response::new(full(vec![b'k'; usize::try_from(number(&request, "n", 1024)).unwrap_or(0)])),
+        "/bytes" => Response::new(full(vec![
+            b'k';
+            usize::try_from(number(&request, "n", 1024))
+                .unwrap_or(0)
+        ])),
         "/echo" => Response::new(request.into_body().map_err(io::Error::other).boxed_unsync()),
         "/abort" => abort(),
         "/upgrade" => upgrade(request),
         "/call" => call(&request).await,
-        _ => match path.strip_prefix("/status/").and_then(|code| StatusCode::from_bytes(code.as_bytes()).ok()) {
+        _ => match path
+            .strip_prefix("/status/")
+            .and_then(|code| StatusCode::from_bytes(code.as_bytes()).ok())
+        {
             Some(status) => with_status(status, full(format!("{status}\n"))),
             None => describe(request, peer, name).await,
         },
@@ -118,7 +136,10 @@ fn with_status(status: StatusCode, body: AnyBody) -> Response<AnyBody> {
 
 fn json_response(value: &serde_json::Value) -> Response<AnyBody> {
     let mut response = Response::new(full(format!("{value}\n")));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     response
 }
 
@@ -155,17 +176,26 @@ fn stream(ticks: u64, milliseconds: u64) -> Response<AnyBody> {
             sent += 1;
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
         }
-        frames.trailers(HeaderMap::from_iter([(http::HeaderName::from_static("x-ticks"), sent.into())])).await;
+        frames
+            .trailers(HeaderMap::from_iter([(
+                http::HeaderName::from_static("x-ticks"),
+                sent.into(),
+            )]))
+            .await;
     });
     let mut response = Response::new(body);
-    response.headers_mut().insert(header::TRAILER, HeaderValue::from_static("x-ticks"));
+    response
+        .headers_mut()
+        .insert(header::TRAILER, HeaderValue::from_static("x-ticks"));
     response
 }
 
 fn abort() -> Response<AnyBody> {
     let (frames, body) = channel();
     tokio::task::spawn_local(async move {
-        frames.data(Bytes::from_static(b"the rest of this will never come")).await;
+        frames
+            .data(Bytes::from_static(b"the rest of this will never come"))
+            .await;
         tokio::time::sleep(Duration::from_millis(20)).await;
         frames.abort().await;
     });
@@ -174,7 +204,10 @@ fn abort() -> Response<AnyBody> {
 
 fn upgrade(mut request: Request<Incoming>) -> Response<AnyBody> {
     let Some(protocol) = request.headers().get(header::UPGRADE).cloned() else {
-        return with_status(StatusCode::UPGRADE_REQUIRED, full("say which protocol in `upgrade`\n"));
+        return with_status(
+            StatusCode::UPGRADE_REQUIRED,
+            full("say which protocol in `upgrade`\n"),
+        );
     };
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::task::spawn_local(async move {
@@ -185,19 +218,28 @@ fn upgrade(mut request: Request<Incoming>) -> Response<AnyBody> {
     });
     let mut response = with_status(StatusCode::SWITCHING_PROTOCOLS, full(""));
     response.headers_mut().insert(header::UPGRADE, protocol);
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    response
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     response
 }
 
 async fn call(request: &Request<Incoming>) -> Response<AnyBody> {
     let Some(Ok(url)) = query(request, "url").map(str::parse) else {
-        return with_status(StatusCode::BAD_REQUEST, full("expected /call?url=http://host:port/path\n"));
+        return with_status(
+            StatusCode::BAD_REQUEST,
+            full("expected /call?url=http://host:port/path\n"),
+        );
     };
     let mut call = Call::get(url);
     // What an application does for its traces to hold together.
     for name in ["x-request-id", "traceparent", "tracestate"] {
-        let value = request.headers().get(name).and_then(|value| value.to_str().ok());
-        call.headers.extend(value.map(|value| format!("{name}: {value}")));
+        let value = request
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok());
+        call.headers
+            .extend(value.map(|value| format!("{name}: {value}")));
     }
     match call.run().await {
         Ok(reply) => json_response(&reply.to_json()),
@@ -207,9 +249,14 @@ async fn call(request: &Request<Incoming>) -> Response<AnyBody> {
 
 fn query<'a>(request: &'a Request<Incoming>, name: &str) -> Option<&'a str> {
     let pairs = request.uri().query()?.split('&');
-    pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
+    pairs
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value)
 }
 
 fn number(request: &Request<Incoming>, name: &str, default: u64) -> u64 {
-    query(request, name).and_then(|text| text.parse().ok()).unwrap_or(default)
+    query(request, name)
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
 }

@@ -61,8 +61,13 @@ impl Report {
     /// The latency that a share (0 to 1) of the requests did not exceed, in milliseconds.
     #[must_use]
     pub fn percentile(&self, share: f64) -> f64 {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index below the length")]
-        let index = ((self.latencies.len() as f64 * share) as usize).min(self.latencies.len().saturating_sub(1));
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "an index below the length"
+        )]
+        let index = ((self.latencies.len() as f64 * share) as usize)
+            .min(self.latencies.len().saturating_sub(1));
         f64::from(self.latencies.get(index).copied().unwrap_or(0)) / 1000.0
     }
 
@@ -89,14 +94,25 @@ pub async fn load(arguments: &Arguments, stop: impl Future<Output = ()>) -> io::
     let start = Instant::now();
     let clock = Clock {
         end: start + Duration::from_secs_f64(arguments.seconds),
-        gap: arguments.rate.map(|rate| Duration::from_secs_f64(arguments.connections as f64 / rate)),
+        gap: arguments
+            .rate
+            .map(|rate| Duration::from_secs_f64(arguments.connections as f64 / rate)),
     };
     let stopped = Rc::new(tokio::sync::Notify::new());
     let local = tokio::task::LocalSet::new();
     let workers: Vec<_> = (0..arguments.connections)
         .map(|number| {
-            let offset = clock.gap.unwrap_or_default().mul_f64(number as f64 / arguments.connections as f64);
-            let worker = worker(arguments.clone(), address, clock, start + offset, report.clone());
+            let offset = clock
+                .gap
+                .unwrap_or_default()
+                .mul_f64(number as f64 / arguments.connections as f64);
+            let worker = worker(
+                arguments.clone(),
+                address,
+                clock,
+                start + offset,
+                report.clone(),
+            );
             let stopped = stopped.clone();
             local.spawn_local(async move {
                 tokio::select! {
@@ -127,7 +143,13 @@ struct Clock {
     gap: Option<Duration>,
 }
 
-async fn worker(arguments: Arguments, address: SocketAddr, clock: Clock, first: Instant, report: Rc<RefCell<Report>>) {
+async fn worker(
+    arguments: Arguments,
+    address: SocketAddr,
+    clock: Clock,
+    first: Instant,
+    report: Rc<RefCell<Report>>,
+) {
     let mut due = first;
     let mut connection = None;
     loop {
@@ -204,5 +226,9 @@ pub(crate) async fn run(arguments: Arguments) -> io::Result<ExitCode> {
             println!("  {count:>8}  {outcome}");
         }
     }
-    Ok(if report.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

@@ -39,25 +39,68 @@ impl Mesh {
         progress("sidecars of web, orders and payments start");
         let specs = [
             WorkloadSpec::new("shop", "web"),
-            WorkloadSpec::new("shop", "orders").port(8080, "HTTP").port(9090, "GRPC").port(EVENTS, "TCP").port(AUDIT, "TCP"),
+            WorkloadSpec::new("shop", "orders")
+                .port(8080, "HTTP")
+                .port(9090, "GRPC")
+                .port(EVENTS, "TCP")
+                .port(AUDIT, "TCP"),
             WorkloadSpec::new("shop", "payments").port(8080, "HTTP"),
-            WorkloadSpec::new("shop", "stranger").without_sidecar().unannounced(),
+            WorkloadSpec::new("shop", "stranger")
+                .without_sidecar()
+                .unannounced(),
         ];
         let workloads = lab.workloads(specs).await?;
-        let [web, orders, payments, stranger] = <[_; 4]>::try_from(workloads)
-            .map_err(|_| Error::Refused { part: "the lab".to_owned(), why: "a workload is missing".to_owned() })?;
+        let [web, orders, payments, stranger] =
+            <[_; 4]>::try_from(workloads).map_err(|_| Error::Refused {
+                part: "the lab".to_owned(),
+                why: "a workload is missing".to_owned(),
+            })?;
         progress("applications start");
         let mut servers = Vec::new();
         for (workload, arguments) in [
-            (&orders, &["http", "--name", "orders", "--listen", "[::]:8080"][..]),
-            (&orders, &["http", "--name", "orders", "--listen", "[::]:9090"][..]),
-            (&orders, &["tcp", "--listen", "[::]:7000", "--greeting", "events of orders"][..]),
-            (&orders, &["tcp", "--listen", "[::]:7001", "--greeting", "audit of orders"][..]),
-            (&payments, &["http", "--name", "payments", "--listen", "[::]:8080"][..]),
+            (
+                &orders,
+                &["http", "--name", "orders", "--listen", "[::]:8080"][..],
+            ),
+            (
+                &orders,
+                &["http", "--name", "orders", "--listen", "[::]:9090"][..],
+            ),
+            (
+                &orders,
+                &[
+                    "tcp",
+                    "--listen",
+                    "[::]:7000",
+                    "--greeting",
+                    "events of orders",
+                ][..],
+            ),
+            (
+                &orders,
+                &[
+                    "tcp",
+                    "--listen",
+                    "[::]:7001",
+                    "--greeting",
+                    "audit of orders",
+                ][..],
+            ),
+            (
+                &payments,
+                &["http", "--name", "payments", "--listen", "[::]:8080"][..],
+            ),
         ] {
             servers.push(workload.app(arguments).await?);
         }
-        Ok(Self { web, orders, payments, stranger, _servers: servers, lab })
+        Ok(Self {
+            web,
+            orders,
+            payments,
+            stranger,
+            _servers: servers,
+            lab,
+        })
     }
 
     /// Those with a sidecar.

@@ -54,7 +54,11 @@ impl Screen {
     pub(crate) fn new() -> Self {
         let terminal = io::stdout().is_terminal();
         let colours = terminal && std::env::var_os("NO_COLOR").is_none();
-        Self { terminal, colours, progress: None }
+        Self {
+            terminal,
+            colours,
+            progress: None,
+        }
     }
 
     pub(crate) fn line(&mut self, text: &str) {
@@ -79,16 +83,25 @@ impl Screen {
             Err(why) => (self.paint("31", "FAILED"), why),
         };
         let text = text.replace('\n', "\n              ");
-        self.line(&format!("    observed  {text}\n    {word}  {}", self.paint("2", &format!("{seconds:.2} s"))));
+        self.line(&format!(
+            "    observed  {text}\n    {word}  {}",
+            self.paint("2", &format!("{seconds:.2} s"))
+        ));
     }
 
     /// How far a step is: one line that changes on a terminal, a line now and then elsewhere.
     pub(crate) fn progress(&mut self, text: &str) {
         if self.terminal {
-            print!("\r\x1b[2K    {}", self.paint("2", &format!("…         {text}")));
+            print!(
+                "\r\x1b[2K    {}",
+                self.paint("2", &format!("…         {text}"))
+            );
             let _ = io::stdout().flush();
             self.progress = Some(Instant::now());
-        } else if self.progress.is_none_or(|last| last.elapsed() >= PLAIN_PROGRESS) {
+        } else if self
+            .progress
+            .is_none_or(|last| last.elapsed() >= PLAIN_PROGRESS)
+        {
             println!("    …         {text}");
             self.progress = Some(Instant::now());
         }
@@ -99,7 +112,11 @@ impl Screen {
     }
 
     pub(crate) fn paint(&self, code: &str, text: &str) -> String {
-        if self.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.colours {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 
     fn clear(&mut self) {
@@ -113,7 +130,11 @@ impl Screen {
 mod tests {
     use super::*;
 
-    const STEP: Step = Step { name: "a", title: "A", expected: "x" };
+    const STEP: Step = Step {
+        name: "a",
+        title: "A",
+        expected: "x",
+    };
 
     fn check(results: &[Result<&str, &str>], finished: bool, ok: bool) {
         let outcomes: Vec<Outcome> = results
@@ -132,7 +153,11 @@ mod tests {
         check(&[Ok("x"), Ok("x")], true, true);
         check(&[Ok("x"), Ok("x")], false, false);
         check(&[Ok("x"), Err("y")], true, false);
-        let outcome = Outcome { step: STEP, result: Err("y".to_owned()), took: Duration::from_millis(3) };
+        let outcome = Outcome {
+            step: STEP,
+            result: Err("y".to_owned()),
+            took: Duration::from_millis(3),
+        };
         let expected = json!({"name": "a", "expected": "x", "observed": "y", "ok": false, "ms": 3});
         assert_eq!(report(&[outcome], true)["steps"][0], expected);
     }

@@ -34,7 +34,13 @@ pub(crate) struct Place {
 impl State {
     pub(crate) fn new(policies: PathBuf, hosts: PathBuf, workloads: Vec<Place>) -> Self {
         let pid = std::process::id();
-        Self { pid, started: started(pid).unwrap_or(0), policies, hosts, workloads }
+        Self {
+            pid,
+            started: started(pid).unwrap_or(0),
+            policies,
+            hosts,
+            workloads,
+        }
     }
 
     /// Lets other `kith` commands of the same user find this demo, until its lab goes.
@@ -44,11 +50,18 @@ impl State {
     pub(crate) fn publish(&self, lab: &Lab) -> io::Result<()> {
         let path = path();
         if let Ok(other) = Self::find() {
-            let why = format!("another demo of yours runs already (process {}): `kith demo exec` finds that one", other.pid);
+            let why = format!(
+                "another demo of yours runs already (process {}): `kith demo exec` finds that one",
+                other.pid
+            );
             return Err(io::Error::other(why));
         }
         let _ = std::fs::remove_file(&path);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
         lab.remove_at_end(&path).map_err(io::Error::other)?;
         file.write_all(&serde_json::to_vec_pretty(self)?)
     }
@@ -59,7 +72,12 @@ impl State {
     /// When there is none.
     pub(crate) fn find() -> io::Result<Self> {
         let path = path();
-        let none = || io::Error::new(io::ErrorKind::NotFound, "no demo runs: start one with `kith demo`");
+        let none = || {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                "no demo runs: start one with `kith demo`",
+            )
+        };
         let mut file = OpenOptions::new()
             .read(true)
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
@@ -69,7 +87,11 @@ impl State {
         let mut text = Vec::new();
         file.read_to_end(&mut text)?;
         let state: Self = serde_json::from_slice(&text).map_err(|_| none())?;
-        if started(state.pid) == Some(state.started) { Ok(state) } else { Err(none()) }
+        if started(state.pid) == Some(state.started) {
+            Ok(state)
+        } else {
+            Err(none())
+        }
     }
 
     /// What must be joined to run a command as a workload of the demo does.
@@ -90,10 +112,20 @@ impl State {
     }
 
     pub(crate) fn place(&self, workload: &str) -> io::Result<&Place> {
-        self.workloads.iter().find(|place| place.name == workload).ok_or_else(|| {
-            let names: Vec<&str> = self.workloads.iter().map(|place| place.name.as_str()).collect();
-            io::Error::new(io::ErrorKind::NotFound, format!("the demo has no `{workload}`, only {}", names.join(", ")))
-        })
+        self.workloads
+            .iter()
+            .find(|place| place.name == workload)
+            .ok_or_else(|| {
+                let names: Vec<&str> = self
+                    .workloads
+                    .iter()
+                    .map(|place| place.name.as_str())
+                    .collect();
+                io::Error::new(
+                    io::ErrorKind::NotFound,
+                    format!("the demo has no `{workload}`, only {}", names.join(", ")),
+                )
+            })
     }
 }
 
@@ -109,7 +141,10 @@ fn path() -> PathBuf {
 fn refuse_foreign(file: &File, path: &Path) -> io::Result<()> {
     let metadata = file.metadata()?;
     if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
-        return Err(io::Error::other(format!("{} is not this user's own: remove it", path.display())));
+        return Err(io::Error::other(format!(
+            "{} is not this user's own: remove it",
+            path.display()
+        )));
     }
     Ok(())
 }

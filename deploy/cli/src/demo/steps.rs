@@ -13,7 +13,9 @@ mod identity;
 mod lasting;
 mod policy;
 
-pub(crate) use identity::{AUTHORITY_BACK, AUTHORITY_GONE, ROTATION, authority_back, authority_gone, svids_rotate};
+pub(crate) use identity::{
+    AUTHORITY_BACK, AUTHORITY_GONE, ROTATION, authority_back, authority_gone, svids_rotate,
+};
 use lasting::Lasting;
 pub(crate) use policy::{POLICY_EDITED, POLICY_RESTORED, policy_edited, policy_restored};
 
@@ -44,11 +46,20 @@ pub(crate) const HTTP_ALLOWED: Step = Step {
 };
 
 pub(crate) async fn http_allowed(scene: &mut Scene) -> Seen {
-    let reply = scene.mesh.web.get("http://orders.shop:8080/orders/1").await?;
+    let reply = scene
+        .mesh
+        .web
+        .get("http://orders.shop:8080/orders/1")
+        .await?;
     expect(reply.status == 200, || describe(&reply))?;
-    let told = reply.json()["headers"]["x-forwarded-client-cert"].as_str().unwrap_or_default().to_owned();
+    let told = reply.json()["headers"]["x-forwarded-client-cert"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     let web = scene.mesh.web.spiffe_id();
-    expect(told.contains(&format!("URI={web}")), || format!("x-forwarded-client-cert: {told:?}"))?;
+    expect(told.contains(&format!("URI={web}")), || {
+        format!("x-forwarded-client-cert: {told:?}")
+    })?;
     Ok(format!("200; x-forwarded-client-cert has URI={web}"))
 }
 
@@ -59,17 +70,36 @@ pub(crate) const CALL_FOLLOWED: Step = Step {
 };
 
 pub(crate) async fn call_followed(scene: &mut Scene) -> Seen {
-    let Mesh { web, orders, payments, .. } = &scene.mesh;
-    let reply = web.get("http://orders.shop:8080/call?url=http://payments.shop:8080/charges/1").await?;
+    let Mesh {
+        web,
+        orders,
+        payments,
+        ..
+    } = &scene.mesh;
+    let reply = web
+        .get("http://orders.shop:8080/call?url=http://payments.shop:8080/charges/1")
+        .await?;
     let inner = &reply.json()["status"];
     expect(reply.status == 200 && inner == 200, || describe(&reply))?;
-    let charge = payments.wait_record(|record| record["http.path"] == "/charges/1").await?;
+    let charge = payments
+        .wait_record(|record| record["http.path"] == "/charges/1")
+        .await?;
     let id = charge["request.id"].clone();
-    expect(id.is_string(), || format!("the record of payments has no request.id: {charge}"))?;
-    web.wait_record(|record| record["request.id"] == id && record["direction"] == "outbound").await?;
-    orders.wait_record(|record| record["request.id"] == id && record["direction"] == "inbound").await?;
-    orders.wait_record(|record| record["request.id"] == id && record["direction"] == "outbound").await?;
-    Ok(format!("200 and 200; request.id {} in 4 records of 3 sidecars", id.as_str().unwrap_or_default()))
+    expect(id.is_string(), || {
+        format!("the record of payments has no request.id: {charge}")
+    })?;
+    web.wait_record(|record| record["request.id"] == id && record["direction"] == "outbound")
+        .await?;
+    orders
+        .wait_record(|record| record["request.id"] == id && record["direction"] == "inbound")
+        .await?;
+    orders
+        .wait_record(|record| record["request.id"] == id && record["direction"] == "outbound")
+        .await?;
+    Ok(format!(
+        "200 and 200; request.id {} in 4 records of 3 sidecars",
+        id.as_str().unwrap_or_default()
+    ))
 }
 
 pub(crate) const GRPC_ALLOWED: Step = Step {
@@ -84,8 +114,12 @@ pub(crate) async fn grpc_allowed(scene: &mut Scene) -> Seen {
     let (unary, orders, stream) = web
         .enter(move || async move {
             let (_, unary) = grpc::client::get(address, "orders.shop:9090", "1").await?;
-            let first = grpc::WatchOrders { count: 3, interval_ms: 10 };
-            let mut stream = grpc::client::Stream::open(address, "orders.shop:9090", "Watch", &first).await?;
+            let first = grpc::WatchOrders {
+                count: 3,
+                interval_ms: 10,
+            };
+            let mut stream =
+                grpc::client::Stream::open(address, "orders.shop:9090", "Watch", &first).await?;
             let mut orders = 0;
             while stream.next::<grpc::Order>().await?.is_some() {
                 orders += 1;
@@ -93,7 +127,9 @@ pub(crate) async fn grpc_allowed(scene: &mut Scene) -> Seen {
             io::Result::Ok((unary, orders, stream.status()))
         })
         .await??;
-    expect((unary.code, orders, stream.code) == (0, 3, 0), || format!("{unary:?}, {orders} messages, {stream:?}"))?;
+    expect((unary.code, orders, stream.code) == (0, 3, 0), || {
+        format!("{unary:?}, {orders} messages, {stream:?}")
+    })?;
     Ok("Get: status 0; Watch: 3 messages, status 0".to_owned())
 }
 
@@ -104,12 +140,26 @@ pub(crate) const NOT_ALLOWED: Step = Step {
 };
 
 pub(crate) async fn not_allowed(scene: &mut Scene) -> Seen {
-    let reply = scene.mesh.web.get("http://payments.shop:8080/charges/2").await?;
+    let reply = scene
+        .mesh
+        .web
+        .get("http://payments.shop:8080/charges/2")
+        .await?;
     denied(&reply, "no-allow-policy-matches")?;
-    let record = scene.mesh.payments.wait_record(|record| record["http.path"] == "/charges/2").await?;
+    let record = scene
+        .mesh
+        .payments
+        .wait_record(|record| record["http.path"] == "/charges/2")
+        .await?;
     let clause = |key: &str| record[key].as_str().unwrap_or("nothing").to_owned();
-    expect(record["nearest.policy"] == "shop/payments", || format!("the record: {record}"))?;
-    Ok(format!("403 no-allow-policy-matches; nearest: {}, {}", clause("nearest.policy"), clause("nearest.clause")))
+    expect(record["nearest.policy"] == "shop/payments", || {
+        format!("the record: {record}")
+    })?;
+    Ok(format!(
+        "403 no-allow-policy-matches; nearest: {}, {}",
+        clause("nearest.policy"),
+        clause("nearest.clause")
+    ))
 }
 
 pub(crate) const DENIED: Step = Step {
@@ -119,13 +169,23 @@ pub(crate) const DENIED: Step = Step {
 };
 
 pub(crate) async fn denied_by_rule(scene: &mut Scene) -> Seen {
-    let mut call = Call::get("http://orders.shop:8080/orders/1".parse::<crate::app::client::Url>()?);
+    let mut call =
+        Call::get("http://orders.shop:8080/orders/1".parse::<crate::app::client::Url>()?);
     call.method = Some("DELETE".to_owned());
     let reply = scene.mesh.web.call(call).await?;
     denied(&reply, "denied-by-rule")?;
-    let record = scene.mesh.orders.wait_record(|record| record["http.method"] == "DELETE").await?;
-    expect(record["policy"] == "shop/no-deletes", || format!("the record: {record}"))?;
-    Ok(format!("403 denied-by-rule; policy shop/no-deletes, rule {}", record["rule"]))
+    let record = scene
+        .mesh
+        .orders
+        .wait_record(|record| record["http.method"] == "DELETE")
+        .await?;
+    expect(record["policy"] == "shop/no-deletes", || {
+        format!("the record: {record}")
+    })?;
+    Ok(format!(
+        "403 denied-by-rule; policy shop/no-deletes, rule {}",
+        record["rule"]
+    ))
 }
 
 pub(crate) const PLAINTEXT: Step = Step {
@@ -135,16 +195,30 @@ pub(crate) const PLAINTEXT: Step = Step {
 };
 
 pub(crate) async fn plaintext_denied(scene: &mut Scene) -> Seen {
-    let Mesh { stranger, orders, .. } = &scene.mesh;
+    let Mesh {
+        stranger, orders, ..
+    } = &scene.mesh;
     let outcome = match stranger.get("http://orders.shop.pod:8080/orders/1").await {
-        Ok(reply) if reply.status < 400 => return Err(format!("the application answered: {}", describe(&reply)).into()),
+        Ok(reply) if reply.status < 400 => {
+            return Err(format!("the application answered: {}", describe(&reply)).into());
+        }
         Ok(reply) => describe(&reply),
-        Err(error) => format!("the connection ended: {}", crate::app::client::root_cause(&error)),
+        Err(error) => format!(
+            "the connection ended: {}",
+            crate::app::client::root_cause(&error)
+        ),
     };
     let from = stranger.addresses.v4.to_string();
-    let from_stranger = |record: &Value| record["source.address"].as_str().is_some_and(|source| source.contains(&from));
+    let from_stranger = |record: &Value| {
+        record["source.address"]
+            .as_str()
+            .is_some_and(|source| source.contains(&from))
+    };
     let record = orders.wait_record(from_stranger).await?;
-    expect(record["decision"] == "deny" && record["reason"] == "peer-unauthenticated", || format!("the record: {record}"))?;
+    expect(
+        record["decision"] == "deny" && record["reason"] == "peer-unauthenticated",
+        || format!("the record: {record}"),
+    )?;
     Ok(format!("{outcome}; the record says peer-unauthenticated"))
 }
 
@@ -156,33 +230,63 @@ pub(crate) const HOPS: Step = Step {
 
 pub(crate) async fn hops_join(scene: &mut Scene) -> Seen {
     let (client, server) = hop(&scene.mesh).await?;
-    expect(client["source.principal"] == server["source.principal"], || format!("{client}\n{server}"))?;
-    Ok(format!("hop {} in both, shown below", client["hop"].as_str().unwrap_or_default()))
+    expect(
+        client["source.principal"] == server["source.principal"],
+        || format!("{client}\n{server}"),
+    )?;
+    Ok(format!(
+        "hop {} in both, shown below",
+        client["hop"].as_str().unwrap_or_default()
+    ))
 }
 
 /// Both ends' records of the call that went on to `payments`.
 pub(crate) async fn hop(mesh: &Mesh) -> Result<(Value, Value), Failure> {
-    let outbound = |record: &Value| record["direction"] == "outbound" && record["http.path"] == "/call";
+    let outbound =
+        |record: &Value| record["direction"] == "outbound" && record["http.path"] == "/call";
     let client = mesh.web.wait_record(outbound).await?;
-    expect(client["hop"].is_string(), || format!("no hop id in {client}"))?;
-    let server = mesh.orders.wait_record(|record| record["direction"] == "inbound" && record["hop"] == client["hop"]).await?;
+    expect(client["hop"].is_string(), || {
+        format!("no hop id in {client}")
+    })?;
+    let server = mesh
+        .orders
+        .wait_record(|record| record["direction"] == "inbound" && record["hop"] == client["hop"])
+        .await?;
     Ok((client, server))
 }
 
 fn is_connection(record: &Value, port: u16) -> bool {
-    record["direction"] == "inbound" && record["record"] == "connection" && record["destination.port"] == port
+    record["direction"] == "inbound"
+        && record["record"] == "connection"
+        && record["destination.port"] == port
 }
 
 fn denied(reply: &Reply, reason: &str) -> Result<(), Failure> {
-    expect(reply.status == 403 && reply.header("x-kith-reason") == Some(reason), || describe(reply))
+    expect(
+        reply.status == 403 && reply.header("x-kith-reason") == Some(reason),
+        || describe(reply),
+    )
 }
 
 fn describe(reply: &Reply) -> String {
-    let reason = reply.header("x-kith-reason").map(|reason| format!(" {reason}")).unwrap_or_default();
+    let reason = reply
+        .header("x-kith-reason")
+        .map(|reason| format!(" {reason}"))
+        .unwrap_or_default();
     let text = reply.text();
-    format!("{}{reason} {}", reply.status, text.trim().chars().take(200).collect::<String>()).trim_end().to_owned()
+    format!(
+        "{}{reason} {}",
+        reply.status,
+        text.trim().chars().take(200).collect::<String>()
+    )
+    .trim_end()
+    .to_owned()
 }
 
 fn expect(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Failure> {
-    if holds { Ok(()) } else { Err(otherwise().into()) }
+    if holds {
+        Ok(())
+    } else {
+        Err(otherwise().into())
+    }
 }

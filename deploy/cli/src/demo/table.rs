@@ -15,7 +15,9 @@ struct Row {
     reason: String,
 }
 
-const HEADINGS: [&str; 8] = ["CALLER", "CALLEE", "WHAT", "DECISION", "POLICY", "REASON", "CALLS", "P50 MS"];
+const HEADINGS: [&str; 8] = [
+    "CALLER", "CALLEE", "WHAT", "DECISION", "POLICY", "REASON", "CALLS", "P50 MS",
+];
 
 /// A record, and `namespace/account` of the workload whose sidecar wrote it.
 pub(crate) type Written = (String, Value);
@@ -27,34 +29,77 @@ pub(crate) fn who_called_whom(records: &[Written]) -> Vec<String> {
     for (owner, record) in records {
         let inbound = text(record, "direction") == "inbound";
         if inbound || (text(record, "decision") == "deny" && record.get("hop").is_none()) {
-            rows.entry(row(owner, record)).or_default().push(record["duration_ms"].as_f64().unwrap_or(0.0));
+            rows.entry(row(owner, record))
+                .or_default()
+                .push(record["duration_ms"].as_f64().unwrap_or(0.0));
         }
     }
     let mut lines = vec![HEADINGS.map(str::to_owned)];
     for (row, mut durations) in rows {
         durations.sort_by(f64::total_cmp);
         let p50 = durations.get(durations.len() / 2).copied().unwrap_or(0.0);
-        let Row { caller, callee, what, decision, policy, reason } = row;
-        lines.push([caller, callee, what, decision, policy, reason, durations.len().to_string(), format!("{p50:.1}")]);
+        let Row {
+            caller,
+            callee,
+            what,
+            decision,
+            policy,
+            reason,
+        } = row;
+        lines.push([
+            caller,
+            callee,
+            what,
+            decision,
+            policy,
+            reason,
+            durations.len().to_string(),
+            format!("{p50:.1}"),
+        ]);
     }
     align(&lines)
 }
 
 /// Both ends' records of one hop, key by key.
 pub(crate) fn side_by_side(client: &Value, server: &Value) -> Vec<String> {
-    let keys = |record: &Value| -> Vec<String> { record.as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default() };
+    let keys = |record: &Value| -> Vec<String> {
+        record
+            .as_object()
+            .map(|map| map.keys().cloned().collect())
+            .unwrap_or_default()
+    };
     let mut all = keys(client);
-    all.extend(keys(server).into_iter().filter(|key| client.get(key).is_none()));
+    all.extend(
+        keys(server)
+            .into_iter()
+            .filter(|key| client.get(key).is_none()),
+    );
     // What joins them comes first.
-    let rank = |key: &String| ["hop", "direction", "source.principal", "destination.principal"].iter().position(|first| first == key);
+    let rank = |key: &String| {
+        [
+            "hop",
+            "direction",
+            "source.principal",
+            "destination.principal",
+        ]
+        .iter()
+        .position(|first| first == key)
+    };
     all.sort_by_key(|key| rank(key).unwrap_or(usize::MAX));
     let show = |record: &Value, key: &str| match record.get(key) {
         None => String::new(),
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
     };
-    let mut lines = vec![["".to_owned(), "CLIENT'S SIDECAR".to_owned(), "SERVER'S SIDECAR".to_owned()]];
-    lines.extend(all.iter().map(|key| [key.clone(), show(client, key), show(server, key)]));
+    let mut lines = vec![[
+        "".to_owned(),
+        "CLIENT'S SIDECAR".to_owned(),
+        "SERVER'S SIDECAR".to_owned(),
+    ]];
+    lines.extend(
+        all.iter()
+            .map(|key| [key.clone(), show(client, key), show(server, key)]),
+    );
     align(&lines)
 }
 
@@ -65,7 +110,10 @@ fn row(owner: &str, record: &Value) -> Row {
         (Some(policy), Some(rule)) => format!("{}#{}", plain(policy), plain(rule)),
         (Some(policy), None) => plain(policy),
         // On a miss: the policy that came nearest, and what of it did not hold.
-        (None, _) => match (text(record, "nearest.policy"), text(record, "nearest.clause")) {
+        (None, _) => match (
+            text(record, "nearest.policy"),
+            text(record, "nearest.clause"),
+        ) {
             ("", _) => "-".to_owned(),
             (policy, "") => format!("near {policy}"),
             (policy, clause) => format!("near {policy} ({clause})"),
@@ -87,7 +135,10 @@ fn row(owner: &str, record: &Value) -> Row {
 
 fn callee(record: &Value, owner: Option<&str>) -> String {
     let service = record.get("destination.service").map(plain);
-    let name = owner.map(str::to_owned).or(short(record, "destination.principal")).or(service);
+    let name = owner
+        .map(str::to_owned)
+        .or(short(record, "destination.principal"))
+        .or(service);
     match (name, record.get("destination.port")) {
         (Some(name), Some(port)) => format!("{name}:{}", plain(port)),
         (Some(name), None) => name,
@@ -111,7 +162,10 @@ fn what(record: &Value) -> String {
 /// `ns/sa` of a principal that has both.
 fn short(record: &Value, key: &str) -> Option<String> {
     let principal = record.get(key)?.as_str()?;
-    let path = principal.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or(principal, |(_, path)| path);
+    let path = principal
+        .split_once("://")
+        .and_then(|(_, rest)| rest.split_once('/'))
+        .map_or(principal, |(_, path)| path);
     Some(match path.split('/').collect::<Vec<_>>()[..] {
         ["ns", namespace, "sa", account] => format!("{namespace}/{account}"),
         _ => principal.to_owned(),
@@ -123,14 +177,33 @@ fn text<'a>(record: &'a Value, key: &str) -> &'a str {
 }
 
 fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn align<const COLUMNS: usize>(lines: &[[String; COLUMNS]]) -> Vec<String> {
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        lines
+            .iter()
+            .map(|line| line[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
     let pad = |(cell, width): (&String, &usize)| format!("{cell:<width$}");
-    lines.iter().map(|line| line.iter().zip(&widths).map(pad).collect::<Vec<_>>().join("  ").trim_end().to_owned()).collect()
+    lines
+        .iter()
+        .map(|line| {
+            line.iter()
+                .zip(&widths)
+                .map(pad)
+                .collect::<Vec<_>>()
+                .join("  ")
+                .trim_end()
+                .to_owned()
+        })
+        .collect()
 }
 
 #[cfg(test)]

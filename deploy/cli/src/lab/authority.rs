@@ -54,16 +54,29 @@ impl Authority {
         entries["entries"] = json!([first]);
         write(&config, &entries)?;
         let mut program: Vec<OsString> = vec![kith.into(), "__authority".into()];
-        program.extend([OsString::from("--config"), (&config).into(), "--control".into(), (&control).into()]);
+        program.extend([
+            OsString::from("--config"),
+            (&config).into(),
+            "--control".into(),
+            (&control).into(),
+        ]);
         let process = Process::start(Recipe {
             name: "authority".to_owned(),
             kith: kith.to_owned(),
-            birth: Birth { net: Some(namespace.path()), ..Birth::default() },
+            birth: Birth {
+                net: Some(namespace.path()),
+                ..Birth::default()
+            },
             program,
             environment: Vec::new(),
             logs: directory.join("log"),
         })?;
-        Ok(Self { process, control, config, entries: Mutex::new(entries) })
+        Ok(Self {
+            process,
+            control,
+            config,
+            entries: Mutex::new(entries),
+        })
     }
 
     /// Gives everyone who comes through `socket` an identity, now and after a restart.
@@ -79,7 +92,9 @@ impl Authority {
             }
             write(&self.config, &entries)?;
         }
-        self.command(&json!({"command": "add-entry", "entry": entry})).await.map(drop)
+        self.command(&json!({"command": "add-entry", "entry": entry}))
+            .await
+            .map(drop)
     }
 
     /// Issues an SVID outside of the Workload API, for clients that aren't workloads of the lab: writes `svid.pem`, `key.pem`
@@ -88,7 +103,9 @@ impl Authority {
     /// # Errors
     /// When the authority does not answer, or refuses.
     pub async fn issue(&self, id: &str, directory: &Path) -> Result<(), Error> {
-        self.command(&json!({"command": "issue", "id": id, "dir": directory})).await.map(drop)
+        self.command(&json!({"command": "issue", "id": id, "dir": directory}))
+            .await
+            .map(drop)
     }
 
     /// Sends one command to the control socket and gives back its answer.
@@ -97,9 +114,14 @@ impl Authority {
     /// When the authority does not answer, or refuses.
     pub async fn command(&self, command: &Value) -> Result<Value, Error> {
         let part = || "authority".to_owned();
-        let answer = command_over(&self.control, command).await.map_err(|e| self.process.not_ready(&format!("does not answer: {e}")))?;
+        let answer = command_over(&self.control, command)
+            .await
+            .map_err(|e| self.process.not_ready(&format!("does not answer: {e}")))?;
         match answer["error"].as_str() {
-            Some(why) => Err(Error::Refused { part: part(), why: format!("{why} (asked for {command})") }),
+            Some(why) => Err(Error::Refused {
+                part: part(),
+                why: format!("{why} (asked for {command})"),
+            }),
             None => Ok(answer),
         }
     }
@@ -112,7 +134,9 @@ impl Authority {
         let deadline = Instant::now() + limit;
         while let Err(error) = UnixStream::connect(&self.control).await {
             if self.process.ended().is_some() || Instant::now() > deadline {
-                return Err(self.process.not_ready(&format!("does not listen on its control socket: {error}")));
+                return Err(self
+                    .process
+                    .not_ready(&format!("does not listen on its control socket: {error}")));
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -121,7 +145,8 @@ impl Authority {
 }
 
 fn write(config: &Path, entries: &Value) -> Result<(), Error> {
-    std::fs::write(config, format!("{entries:#}\n")).during(|| format!("write {}", config.display()))
+    std::fs::write(config, format!("{entries:#}\n"))
+        .during(|| format!("write {}", config.display()))
 }
 
 /// What `kith __authority` is told.
@@ -142,9 +167,15 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     let arguments = <Arguments as clap::Parser>::parse_from(arguments);
     let serve = || -> Result<(), Box<dyn std::error::Error>> {
         let filter = tracing_subscriber::EnvFilter::new("info");
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .init();
         let config: AuthorityConfig = serde_json::from_slice(&std::fs::read(&arguments.config)?)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         Ok(runtime.block_on(kith_certs::authority::run(config, Some(&arguments.control)))?)
     };
     match serve() {

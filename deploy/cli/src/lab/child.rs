@@ -67,7 +67,9 @@ impl Birth {
         let mut rest = arguments;
         loop {
             match rest {
-                [end, program @ ..] if end == "--" && !program.is_empty() => return Ok((birth, program)),
+                [end, program @ ..] if end == "--" && !program.is_empty() => {
+                    return Ok((birth, program));
+                }
                 [name, value, tail @ ..] => {
                     let number = || value.to_str().and_then(|text| text.parse().ok());
                     match name.to_str() {
@@ -96,9 +98,12 @@ impl Birth {
     }
 
     fn enter(&self, program: &[OsString]) -> Result<std::convert::Infallible, String> {
-        let [name, arguments @ ..] = program else { return Err("no program given".to_owned()) };
+        let [name, arguments @ ..] = program else {
+            return Err("no program given".to_owned());
+        };
         if let Some(path) = &self.user {
-            join(path, LinkNameSpaceType::User).map_err(|e| format!("cannot join user namespace {}: {e}", path.display()))?;
+            join(path, LinkNameSpaceType::User)
+                .map_err(|e| format!("cannot join user namespace {}: {e}", path.display()))?;
         }
         if self.new_user {
             new_user_namespace().map_err(|e| {
@@ -113,7 +118,8 @@ impl Birth {
                 .map_err(|e| format!("cannot join network namespace {}: {e}", path.display()))?;
         }
         if let Some(path) = &self.hosts {
-            replace_hosts(path).map_err(|e| format!("cannot put {} over /etc/hosts: {e}", path.display()))?;
+            replace_hosts(path)
+                .map_err(|e| format!("cannot put {} over /etc/hosts: {e}", path.display()))?;
         }
         // Opened before root is given up: a checkout below a home directory may be closed to other users.
         let opened = self.uid.and_then(|_| File::open(name).ok());
@@ -122,7 +128,8 @@ impl Birth {
         }
         // After every change of credentials, each of which clears it (prctl(2), PR_SET_PDEATHSIG).
         if let Some(parent) = self.parent {
-            set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| format!("cannot tie to the lab: {e}"))?;
+            set_parent_process_death_signal(Some(Signal::KILL))
+                .map_err(|e| format!("cannot tie to the lab: {e}"))?;
             if parent_id() != parent {
                 return Err("the lab is gone".to_owned());
             }
@@ -148,7 +155,10 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
 }
 
 fn join(path: &Path, kind: LinkNameSpaceType) -> io::Result<()> {
-    Ok(move_into_link_name_space(File::open(path)?.as_fd(), Some(kind))?)
+    Ok(move_into_link_name_space(
+        File::open(path)?.as_fd(),
+        Some(kind),
+    )?)
 }
 
 fn new_user_namespace() -> io::Result<()> {
@@ -162,7 +172,10 @@ fn new_user_namespace() -> io::Result<()> {
 
 fn replace_hosts(hosts: &Path) -> io::Result<()> {
     unshare(UnshareFlags::NEWNS)?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )?;
     Ok(mount_bind(hosts, "/etc/hosts")?)
 }
 
@@ -196,6 +209,9 @@ mod tests {
         let program: Vec<OsString> = vec!["curl".into(), "--net".into(), "x".into()];
         let command = birth.command(Path::new("kith"), &program);
         let arguments: Vec<OsString> = command.get_args().map(Into::into).collect();
-        assert_eq!(Birth::parse(&arguments[1..]).unwrap(), (birth, &program[..]));
+        assert_eq!(
+            Birth::parse(&arguments[1..]).unwrap(),
+            (birth, &program[..])
+        );
     }
 }

@@ -48,19 +48,37 @@ pub(crate) struct Place<'a> {
 impl Control {
     /// Starts it; it need not be ready on return.
     pub(crate) fn start(place: Place<'_>) -> Result<Self, Error> {
-        let Place { kith, mut program, namespace, listen, socket, files, logs } = place;
+        let Place {
+            kith,
+            mut program,
+            namespace,
+            listen,
+            socket,
+            files,
+            logs,
+        } = place;
         program.extend(["serve", "--files"].map(OsString::from));
         program.push(files.clone().into());
         program.extend(["--listen", &listen, "--status-listen", STATUS].map(OsString::from));
         let process = Process::start(Recipe {
             name: "control-plane".to_owned(),
             kith: kith.to_owned(),
-            birth: Birth { net: Some(namespace.path()), ..Birth::default() },
+            birth: Birth {
+                net: Some(namespace.path()),
+                ..Birth::default()
+            },
             program,
-            environment: vec![("SPIFFE_ENDPOINT_SOCKET".to_owned(), format!("unix://{}", socket.display()))],
+            environment: vec![(
+                "SPIFFE_ENDPOINT_SOCKET".to_owned(),
+                format!("unix://{}", socket.display()),
+            )],
             logs,
         })?;
-        Ok(Self { process, files, namespace })
+        Ok(Self {
+            process,
+            files,
+            namespace,
+        })
     }
 
     /// The folder of YAML that it serves.
@@ -75,10 +93,16 @@ impl Control {
     /// When it does not answer.
     pub async fn status(&self) -> io::Result<Value> {
         let namespace = self.namespace.clone();
-        let call = Call::get(format!("http://{STATUS}/status").parse().map_err(io::Error::other)?);
+        let call = Call::get(
+            format!("http://{STATUS}/status")
+                .parse()
+                .map_err(io::Error::other)?,
+        );
         let ask = move || -> io::Result<Value> {
             namespace.enter()?;
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             Ok(runtime.block_on(call.run())?.json())
         };
         // Not a thread of the runtime's pool: this one stays in the namespace until it ends.
@@ -125,25 +149,44 @@ impl Control {
             let status = self.ask().await?;
             // One more look after the folder was read: by then every stream has compared what it sent with what there is.
             if read_again {
-                if let Some(problems) = status["load"]["problems"].as_array().filter(|problems| !problems.is_empty()) {
-                    let why = problems.iter().map(|problem| format!("\n  {problem}")).collect::<String>();
-                    return Err(Error::Refused { part: "control plane".to_owned(), why });
+                if let Some(problems) = status["load"]["problems"]
+                    .as_array()
+                    .filter(|problems| !problems.is_empty())
+                {
+                    let why = problems
+                        .iter()
+                        .map(|problem| format!("\n  {problem}"))
+                        .collect::<String>();
+                    return Err(Error::Refused {
+                        part: "control plane".to_owned(),
+                        why,
+                    });
                 }
-                let behind = |sidecar: &Value| sidecar["revision_wanted"] != sidecar["revision_acknowledged"];
-                if !status["sidecars"].as_array().is_some_and(|sidecars| sidecars.iter().any(behind)) {
+                let behind = |sidecar: &Value| {
+                    sidecar["revision_wanted"] != sidecar["revision_acknowledged"]
+                };
+                if !status["sidecars"]
+                    .as_array()
+                    .is_some_and(|sidecars| sidecars.iter().any(behind))
+                {
                     return Ok(());
                 }
             }
             read_again |= status["load"]["attempted"] != *before;
             if Instant::now() > deadline {
-                return Err(self.process.not_ready(&format!("not in force everywhere after 10 s: {status:#}")));
+                return Err(self
+                    .process
+                    .not_ready(&format!("not in force everywhere after 10 s: {status:#}")));
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
     async fn ask(&self) -> Result<Value, Error> {
-        self.status().await.map_err(|error| self.process.not_ready(&format!("does not answer on /status: {error}")))
+        self.status().await.map_err(|error| {
+            self.process
+                .not_ready(&format!("does not answer on /status: {error}"))
+        })
     }
 
     /// Writes one file of the folder, whole: a reader sees the old text or the new.
@@ -154,7 +197,9 @@ impl Control {
         let path = self.files.join(format!("{name}.yaml"));
         // Beside the folder, so that the folder changes once.
         let new = self.files.with_file_name(format!("{name}.new"));
-        std::fs::write(&new, yaml).and_then(|()| std::fs::rename(&new, &path)).during(|| format!("write {}", path.display()))?;
+        std::fs::write(&new, yaml)
+            .and_then(|()| std::fs::rename(&new, &path))
+            .during(|| format!("write {}", path.display()))?;
         Ok(path)
     }
 

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A program of the system that the lab needs is not there.
-    #[error("`{tool}` is missing: install the Debian package `{package}` (apt-get install {package})")]
+    #[error(
+        "`{tool}` is missing: install the Debian package `{package}` (apt-get install {package})"
+    )]
     MissingTool {
         /// The program.
         tool: &'static str,
@@ -15,7 +17,9 @@ pub enum Error {
         package: &'static str,
     },
     /// The `kith` binary is not there or too old; tests run it for each process of the lab.
-    #[error("cannot find the `kith` binary ({looked}): build it with `cargo build -p kith`, or name it in KITH_BIN")]
+    #[error(
+        "cannot find the `kith` binary ({looked}): build it with `cargo build -p kith`, or name it in KITH_BIN"
+    )]
     MissingBinary {
         /// Where it was looked for.
         looked: String,
@@ -83,6 +87,9 @@ pub(crate) trait During<T> {
 
 impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
     fn during(self, what: impl FnOnce() -> String) -> Result<T, Error> {
-        self.map_err(|error| Error::System { what: what(), source: error.into() })
+        self.map_err(|error| Error::System {
+            what: what(),
+            source: error.into(),
+        })
     }
 }

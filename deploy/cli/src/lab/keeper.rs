@@ -77,7 +77,12 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        drop(self.pipe.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(
+            self.pipe
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
         let _ = self.process.wait();
     }
 }
@@ -96,7 +101,10 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
             _ => keep |= line == "keep",
         }
     }
-    let inodes = namespaces.iter().filter_map(|file| Some(file.metadata().ok()?.ino())).collect();
+    let inodes = namespaces
+        .iter()
+        .filter_map(|file| Some(file.metadata().ok()?.ino()))
+        .collect();
     kill_members(&inodes);
     for file in files {
         let _ = std::fs::remove_file(file);
@@ -108,6 +116,10 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
 }
 
 /// Kills, by process id, all that runs in the namespaces, until nothing does.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a process without a runtime may sleep"
+)]
 fn kill_members(inodes: &BTreeSet<u64>) {
     let deadline = Instant::now() + Duration::from_secs(5);
     let own = std::process::id();
@@ -116,7 +128,10 @@ fn kill_members(inodes: &BTreeSet<u64>) {
         if members.is_empty() {
             return;
         }
-        for pid in members.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?)) {
+        for pid in members
+            .iter()
+            .filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?))
+        {
             let _ = kill_process(pid, Signal::KILL);
         }
         std::thread::sleep(Duration::from_millis(2));
@@ -125,7 +140,11 @@ fn kill_members(inodes: &BTreeSet<u64>) {
 
 /// The processes whose network namespace is one of these.
 pub(crate) fn members(inodes: &BTreeSet<u64>) -> impl Iterator<Item = u32> {
-    let entries = std::fs::read_dir("/proc").ok().into_iter().flatten().flatten();
+    let entries = std::fs::read_dir("/proc")
+        .ok()
+        .into_iter()
+        .flatten()
+        .flatten();
     entries.filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         let inode = std::fs::metadata(entry.path().join("ns/net")).ok()?.ino();

@@ -27,14 +27,20 @@ impl Namespace {
         // Namespaces belong to threads, so one that is thrown away makes it.
         on_fresh_thread(|| {
             unshare_net()?;
-            Ok(Self { file: File::open("/proc/thread-self/ns/net")? })
+            Ok(Self {
+                file: File::open("/proc/thread-self/ns/net")?,
+            })
         })?
     }
 
     /// Where another process of this machine finds the namespace while this process holds it.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
+        PathBuf::from(format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            self.file.as_raw_fd()
+        ))
     }
 
     /// The number that `/proc/PID/ns/net` shows for members of this namespace.

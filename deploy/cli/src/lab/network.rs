@@ -24,12 +24,18 @@ pub struct Addresses {
 impl Addresses {
     fn workload(number: u16) -> Self {
         let [high, low] = number.to_be_bytes();
-        Self { v4: Ipv4Addr::new(10, 75, high, low), v6: Ipv6Addr::new(0xfd00, 0x6b69, 0, 0, 0, 0, 0, number) }
+        Self {
+            v4: Ipv4Addr::new(10, 75, high, low),
+            v6: Ipv6Addr::new(0xfd00, 0x6b69, 0, 0, 0, 0, 0, number),
+        }
     }
 
     fn service(number: u16) -> Self {
         let [high, low] = number.to_be_bytes();
-        Self { v4: Ipv4Addr::new(10, 96, high, low), v6: Ipv6Addr::new(0xfd00, 0x6b69, 0, 0x96, 0, 0, 0, number) }
+        Self {
+            v4: Ipv4Addr::new(10, 96, high, low),
+            v6: Ipv6Addr::new(0xfd00, 0x6b69, 0, 0x96, 0, 0, 0, number),
+        }
     }
 
     /// Both.
@@ -58,7 +64,12 @@ impl Network {
         let switch = Namespace::new().during(|| "make a network namespace".to_owned())?;
         keeper.hold(&switch)?;
         // Number 1 is the switch's own, the way out of every workload that has one.
-        let network = Self { switch, ip, workloads: AtomicU16::new(2), services: AtomicU16::new(1) };
+        let network = Self {
+            switch,
+            ip,
+            workloads: AtomicU16::new(2),
+            services: AtomicU16::new(1),
+        };
         let own = Addresses::workload(1);
         // Without snooping, neighbour discovery needs nobody's membership report to get through.
         let lines = format!(
@@ -105,7 +116,10 @@ impl Network {
         );
         if way_out {
             let gateway = Addresses::workload(1);
-            lines += &format!("route add default via {}\nroute add ::/0 via {}\n", gateway.v4, gateway.v6);
+            lines += &format!(
+                "route add default via {}\nroute add ::/0 via {}\n",
+                gateway.v4, gateway.v6
+            );
         }
         self.configure(&namespace, &lines)?;
         Ok((namespace, addresses))
@@ -120,7 +134,11 @@ impl Network {
     /// Runs lines of `ip -batch` inside a namespace.
     fn configure(&self, namespace: &Namespace, lines: &str) -> Result<(), Error> {
         let mut command = Command::new(&self.ip);
-        command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .args(["-batch", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let run = || -> std::io::Result<std::process::Output> {
             let mut child = command.spawn()?;
             if let Some(mut input) = child.stdin.take() {
@@ -128,11 +146,17 @@ impl Network {
             }
             child.wait_with_output()
         };
-        let output = namespace.run(run).flatten().during(|| "run ip".to_owned())?;
+        let output = namespace
+            .run(run)
+            .flatten()
+            .during(|| "run ip".to_owned())?;
         if output.status.success() {
             return Ok(());
         }
         let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(Error::Command { command: format!("ip -batch ({})", lines.trim().replace('\n', "; ")), output: stderr })
+        Err(Error::Command {
+            command: format!("ip -batch ({})", lines.trim().replace('\n', "; ")),
+            output: stderr,
+        })
     }
 }

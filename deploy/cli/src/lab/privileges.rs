@@ -22,7 +22,9 @@ pub const SIDECAR_UID: u32 = 1337;
 /// # Errors
 /// When the system allows unprivileged users no namespaces.
 pub fn ensure(kith: &Path) -> Result<(), Error> {
-    let held = capabilities(None).during(|| "read this process's capabilities".to_owned())?.effective;
+    let held = capabilities(None)
+        .during(|| "read this process's capabilities".to_owned())?
+        .effective;
     if held.contains(CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN) {
         return Ok(());
     }
@@ -33,15 +35,25 @@ pub fn ensure(kith: &Path) -> Result<(), Error> {
         });
     }
     let exe = std::env::current_exe().during(|| "find the path of this program".to_owned())?;
-    let program: Vec<OsString> = std::iter::once(exe.into()).chain(std::env::args_os().skip(1)).collect();
-    let error = Birth { new_user: true, ..Birth::default() }.command(kith, &program).env(INSIDE, real_uid().to_string()).exec();
+    let program: Vec<OsString> = std::iter::once(exe.into())
+        .chain(std::env::args_os().skip(1))
+        .collect();
+    let error = Birth {
+        new_user: true,
+        ..Birth::default()
+    }
+    .command(kith, &program)
+    .env(INSIDE, real_uid().to_string())
+    .exec();
     Err(error).during(|| format!("run {}", kith.display()))
 }
 
 /// The user id of the person who started this, outside of any user namespace that [`ensure`] made.
 #[must_use]
 pub fn real_uid() -> u32 {
-    let outside = std::env::var(INSIDE).ok().and_then(|text| text.parse().ok());
+    let outside = std::env::var(INSIDE)
+        .ok()
+        .and_then(|text| text.parse().ok());
     outside.unwrap_or_else(|| rustix::process::getuid().as_raw())
 }
 
@@ -50,14 +62,19 @@ pub fn real_uid() -> u32 {
 pub fn can_switch_users() -> bool {
     let covers = |map: &str| {
         map.lines().any(|line| {
-            let mut fields = line.split_whitespace().filter_map(|field| field.parse::<u64>().ok());
-            let (Some(first), Some(_), Some(count)) = (fields.next(), fields.next(), fields.next()) else {
+            let mut fields = line
+                .split_whitespace()
+                .filter_map(|field| field.parse::<u64>().ok());
+            let (Some(first), Some(_), Some(count)) = (fields.next(), fields.next(), fields.next())
+            else {
                 return false;
             };
             (first..first + count).contains(&u64::from(SIDECAR_UID))
         })
     };
-    let held = capabilities(None).map(|sets| sets.effective).unwrap_or(CapabilitySet::empty());
+    let held = capabilities(None)
+        .map(|sets| sets.effective)
+        .unwrap_or(CapabilitySet::empty());
     held.contains(CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::CHOWN)
         && ["/proc/self/uid_map", "/proc/self/gid_map"]
             .iter()
@@ -72,7 +89,10 @@ pub fn tool(name: &'static str, package: &'static str) -> Result<PathBuf, Error>
     std::env::split_paths(&search_path())
         .map(|folder| folder.join(name))
         .find(|path| path.is_file())
-        .ok_or(Error::MissingTool { tool: name, package })
+        .ok_or(Error::MissingTool {
+            tool: name,
+            package,
+        })
 }
 
 /// PATH with the `sbin`s.
@@ -95,8 +115,21 @@ pub fn kith_binary() -> Result<PathBuf, Error> {
         return Ok(exe);
     }
     // target/debug/deps/NAME-HASH → target/debug/kith
-    let candidates: Vec<PathBuf> = exe.ancestors().skip(1).take(2).map(|folder| folder.join("kith")).collect();
-    candidates.iter().find(|path| path.is_file()).cloned().ok_or_else(|| Error::MissingBinary {
-        looked: candidates.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
-    })
+    let candidates: Vec<PathBuf> = exe
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("kith"))
+        .collect();
+    candidates
+        .iter()
+        .find(|path| path.is_file())
+        .cloned()
+        .ok_or_else(|| Error::MissingBinary {
+            looked: candidates
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
 }

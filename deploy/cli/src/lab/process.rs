@@ -54,7 +54,10 @@ impl Process {
     /// When its log cannot be made or `kith` cannot be run. A program that is not there shows in the log and as exit code 127.
     pub fn start(recipe: Recipe) -> Result<Self, Error> {
         let child = launch(&recipe)?;
-        Ok(Self { recipe, state: Mutex::new(State { child, ended: None }) })
+        Ok(Self {
+            recipe,
+            state: Mutex::new(State { child, ended: None }),
+        })
     }
 
     /// What it is called.
@@ -78,13 +81,17 @@ impl Process {
     /// What it has printed on stdout so far.
     #[must_use]
     pub fn stdout(&self) -> String {
-        std::fs::read(self.out()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        std::fs::read(self.out())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     /// What it has printed on stderr so far.
     #[must_use]
     pub fn stderr(&self) -> String {
-        std::fs::read(self.log()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        std::fs::read(self.log())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     /// How it ended, or `None` while it runs.
@@ -107,8 +114,13 @@ impl Process {
         if state.ended.is_none() {
             state.ended = state.child.try_wait().ok().flatten();
         }
-        match (state.ended, Pid::from_raw(i32::try_from(state.child.id()).unwrap_or(0))) {
-            (None, Some(pid)) => kill_process(pid, signal).during(|| format!("signal {}", self.recipe.name)),
+        match (
+            state.ended,
+            Pid::from_raw(i32::try_from(state.child.id()).unwrap_or(0)),
+        ) {
+            (None, Some(pid)) => {
+                kill_process(pid, signal).during(|| format!("signal {}", self.recipe.name))
+            }
             _ => Ok(()),
         }
     }
@@ -142,7 +154,9 @@ impl Process {
                 return Ok(status);
             }
             if Instant::now() >= deadline {
-                return Err(self.not_ready(&format!("did not end within {} s", limit.as_secs_f32())));
+                return Err(
+                    self.not_ready(&format!("did not end within {} s", limit.as_secs_f32()))
+                );
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -161,7 +175,9 @@ impl Process {
                 return Ok(());
             }
             if ended || Instant::now() >= deadline {
-                return Err(self.not_ready(&format!("did not say {text:?} but {:?}", self.stdout())));
+                return Err(
+                    self.not_ready(&format!("did not say {text:?} but {:?}", self.stdout()))
+                );
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -181,7 +197,10 @@ impl Process {
     /// An error about this process that carries the end of its log.
     #[must_use]
     pub fn not_ready(&self, why: &str) -> Error {
-        let ended = self.ended().map(|status| format!(" ({status})")).unwrap_or_default();
+        let ended = self
+            .ended()
+            .map(|status| format!(" ({status})"))
+            .unwrap_or_default();
         Error::NotReady {
             part: self.recipe.name.clone(),
             why: format!("{why}{ended}"),
@@ -208,7 +227,10 @@ impl Drop for Process {
 /// A command that gets the lab's environment and nothing of Kith's own variables.
 pub(crate) fn clean_environment(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("KITH_") || name.starts_with("SPIFFE_")) {
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with("KITH_") || name.starts_with("SPIFFE_"))
+        {
             command.env_remove(&name);
         }
     }
@@ -218,13 +240,24 @@ pub(crate) fn clean_environment(command: &mut Command) {
 fn launch(recipe: &Recipe) -> Result<Child, Error> {
     let open = |ending: &str| {
         let path = recipe.logs.join(format!("{}.{ending}", recipe.name));
-        OpenOptions::new().create(true).append(true).open(&path).during(|| format!("write {}", path.display()))
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .during(|| format!("write {}", path.display()))
     };
-    let birth = Birth { parent: Some(std::process::id()), ..recipe.birth.clone() };
+    let birth = Birth {
+        parent: Some(std::process::id()),
+        ..recipe.birth.clone()
+    };
     let mut command = birth.command(&recipe.kith, &recipe.program);
     clean_environment(&mut command);
     command.envs(recipe.environment.iter().map(|(name, value)| (name, value)));
-    command.stdin(Stdio::null()).stdout(open("out")?).stderr(open("log")?).process_group(0);
+    command
+        .stdin(Stdio::null())
+        .stdout(open("out")?)
+        .stderr(open("log")?)
+        .process_group(0);
     spawn(command).during(|| format!("run {} for {}", recipe.kith.display(), recipe.name))
 }
 
@@ -244,7 +277,11 @@ pub(crate) fn spawn(command: Command) -> io::Result<Child> {
     });
     let (answer, child) = channel();
     let gone = || io::Error::other("the thread that starts processes is gone");
-    spawner.lock().unwrap_or_else(PoisonError::into_inner).send((command, answer)).map_err(|_| gone())?;
+    spawner
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .send((command, answer))
+        .map_err(|_| gone())?;
     child.recv().map_err(|_| gone())?
 }
 
@@ -258,7 +295,13 @@ pub(crate) fn tail(path: &Path, bytes: u64) -> String {
         file.read_to_end(&mut text)?;
         let text = String::from_utf8_lossy(&text).into_owned();
         // Not from the middle of a line.
-        Ok(if start > 0 { text.split_once('\n').map(|(_, rest)| rest.to_owned()).unwrap_or(text) } else { text })
+        Ok(if start > 0 {
+            text.split_once('\n')
+                .map(|(_, rest)| rest.to_owned())
+                .unwrap_or(text)
+        } else {
+            text
+        })
     };
     read().unwrap_or_default()
 }

@@ -64,7 +64,10 @@ impl Sidecar {
             }
         }
         let mut environment: Vec<(String, String)> = [
-            ("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}", socket.display())),
+            (
+                "SPIFFE_ENDPOINT_SOCKET",
+                format!("unix://{}", socket.display()),
+            ),
             ("KITH_XDS_ADDRESS", mesh.xds_address.clone()),
             ("KITH_XDS_SPIFFE_ID", mesh.xds_spiffe_id.clone()),
             ("KITH_NODE_ID", workload.spec.id()),
@@ -83,7 +86,10 @@ impl Sidecar {
         let process = Process::start(Recipe {
             name: format!("sidecar-{}", workload.spec.name),
             kith: workload.surroundings.kith.clone(),
-            birth: Birth { uid: own_user.then_some(SIDECAR_UID), ..workload.birth() },
+            birth: Birth {
+                uid: own_user.then_some(SIDECAR_UID),
+                ..workload.birth()
+            },
             program,
             environment,
             logs: directory.clone(),
@@ -140,7 +146,10 @@ impl Workload {
             let process = self.sidecar();
             if process.ended().is_some() || Instant::now() > deadline {
                 let seconds = limit.as_secs_f32();
-                return Err(process.not_ready(&format!("the sidecar of {} is not ready after {seconds} s: {last}", self.spec.id())));
+                return Err(process.not_ready(&format!(
+                    "the sidecar of {} is not ready after {seconds} s: {last}",
+                    self.spec.id()
+                )));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -161,13 +170,20 @@ impl Workload {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let what = format!("the sidecar of {} not to be ready", self.spec.id());
-        Err(Error::Timeout { what, seconds: limit.as_secs_f64(), seen: String::new() })
+        Err(Error::Timeout {
+            what,
+            seconds: limit.as_secs_f64(),
+            seen: String::new(),
+        })
     }
 }
 
 fn install_capture(workload: &Workload, mesh: &Mesh) -> Result<(), Error> {
     let [program, first @ ..] = mesh.proxy.as_slice() else {
-        return Err(Error::Refused { part: "the lab".to_owned(), why: "no proxy program given".to_owned() });
+        return Err(Error::Refused {
+            part: "the lab".to_owned(),
+            why: "no proxy program given".to_owned(),
+        });
     };
     let mut command = Command::new(program);
     command.args(first).arg("capture");
@@ -178,10 +194,17 @@ fn install_capture(workload: &Workload, mesh: &Mesh) -> Result<(), Error> {
     }
     command.args(&workload.spec.capture).stdin(Stdio::null());
     clean_environment(&mut command);
-    let output = workload.namespace.run(|| command.output()).flatten().during(|| "run kith-proxy capture".to_owned())?;
+    let output = workload
+        .namespace
+        .run(|| command.output())
+        .flatten()
+        .during(|| "run kith-proxy capture".to_owned())?;
     if output.status.success() {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::Command { command: format!("kith-proxy capture in {}", workload.spec.id()), output: text })
+    Err(Error::Command {
+        command: format!("kith-proxy capture in {}", workload.spec.id()),
+        output: text,
+    })
 }

@@ -70,8 +70,15 @@ impl Workload {
     /// Its principal.
     #[must_use]
     pub fn spiffe_id(&self) -> String {
-        let WorkloadSpec { namespace, service_account, .. } = &self.spec;
-        format!("spiffe://{}/ns/{namespace}/sa/{service_account}", self.surroundings.trust_domain)
+        let WorkloadSpec {
+            namespace,
+            service_account,
+            ..
+        } = &self.spec;
+        format!(
+            "spiffe://{}/ns/{namespace}/sa/{service_account}",
+            self.surroundings.trust_domain
+        )
     }
 
     /// The folder with its logs and records.
@@ -93,7 +100,9 @@ impl Workload {
     #[must_use]
     #[track_caller]
     pub fn sidecar(&self) -> &Sidecar {
-        self.sidecar.as_ref().unwrap_or_else(|| panic!("{} has no sidecar", self.spec.id()))
+        self.sidecar
+            .as_ref()
+            .unwrap_or_else(|| panic!("{} has no sidecar", self.spec.id()))
     }
 
     /// Starts one of the lab's own applications, `kith __app …`, see [`crate::app`]. A server is ready on return.
@@ -101,7 +110,8 @@ impl Workload {
     /// # Errors
     /// When it cannot start, or doesn't say that it listens.
     pub async fn app(&self, arguments: &[&str]) -> Result<Process, Error> {
-        let mut program: Vec<OsString> = vec![self.surroundings.kith.clone().into(), "__app".into()];
+        let mut program: Vec<OsString> =
+            vec![self.surroundings.kith.clone().into(), "__app".into()];
         program.extend(arguments.iter().map(OsString::from));
         let kind = arguments.first().copied().unwrap_or("app");
         let process = self.start(kind, program)?;
@@ -116,7 +126,13 @@ impl Workload {
     /// # Errors
     /// When it cannot be started. A program that is not there shows in its log and as exit code 127.
     pub fn spawn(&self, program: &[&str]) -> Result<Process, Error> {
-        let name = program.first().copied().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+        let name = program
+            .first()
+            .copied()
+            .unwrap_or_default()
+            .rsplit('/')
+            .next()
+            .unwrap_or_default();
         self.start(name, program.iter().map(OsString::from).collect())
     }
 
@@ -139,20 +155,34 @@ impl Workload {
     pub async fn exec(&self, program: &[&str]) -> Result<Output, Error> {
         let name = program.first().copied().unwrap_or_default().to_owned();
         let program: Vec<OsString> = program.iter().map(OsString::from).collect();
-        let birth = Birth { parent: Some(std::process::id()), ..self.birth() };
+        let birth = Birth {
+            parent: Some(std::process::id()),
+            ..self.birth()
+        };
         let mut command = birth.command(&self.surroundings.kith, &program);
         clean_environment(&mut command);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let child = spawn(command).during(|| format!("run {name}"))?;
         let pid = rustix::process::Pid::from_child(&child);
-        let waited = tokio::task::spawn_blocking(move || child.wait_with_output());
+        let (ended, waited) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || ended.send(child.wait_with_output()));
         let limit = Duration::from_secs(60);
         let output = match tokio::time::timeout(limit, waited).await {
-            Ok(output) => output.map_err(io::Error::other).flatten().during(|| format!("run {name}"))?,
+            Ok(output) => output
+                .map_err(io::Error::other)
+                .flatten()
+                .during(|| format!("run {name}"))?,
             Err(_) => {
                 // Not reaped yet, or the wait would have been over: the process id is still its own.
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-                return Err(Error::Timeout { what: format!("the end of {name}"), seconds: 60.0, seen: String::new() });
+                return Err(Error::Timeout {
+                    what: format!("the end of {name}"),
+                    seconds: 60.0,
+                    seen: String::new(),
+                });
             }
         };
         Ok(Output {
@@ -175,16 +205,22 @@ impl Workload {
     {
         let namespace = self.namespace.clone();
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        std::thread::Builder::new().name(self.spec.id()).spawn(move || {
-            let run = || -> io::Result<T> {
-                namespace.enter()?;
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                let local = tokio::task::LocalSet::new();
-                Ok(runtime.block_on(local.run_until(async { work().await })))
-            };
-            let _ = sender.send(run());
-        })?;
-        receiver.await.map_err(|_| io::Error::other("code inside a workload panicked"))?
+        std::thread::Builder::new()
+            .name(self.spec.id())
+            .spawn(move || {
+                let run = || -> io::Result<T> {
+                    namespace.enter()?;
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .enable_all()
+                        .build()?;
+                    let local = tokio::task::LocalSet::new();
+                    Ok(runtime.block_on(local.run_until(async { work().await })))
+                };
+                let _ = sender.send(run());
+            })?;
+        receiver
+            .await
+            .map_err(|_| io::Error::other("code inside a workload panicked"))?
     }
 
     /// One GET on a connection of its own, e.g. `http://orders.shop:8080/`.
@@ -192,7 +228,8 @@ impl Workload {
     /// # Errors
     /// When the URL is malformed, or the network does not give a whole response.
     pub async fn get(&self, url: &str) -> io::Result<Reply> {
-        self.call(Call::get(url.parse().map_err(io::Error::other)?)).await
+        self.call(Call::get(url.parse().map_err(io::Error::other)?))
+            .await
     }
 
     /// One request on a connection of its own.
@@ -201,7 +238,8 @@ impl Workload {
     /// When the network does not give a whole response.
     pub async fn call(&self, call: Call) -> io::Result<Reply> {
         let address = self.resolve(&call.url.authority)?;
-        self.enter(move || async move { call.run_at(address).await }).await?
+        self.enter(move || async move { call.run_at(address).await })
+            .await?
     }
 
     /// The address that `host:port` stands for inside the lab.
@@ -212,15 +250,25 @@ impl Workload {
         if let Ok(address) = authority.parse() {
             return Ok(address);
         }
-        let unknown = || io::Error::new(io::ErrorKind::NotFound, format!("nobody in the lab is called {authority}"));
+        let unknown = || {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("nobody in the lab is called {authority}"),
+            )
+        };
         let (name, port) = authority.rsplit_once(':').ok_or_else(unknown)?;
         let hosts = std::fs::read_to_string(&self.surroundings.hosts)?;
         let found = hosts.lines().find_map(|line| {
             let mut words = line.split_whitespace();
             let address = words.next()?;
-            words.any(|word| word == name).then(|| address.parse().ok())?
+            words
+                .any(|word| word == name)
+                .then(|| address.parse().ok())?
         });
-        Ok(SocketAddr::new(found.ok_or_else(unknown)?, port.parse().map_err(io::Error::other)?))
+        Ok(SocketAddr::new(
+            found.ok_or_else(unknown)?,
+            port.parse().map_err(io::Error::other)?,
+        ))
     }
 
     /// Waits until something in the namespace listens on a TCP port.
@@ -230,13 +278,22 @@ impl Workload {
     pub async fn listening(&self, port: u16) -> Result<(), Error> {
         let deadline = Instant::now() + Duration::from_secs(10);
         while Instant::now() < deadline {
-            if self.namespace.run(|| listens(port)).flatten().unwrap_or(false) {
+            if self
+                .namespace
+                .run(|| listens(port))
+                .flatten()
+                .unwrap_or(false)
+            {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let what = format!("something to listen on port {port} of {}", self.spec.id());
-        Err(Error::Timeout { what, seconds: 10.0, seen: String::new() })
+        Err(Error::Timeout {
+            what,
+            seconds: 10.0,
+            seen: String::new(),
+        })
     }
 
     /// All records that its sidecar has written so far.
@@ -267,7 +324,11 @@ impl Workload {
     ///
     /// # Panics
     /// When it has no sidecar.
-    pub async fn wait_records(&self, count: usize, wanted: impl Fn(&Value) -> bool) -> Result<Vec<Value>, Error> {
+    pub async fn wait_records(
+        &self,
+        count: usize,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Vec<Value>, Error> {
         let what = format!("{count} matching records of {}", self.spec.id());
         records::wait(self.sidecar().records(), &what, count, wanted).await
     }
@@ -287,7 +348,8 @@ fn listens(port: u16) -> io::Result<bool> {
     for file in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
         let found = std::fs::read_to_string(file)?.lines().any(|line| {
             let mut fields = line.split_whitespace().skip(1);
-            fields.next().is_some_and(|local| local.ends_with(&wanted)) && fields.nth(1) == Some("0A")
+            fields.next().is_some_and(|local| local.ends_with(&wanted))
+                && fields.nth(1) == Some("0A")
         });
         if found {
             return Ok(true);

@@ -198,12 +198,14 @@ impl<'a> Stream<'a> {
             self.on_nack(nack);
         }
         self.report(catalog);
+        self.subscriptions.check_answers()?;
         self.send(responses).await
     }
 
     async fn on_change(&mut self, catalog: &Catalog) -> Result<(), Status> {
         let responses = self.subscriptions.on_change(catalog, Instant::now());
         self.report(catalog);
+        self.subscriptions.check_answers()?;
         self.send(responses).await
     }
 

@@ -8,7 +8,7 @@
 
 mod changes;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,6 +23,8 @@ use crate::catalog::{Catalog, Encoded, Node};
 
 /// A sidecar asks for what its app talks to. More than this is not a sidecar's behaviour.
 const MAX_NAMES: usize = 100_000;
+/// Unanswered responses are remembered, and a client that answers none must not fill the memory with them.
+const MAX_OUTSTANDING: usize = 20_000;
 /// Longer than any address, host or `namespace/name`.
 const MAX_NAME_BYTES: usize = 512;
 
@@ -41,7 +43,8 @@ pub(super) struct Subscriptions {
     kinds: HashMap<Kind, HashMap<String, Held>>,
     /// The nonce of the last response.
     nonce: u64,
-    outstanding: VecDeque<Push>,
+    /// By nonce, and so in the order of sending.
+    outstanding: BTreeMap<u64, Push>,
     /// What was refused and not made good since, and when it was sent.
     refused: HashMap<(Kind, String), Instant>,
     /// The last configuration that was acknowledged, whether or not all of its policies were, and its nonce.
@@ -86,7 +89,7 @@ impl Subscriptions {
             node,
             kinds: HashMap::new(),
             nonce: 0,
-            outstanding: VecDeque::new(),
+            outstanding: BTreeMap::new(),
             refused: HashMap::new(),
             config_acknowledged: None,
         }
@@ -203,11 +206,23 @@ impl Subscriptions {
     /// When the oldest push was sent that is not acknowledged, refused ones included.
     pub(super) fn behind_since(&self) -> Option<Instant> {
         self.outstanding
-            .front()
+            .values()
+            .next()
             .map(|push| push.at)
             .into_iter()
             .chain(self.refused.values().copied())
             .min()
+    }
+
+    /// Whether the client still answers.
+    pub(super) fn check_answers(&self) -> Result<(), Status> {
+        if self.outstanding.len() <= MAX_OUTSTANDING {
+            return Ok(());
+        }
+        let message = format!(
+            "more than {MAX_OUTSTANDING} responses are unanswered: answer each with an ACK or a NACK"
+        );
+        Err(Status::resource_exhausted(message))
     }
 
     /// Names subscribed to, by kind.
@@ -224,11 +239,9 @@ impl Subscriptions {
         request: &DeltaDiscoveryRequest,
         now: Instant,
     ) -> Answer {
-        let answered = self
-            .outstanding
-            .iter()
-            .position(|push| push.nonce.to_string() == request.response_nonce);
-        let Some(push) = answered.and_then(|position| self.outstanding.remove(position)) else {
+        // Unknown nonces are none of ours: an answer to a stream before this one, at worst.
+        let nonce = request.response_nonce.parse::<u64>().ok();
+        let Some(push) = nonce.and_then(|nonce| self.outstanding.remove(&nonce)) else {
             return Answer::default();
         };
         match &request.error_detail {
@@ -347,13 +360,16 @@ impl Subscriptions {
             } else {
                 None
             };
-            self.outstanding.push_back(Push {
+            self.outstanding.insert(
                 nonce,
-                kind,
-                at: now,
-                names,
-                node,
-            });
+                Push {
+                    nonce,
+                    kind,
+                    at: now,
+                    names,
+                    node,
+                },
+            );
             responses.push(response);
         }
         responses

@@ -310,8 +310,8 @@ fn refuses_what_is_not_supported_yet_by_name() {
         (
             "  action: CUSTOM\n  provider: {name: x}",
             expect![[r#"
-            f.yaml:6: spec.provider: not supported yet
-        "#]],
+                f.yaml:6: spec.provider: CUSTOM asks a service outside the mesh, which Kith never does: use ALLOW or DENY
+            "#]],
         ),
         (
             "  action: CUSTOM\n  rules: [{}]",

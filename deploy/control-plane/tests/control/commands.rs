@@ -39,10 +39,10 @@ fn check_validates_a_folder_without_serving_it() {
         dir.path(),
         &["check", "."],
         expect![[r#"
-        exit 0
-        .: 2 workloads, 0 services, 1 authorization policies, 0 peer authentications, 1 warnings
-        warning: ./policy.yaml:8: spec.rules[0]: hosts, methods, paths and headers do not exist on opaque TCP: there this rule denies by its other parts alone; restrict it to HTTP ports if that is not meant
-    "#]],
+            exit 0
+            .: 2 workloads, 0 services, 1 authorization policy, 0 peer authentications, 1 warning
+            warning: ./policy.yaml:8: spec.rules[0]: hosts, methods, paths and headers do not exist on opaque TCP: there this rule denies by its other parts alone; restrict it to HTTP ports if that is not meant
+        "#]],
     );
     write(
         "policy.yaml",
@@ -63,10 +63,10 @@ fn check_validates_a_folder_without_serving_it() {
         dir.path(),
         &["check", "nowhere"],
         expect![[r#"
-        exit 2
-        nowhere: cannot be read: No such file or directory (os error 2)
-        nowhere: 1 problems
-    "#]],
+            exit 2
+            nowhere: cannot be read: No such file or directory (os error 2)
+            nowhere: 1 problem
+        "#]],
     );
 }
 

@@ -46,6 +46,7 @@ async fn a_sidecar_gets_its_configuration_and_every_edit_and_an_operator_sees_ho
         "an edit took {took:?} to be pushed"
     );
     let config = orders.next().await.unwrap().unwrap();
+    println!("an edit was pushed after {took:?}");
     // Not acknowledged yet: the sidecar is behind, by name and by time.
     let status = mesh
         .status_when(|s| s["sidecars"][0]["behind_ms"].as_u64().unwrap() > 0)

@@ -36,7 +36,11 @@ pub(super) enum Appended {
 
 impl Queue {
     pub(super) fn new(when_full: WhenFull) -> Self {
-        Queue { filling: Mutex::default(), room: Condvar::new(), when_full }
+        Queue {
+            filling: Mutex::default(),
+            room: Condvar::new(),
+            when_full,
+        }
     }
 
     pub(super) fn append(&self, line: &[u8], allowed: bool) -> Appended {
@@ -46,7 +50,10 @@ impl Queue {
             if self.when_full == WhenFull::Drop {
                 return Appended::Dropped;
             }
-            batch = self.room.wait(batch).unwrap_or_else(PoisonError::into_inner);
+            batch = self
+                .room
+                .wait(batch)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         let before = batch.bytes.len();
         batch.bytes.extend_from_slice(line);

@@ -24,11 +24,17 @@ impl Target {
             // Past std's own line buffer, which would make a write(2) of every line.
             Destination::Stdout => {
                 let descriptor = io::stdout().as_fd().try_clone_to_owned()?;
-                Ok(Some(Target { file: descriptor.into(), path: None }))
+                Ok(Some(Target {
+                    file: descriptor.into(),
+                    path: None,
+                }))
             }
             Destination::File(path) => {
                 let file = open_to_append(path)?;
-                Ok(Some(Target { file, path: Some(path.clone()) }))
+                Ok(Some(Target {
+                    file,
+                    path: Some(path.clone()),
+                }))
             }
         }
     }
@@ -41,6 +47,10 @@ impl Target {
         Ok(())
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the writer has a thread of its own, on which nobody waits"
+    )]
     pub(super) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             match self.file.write(bytes) {
@@ -48,7 +58,9 @@ impl Target {
                 Ok(written) => bytes = &bytes[written..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Whoever shares standard output may have made it non-blocking.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(2)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    thread::sleep(Duration::from_millis(2))
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -58,6 +70,15 @@ impl Target {
 
 /// Records name people and services: nobody else's to read.
 fn open_to_append(path: &PathBuf) -> io::Result<File> {
-    let opened = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
-    opened.map_err(|error| io::Error::new(error.kind(), format!("can't open the access log {}: {error}", path.display())))
+    let opened = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(path);
+    opened.map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!("can't open the access log {}: {error}", path.display()),
+        )
+    })
 }

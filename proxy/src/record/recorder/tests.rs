@@ -1,3 +1,8 @@
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests may wait on their own threads"
+)]
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -37,15 +42,23 @@ fn lines_of_many_workers_all_arrive_whole() {
     thread::scope(|scope| {
         for worker in 0..4 {
             let sink = recorder.sink();
-            scope.spawn(move || (0..20_000).for_each(|line| sink.append(format!("{worker} {line}\n").as_bytes(), true)));
+            scope.spawn(move || {
+                (0..20_000)
+                    .for_each(|line| sink.append(format!("{worker} {line}\n").as_bytes(), true))
+            });
         }
     });
     assert!(recorder.flush(Duration::from_secs(10)));
     let text = fs::read_to_string(&path).unwrap();
     assert_eq!(text.lines().count(), 80_000);
     for worker in 0..4 {
-        let own = text.lines().filter_map(|line| line.strip_prefix(&format!("{worker} ")));
-        assert!(own.map(|line| line.parse::<u32>().unwrap()).eq(0..20_000), "worker {worker} in order");
+        let own = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(&format!("{worker} ")));
+        assert!(
+            own.map(|line| line.parse::<u32>().unwrap()).eq(0..20_000),
+            "worker {worker} in order"
+        );
     }
 }
 
@@ -101,7 +114,14 @@ fn a_worker_waits_for_room_where_no_record_may_be_lost() {
 fn a_stalled_log_costs_records_but_no_time() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pipe");
-    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &path,
+        rustix::fs::FileType::Fifo,
+        0o600.into(),
+        0,
+    )
+    .unwrap();
     // Opened for both, so that opening it to write doesn't wait for a reader.
     let mut reader = File::options().read(true).write(true).open(&path).unwrap();
     let recorder = file(&path, WhenFull::Drop);
@@ -124,7 +144,10 @@ fn a_stalled_log_costs_records_but_no_time() {
         text.len()
     });
     let written = drain.join().unwrap();
-    assert!(written < lines * LINE.len() && written > FOR_ALLOWED / 2, "{written}");
+    assert!(
+        written < lines * LINE.len() && written > FOR_ALLOWED / 2,
+        "{written}"
+    );
 }
 
 #[test]
@@ -157,6 +180,13 @@ fn what_is_in_the_file_already_is_kept() {
 #[test]
 fn a_file_that_cannot_be_opened_is_named() {
     let missing = Destination::File("/nowhere/at/all/log".into());
-    let error = Recorder::start(&missing, WhenFull::Drop, false).err().unwrap();
-    assert!(error.to_string().starts_with("can't open the access log /nowhere/at/all/log: "), "{error}");
+    let error = Recorder::start(&missing, WhenFull::Drop, false)
+        .err()
+        .unwrap();
+    assert!(
+        error
+            .to_string()
+            .starts_with("can't open the access log /nowhere/at/all/log: "),
+        "{error}"
+    );
 }

@@ -75,7 +75,11 @@ impl Shared {
             if left.is_zero() {
                 return false;
             }
-            flushed = self.flush_done.wait_timeout(flushed, left).unwrap_or_else(PoisonError::into_inner).0;
+            flushed = self
+                .flush_done
+                .wait_timeout(flushed, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         true
     }
@@ -153,7 +157,10 @@ fn write(target: &mut Target, batch: &Batch, complained: &mut Option<Instant>) {
     crate::telemetry::metrics::records_dropped(batch.lines);
     if complained.is_none_or(|last| last.elapsed() > COMPLAIN_EVERY) {
         *complained = Some(Instant::now());
-        tracing::error!("{} records lost: the access log can't be written: {error}", batch.lines);
+        tracing::error!(
+            "{} records lost: the access log can't be written: {error}",
+            batch.lines
+        );
     }
 }
 

@@ -21,10 +21,13 @@ pub(crate) type Counter = counter::Counter;
 const PAIRS: usize = 500;
 
 /// A sidecar adds tenths of a millisecond, applications answer in anything up to minutes.
-const REQUEST_SECONDS: [f64; 14] =
-    [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+const REQUEST_SECONDS: [f64; 14] = [
+    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
+];
 /// A handshake costs about a millisecond of CPU and one round trip.
-const HANDSHAKE_SECONDS: [f64; 10] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
+const HANDSHAKE_SECONDS: [f64; 10] = [
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5,
+];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct RequestLabels {
@@ -129,8 +132,10 @@ impl Default for Families {
         );
         let connections_open: Family<DirectionLabels, Gauge> =
             named.plain("connections_open", "Connections open now");
-        let bytes: Family<BytesLabels, Counter> =
-            named.plain("bytes", "Bytes of requests (in) and answers (out), before encryption");
+        let bytes: Family<BytesLabels, Counter> = named.plain(
+            "bytes",
+            "Bytes of requests (in) and answers (out), before encryption",
+        );
         let handshakes: Family<SideLabels, Histogram> = named.register(
             "handshake_seconds",
             "TLS handshakes that succeeded",
@@ -139,32 +144,70 @@ impl Default for Families {
 
         Families {
             pairs: Pairs::new(PAIRS),
-            pairs_capped: named.plain("principal_pairs_capped", "Connections whose principals are counted as other"),
-            requests: named.plain("requests", "HTTP requests by principals, decision, reason and status"),
-            connections: named.plain("connections", "Connections by decision and reason; those that carry requests: per-request"),
-            handshake_failures: named.plain("handshake_failures", "TLS handshakes that failed, by reason"),
+            pairs_capped: named.plain(
+                "principal_pairs_capped",
+                "Connections whose principals are counted as other",
+            ),
+            requests: named.plain(
+                "requests",
+                "HTTP requests by principals, decision, reason and status",
+            ),
+            connections: named.plain(
+                "connections",
+                "Connections by decision and reason; those that carry requests: per-request",
+            ),
+            handshake_failures: named.plain(
+                "handshake_failures",
+                "TLS handshakes that failed, by reason",
+            ),
             detect: named.plain("detect", "Connections by protocol and how it was found"),
-            svid_expiry: named.plain("svid_expiry_timestamp_seconds", "When the SVID in use expires"),
+            svid_expiry: named.plain(
+                "svid_expiry_timestamp_seconds",
+                "When the SVID in use expires",
+            ),
             svid_rotations: named.plain("svid_rotations", "SVIDs that replaced an earlier one"),
-            bundle_trust_domains: named.plain("bundle_trust_domains", "Trust domains whose bundle is held"),
-            xds_connected: named.plain("xds_connected", "1 while there is a stream to the control plane"),
-            xds_last_update: named.plain("xds_last_update_timestamp_seconds", "When the control plane last sent something"),
+            bundle_trust_domains: named
+                .plain("bundle_trust_domains", "Trust domains whose bundle is held"),
+            xds_connected: named.plain(
+                "xds_connected",
+                "1 while there is a stream to the control plane",
+            ),
+            xds_last_update: named.plain(
+                "xds_last_update_timestamp_seconds",
+                "When the control plane last sent something",
+            ),
             xds_updates: named.plain("xds_updates", "Resources received, by type and result"),
             config_revision: named.plain("config_revision_info", "The revision in force"),
-            policy_closed: named.plain("policy_closed_connections", "Live connections that lost what they were allowed"),
-            records_dropped: named.plain("records_dropped", "Records lost because the access log could not keep up"),
+            policy_closed: named.plain(
+                "policy_closed_connections",
+                "Live connections that lost what they were allowed",
+            ),
+            records_dropped: named.plain(
+                "records_dropped",
+                "Records lost because the access log could not keep up",
+            ),
             panics: named.plain("panics", "Connections lost to a bug of the proxy"),
-            accept_pauses: named.plain("accept_pauses", "Times that accepting paused for want of descriptors or connections"),
-            request_duration: directions
-                .map(|direction| request_duration.get_or_create_owned(&DirectionLabels { direction })),
-            connections_open: directions
-                .map(|direction| connections_open.get_or_create_owned(&DirectionLabels { direction })),
+            accept_pauses: named.plain(
+                "accept_pauses",
+                "Times that accepting paused for want of descriptors or connections",
+            ),
+            request_duration: directions.map(|direction| {
+                request_duration.get_or_create_owned(&DirectionLabels { direction })
+            }),
+            connections_open: directions.map(|direction| {
+                connections_open.get_or_create_owned(&DirectionLabels { direction })
+            }),
             bytes: directions.map(|direction| {
                 ["in", "out"].map(|dir| bytes.get_or_create_owned(&BytesLabels { direction, dir }))
             }),
-            handshakes: ["client", "server"].map(|side| handshakes.get_or_create_owned(&SideLabels { side })),
+            handshakes: ["client", "server"]
+                .map(|side| handshakes.get_or_create_owned(&SideLabels { side })),
             registry: {
-                registry.register("build", "The running program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+                registry.register(
+                    "build",
+                    "The running program",
+                    Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+                );
                 registry
             },
         }

@@ -20,7 +20,11 @@ pub(crate) struct Pair {
 impl Pair {
     pub(crate) fn unidentified() -> Self {
         static NOBODY: LazyLock<Arc<str>> = LazyLock::new(|| UNKNOWN.into());
-        Pair { source: Arc::clone(&NOBODY), destination: Arc::clone(&NOBODY), capped: false }
+        Pair {
+            source: Arc::clone(&NOBODY),
+            destination: Arc::clone(&NOBODY),
+            capped: false,
+        }
     }
 }
 
@@ -32,7 +36,11 @@ pub(super) struct Pairs {
 
 impl Pairs {
     pub(super) fn new(most: usize) -> Self {
-        Pairs { known: Mutex::default(), most, other: OTHER.into() }
+        Pairs {
+            known: Mutex::default(),
+            most,
+            other: OTHER.into(),
+        }
     }
 
     /// Once per connection: a lock and two short allocations are nothing next to its handshake.
@@ -47,10 +55,18 @@ impl Pairs {
             }
             None => {
                 let other = || Arc::clone(&self.other);
-                return Pair { source: other(), destination: other(), capped: true };
+                return Pair {
+                    source: other(),
+                    destination: other(),
+                    capped: true,
+                };
             }
         };
-        Pair { source, destination, capped: false }
+        Pair {
+            source,
+            destination,
+            capped: false,
+        }
     }
 }
 
@@ -67,6 +83,9 @@ mod tests {
         assert!(third.capped);
         assert_eq!((&*third.source, &*third.destination), ("other", "other"));
         let first = pairs.of("a", "x");
-        assert_eq!((&*first.source, &*first.destination, first.capped), ("a", "x", false));
+        assert_eq!(
+            (&*first.source, &*first.destination, first.capped),
+            ("a", "x", false)
+        );
     }
 }

@@ -46,8 +46,14 @@ fn every_documented_metric_is_there_by_its_name_and_type() {
     touch_everything();
     let text = render(Format::Prometheus);
     for (name, kind) in DOCUMENTED {
-        assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{name}: {text}");
-        let series = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{', '_']));
+        assert!(
+            text.contains(&format!("# TYPE {name} {kind}\n")),
+            "{name}: {text}"
+        );
+        let series = |line: &str| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with([' ', '{', '_']))
+        };
         assert!(text.lines().any(series), "{name}: {text}");
     }
     assert!(!text.contains("# EOF"));
@@ -85,15 +91,24 @@ fn row_27_labels_are_escaped() {
     .inc();
     for format in [Format::Prometheus, Format::OpenMetrics] {
         let text = render(format);
-        assert!(text.contains(r#"source="a\"} 1\nkith_forged 7\\""#), "{text}");
-        assert!(!text.lines().any(|line| line.starts_with("kith_forged")), "{text}");
+        assert!(
+            text.contains(r#"source="a\"} 1\nkith_forged 7\\""#),
+            "{text}"
+        );
+        assert!(
+            !text.lines().any(|line| line.starts_with("kith_forged")),
+            "{text}"
+        );
     }
 }
 
 #[test]
 fn open_connections_are_counted_until_dropped() {
     let gauge = Gauge::default();
-    let guards = [OpenConnection::counted_by(&gauge), OpenConnection::counted_by(&gauge)];
+    let guards = [
+        OpenConnection::counted_by(&gauge),
+        OpenConnection::counted_by(&gauge),
+    ];
     assert_eq!(gauge.get(), 2);
     drop(guards);
     assert_eq!(gauge.get(), 0);

@@ -9,7 +9,10 @@ pub(super) fn to_prometheus(open_metrics: &str) -> String {
     for line in open_metrics.lines() {
         if let Some(text) = line.strip_prefix("# HELP ") {
             help = text.split_once(' ');
-        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|text| text.split_once(' ')) {
+        } else if let Some((name, kind)) = line
+            .strip_prefix("# TYPE ")
+            .and_then(|text| text.split_once(' '))
+        {
             let (suffix, kind) = match kind {
                 "counter" => ("_total", "counter"),
                 "info" => ("_info", "gauge"),

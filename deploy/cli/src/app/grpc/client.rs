@@ -80,24 +80,53 @@ impl Stream {
     ///
     /// # Errors
     /// When the server cannot be reached or answers something that is no gRPC.
-    pub async fn open(address: SocketAddr, authority: &str, method: &str, first: &impl Message) -> io::Result<Self> {
+    pub async fn open(
+        address: SocketAddr,
+        authority: &str,
+        method: &str,
+        first: &impl Message,
+    ) -> io::Result<Self> {
         let mut connection = Connection::open(address, true).await?;
         let (requests, body) = channel();
         requests.data(encode(first)).await;
         let headers = HeaderMap::from_iter([
-            (header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")),
+            (
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/grpc"),
+            ),
             (header::TE, HeaderValue::from_static("trailers")),
         ]);
-        let url = Url { authority: authority.to_owned(), path: format!("/kith.demo.Orders/{method}") };
+        let url = Url {
+            authority: authority.to_owned(),
+            path: format!("/kith.demo.Orders/{method}"),
+        };
         let request = connection.request(Method::POST, &url, &headers, body)?;
-        let requests = if method == "Chat" { Some(requests) } else { None };
+        let requests = if method == "Chat" {
+            Some(requests)
+        } else {
+            None
+        };
         let response = connection.send(request).await.map_err(io::Error::other)?;
         let (head, responses) = response.into_parts();
-        if head.headers.get(header::CONTENT_TYPE).is_none_or(|kind| !kind.as_bytes().starts_with(b"application/grpc")) {
-            return Err(io::Error::other(format!("the answer is no gRPC but HTTP {}", head.status)));
+        if head
+            .headers
+            .get(header::CONTENT_TYPE)
+            .is_none_or(|kind| !kind.as_bytes().starts_with(b"application/grpc"))
+        {
+            return Err(io::Error::other(format!(
+                "the answer is no gRPC but HTTP {}",
+                head.status
+            )));
         }
         let (decoder, trailers) = (Decoder::default(), HeaderMap::new());
-        Ok(Self { requests, responses, decoder, headers: head.headers, trailers, _connection: connection })
+        Ok(Self {
+            requests,
+            responses,
+            decoder,
+            headers: head.headers,
+            trailers,
+            _connection: connection,
+        })
     }
 
     /// Sends another message of a `Chat`. `false` when the call has ended.
@@ -127,7 +156,9 @@ impl Stream {
                 Some(Err(error)) => return Err(io::Error::other(error)),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(bytes) => self.decoder.push(&bytes),
-                    Err(frame) => self.trailers.extend(frame.into_trailers().unwrap_or_default()),
+                    Err(frame) => self
+                        .trailers
+                        .extend(frame.into_trailers().unwrap_or_default()),
                 },
             }
         }
@@ -140,13 +171,20 @@ impl Stream {
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let find = |name: &'static str| {
             let name = HeaderName::from_static(name);
-            all().filter(|(key, _)| **key == name).map(|(_, value)| text(value)).last()
+            all()
+                .filter(|(key, _)| **key == name)
+                .map(|(_, value)| text(value))
+                .last()
         };
         Status {
             // No status at all is UNKNOWN.
-            code: find("grpc-status").and_then(|code| code.parse().ok()).unwrap_or(2),
+            code: find("grpc-status")
+                .and_then(|code| code.parse().ok())
+                .unwrap_or(2),
             message: find("grpc-message").unwrap_or_default(),
-            metadata: all().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect(),
+            metadata: all()
+                .map(|(name, value)| (name.as_str().to_owned(), text(value)))
+                .collect(),
         }
     }
 }
@@ -155,8 +193,13 @@ impl Stream {
 ///
 /// # Errors
 /// As [`Stream::open`] and [`Stream::next`].
-pub async fn get(address: SocketAddr, authority: &str, id: &str) -> io::Result<(Option<Order>, Status)> {
-    let mut stream = Stream::open(address, authority, "Get", &GetOrder { id: id.to_owned() }).await?;
+pub async fn get(
+    address: SocketAddr,
+    authority: &str,
+    id: &str,
+) -> io::Result<(Option<Order>, Status)> {
+    let mut stream =
+        Stream::open(address, authority, "Get", &GetOrder { id: id.to_owned() }).await?;
     let order = stream.next().await?;
     while stream.next::<Order>().await?.is_some() {}
     Ok((order, stream.status()))
@@ -170,9 +213,16 @@ pub(crate) async fn run(arguments: Arguments) -> io::Result<ExitCode> {
     let (line, code) = match call(&arguments).await {
         Ok(status) => (
             json!({"status": status.code, "message": status.message, "metadata": status.metadata}),
-            if status.code == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+            if status.code == 0 {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            },
         ),
-        Err(error) => (json!({"error": crate::app::client::root_cause(&error)}), ExitCode::FAILURE),
+        Err(error) => (
+            json!({"error": crate::app::client::root_cause(&error)}),
+            ExitCode::FAILURE,
+        ),
     };
     println!("{line}");
     Ok(code)
@@ -183,15 +233,21 @@ async fn call(arguments: &Arguments) -> io::Result<Status> {
     let authority = &arguments.url.authority;
     match &arguments.method {
         Rpc::Get { id } => {
-            let stream = Stream::open(address, authority, "Get", &GetOrder { id: id.clone() }).await?;
+            let stream =
+                Stream::open(address, authority, "Get", &GetOrder { id: id.clone() }).await?;
             print_orders(stream).await
         }
         Rpc::Watch { count, interval_ms } => {
-            let first = WatchOrders { count: *count, interval_ms: *interval_ms };
+            let first = WatchOrders {
+                count: *count,
+                interval_ms: *interval_ms,
+            };
             print_orders(Stream::open(address, authority, "Watch", &first).await?).await
         }
         Rpc::Chat { count, interval_ms } => {
-            let note = |number: u64| Note { text: format!("note {number}") };
+            let note = |number: u64| Note {
+                text: format!("note {number}"),
+            };
             let mut stream = Stream::open(address, authority, "Chat", &note(0)).await?;
             let mut number = 1;
             while let Some(Note { text }) = stream.next().await? {
@@ -211,7 +267,10 @@ async fn call(arguments: &Arguments) -> io::Result<Status> {
 
 async fn print_orders(mut stream: Stream) -> io::Result<Status> {
     while let Some(order) = stream.next::<Order>().await? {
-        println!("{}", json!({"order": order.id, "state": order.state, "served_by": order.served_by, "sequence": order.sequence}));
+        println!(
+            "{}",
+            json!({"order": order.id, "state": order.state, "served_by": order.served_by, "sequence": order.sequence})
+        );
     }
     Ok(stream.status())
 }

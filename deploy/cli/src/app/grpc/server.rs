@@ -32,11 +32,17 @@ pub(crate) fn answer(request: Request<Incoming>, name: &str) -> Response<AnyBody
         };
         let mut trailers = HeaderMap::new();
         trailers.insert(HeaderName::from_static("grpc-status"), status.into());
-        trailers.insert(HeaderName::from_static("grpc-message"), HeaderValue::from_static(message));
+        trailers.insert(
+            HeaderName::from_static("grpc-message"),
+            HeaderValue::from_static(message),
+        );
         frames.trailers(trailers).await;
     });
     let mut response = Response::new(body);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
     response
 }
 
@@ -44,7 +50,14 @@ async fn get(body: &mut Incoming, frames: &Frames, name: String) -> Status {
     match only::<GetOrder>(body).await {
         Some(GetOrder { id }) if id == "missing" => (NOT_FOUND, "no such order"),
         Some(GetOrder { id }) => {
-            frames.data(encode(&Order { id, state: "paid".to_owned(), served_by: name, sequence: 0 })).await;
+            frames
+                .data(encode(&Order {
+                    id,
+                    state: "paid".to_owned(),
+                    served_by: name,
+                    sequence: 0,
+                }))
+                .await;
             (OK, "")
         }
         None => (INVALID_ARGUMENT, "expected one GetOrder"),
@@ -57,7 +70,12 @@ async fn watch(body: &mut Incoming, frames: &Frames, name: String) -> Status {
     };
     let mut sequence = 0;
     while count == 0 || sequence < u64::from(count) {
-        let order = Order { id: sequence.to_string(), state: "new".to_owned(), served_by: name.clone(), sequence };
+        let order = Order {
+            id: sequence.to_string(),
+            state: "new".to_owned(),
+            served_by: name.clone(),
+            sequence,
+        };
         if !frames.data(encode(&order)).await {
             break;
         }
@@ -74,7 +92,9 @@ async fn chat(body: &mut Incoming, frames: &Frames) -> Status {
             decoder.push(bytes);
         }
         while let Some(note) = decoder.next::<Note>() {
-            let Ok(note) = note else { return (INVALID_ARGUMENT, "expected Note messages") };
+            let Ok(note) = note else {
+                return (INVALID_ARGUMENT, "expected Note messages");
+            };
             if !frames.data(encode(&note)).await {
                 return (OK, "");
             }

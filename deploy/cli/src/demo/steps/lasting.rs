@@ -17,9 +17,21 @@ pub(crate) struct Lasting {
 
 impl Lasting {
     pub(super) async fn open(web: &Workload) -> Result<Self, Failure> {
-        let stream = web.app(&["grpc", "http://orders.shop:9090", "watch", "--count", "0", "--interval-ms", "200"]).await?;
+        let stream = web
+            .app(&[
+                "grpc",
+                "http://orders.shop:9090",
+                "watch",
+                "--count",
+                "0",
+                "--interval-ms",
+                "200",
+            ])
+            .await?;
         let target = format!("orders.shop:{EVENTS}");
-        let feed = web.app(&["hold", &target, "--say", "hello", "--every-ms", "200"]).await?;
+        let feed = web
+            .app(&["hold", &target, "--say", "hello", "--every-ms", "200"])
+            .await?;
         stream.says("order").await?;
         feed.says("\"open\":1").await?;
         Ok(Self { stream, feed })
@@ -28,7 +40,9 @@ impl Lasting {
     /// Neither has ended.
     pub(super) fn check_alive(&self) -> Result<(), Failure> {
         for (name, process) in [("gRPC stream", &self.stream), ("event feed", &self.feed)] {
-            expect(process.ended().is_none(), || format!("the {name} ended: {}{}", process.stdout(), process.stderr()))?;
+            expect(process.ended().is_none(), || {
+                format!("the {name} ended: {}{}", process.stdout(), process.stderr())
+            })?;
         }
         Ok(())
     }

@@ -32,19 +32,39 @@ pub(crate) async fn policy_edited(scene: &mut Scene) -> Seen {
         io::Result::Ok(Instant::now())
     });
     let edit = async {
-        opened.await.map_err(|_| "the audit feed could not be opened")?;
+        opened
+            .await
+            .map_err(|_| "the audit feed could not be opened")?;
         let start = Instant::now();
-        scene.mesh.lab.control().write(POLICY_FILE, &without_audit())?;
+        scene
+            .mesh
+            .lab
+            .control()
+            .write(POLICY_FILE, &without_audit())?;
         Result::<_, Failure>::Ok(start)
     };
     let limit = Duration::from_secs(10);
     let both = tokio::time::timeout(limit, async { tokio::join!(held, edit) }).await;
-    let (closed, saved) = both.map_err(|_| format!("the audit feed is still open {} s after the edit", limit.as_secs()))?;
+    let (closed, saved) = both.map_err(|_| {
+        format!(
+            "the audit feed is still open {} s after the edit",
+            limit.as_secs()
+        )
+    })?;
     let milliseconds = closed??.saturating_duration_since(saved?).as_secs_f64() * 1000.0;
-    let record = scene.mesh.orders.wait_record(|record| is_connection(record, AUDIT)).await?;
-    expect(record["closed_by"] == "policy", || format!("the record: {record}"))?;
+    let record = scene
+        .mesh
+        .orders
+        .wait_record(|record| is_connection(record, AUDIT))
+        .await?;
+    expect(record["closed_by"] == "policy", || {
+        format!("the record: {record}")
+    })?;
     lasting.check_alive()?;
-    Ok(format!("closed {milliseconds:.0} ms after the file was saved, reason {}; the others go on", record["reason"].as_str().unwrap_or_default()))
+    Ok(format!(
+        "closed {milliseconds:.0} ms after the file was saved, reason {}; the others go on",
+        record["reason"].as_str().unwrap_or_default()
+    ))
 }
 
 pub(crate) const POLICY_RESTORED: Step = Step {
@@ -62,18 +82,27 @@ pub(crate) async fn policy_restored(scene: &mut Scene) -> Seen {
     let greeting = web
         .enter(move || async move {
             let mut greeting = String::new();
-            BufReader::new(TcpStream::connect(address).await?).read_line(&mut greeting).await?;
+            BufReader::new(TcpStream::connect(address).await?)
+                .read_line(&mut greeting)
+                .await?;
             io::Result::Ok(greeting)
         })
         .await??;
-    expect(greeting.starts_with("audit of orders"), || format!("read {greeting:?}"))?;
-    Ok(format!("acknowledged by every sidecar after {took} ms; read {:?}", greeting.trim_end()))
+    expect(greeting.starts_with("audit of orders"), || {
+        format!("read {greeting:?}")
+    })?;
+    Ok(format!(
+        "acknowledged by every sidecar after {took} ms; read {:?}",
+        greeting.trim_end()
+    ))
 }
 
 /// The policies without the rule about the audit feed, the last one of `orders`.
 fn without_audit() -> String {
     let start = POLICIES.find("  # 3: ").unwrap_or(POLICIES.len());
-    let end = POLICIES[start..].find("---").map_or(POLICIES.len(), |length| start + length);
+    let end = POLICIES[start..]
+        .find("---")
+        .map_or(POLICIES.len(), |length| start + length);
     format!("{}{}", &POLICIES[..start], &POLICIES[end..])
 }
 
@@ -85,7 +114,10 @@ mod tests {
     fn the_edit_removes_one_rule_and_nothing_else() {
         let edited = without_audit();
         assert!(!edited.contains("7001") && edited.contains("7000"));
-        assert_eq!(edited.matches("\n---\n").count(), POLICIES.matches("\n---\n").count());
+        assert_eq!(
+            edited.matches("\n---\n").count(),
+            POLICIES.matches("\n---\n").count()
+        );
         assert_eq!(POLICIES.lines().count() - edited.lines().count(), 3);
     }
 }

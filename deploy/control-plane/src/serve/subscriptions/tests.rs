@@ -373,3 +373,16 @@ fn large_answers_are_split_below_what_a_receiver_accepts() {
         addresses.len()
     );
 }
+
+#[test]
+fn a_client_that_answers_nothing_is_given_up_in_the_end() {
+    let catalog = catalog(&[], &[]);
+    let mut client = Client::new();
+    for _ in 0..MAX_OUTSTANDING {
+        client.asks(&catalog, subscribe(Kind::Address, &["10.0.0.1"]));
+    }
+    assert!(client.subscriptions.check_answers().is_ok());
+    client.asks(&catalog, subscribe(Kind::Address, &["10.0.0.1"]));
+    let given_up = client.subscriptions.check_answers().unwrap_err();
+    assert_eq!(given_up.code(), tonic::Code::ResourceExhausted);
+}

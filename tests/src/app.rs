@@ -1,0 +1,148 @@
+//! Applications that a test plays itself, inside a workload's namespace: they say any bytes, and the test knows
+//! exactly which ones they got.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kith::lab::Workload;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+/// A server played by the test. Stops when dropped.
+#[derive(Debug)]
+pub struct App {
+    heard: Arc<Mutex<Vec<Vec<u8>>>>,
+    _stop: oneshot::Sender<()>,
+}
+
+impl App {
+    /// Listens on a port; every connection goes to `serve`, with its number from 0.
+    pub async fn listen<F, R>(workload: &Arc<Workload>, port: u16, serve: F) -> Self
+    where
+        F: Fn(TcpStream, usize) -> R + Send + 'static,
+        R: Future<Output = ()> + 'static,
+    {
+        Self::with(workload, port, Arc::default(), serve).await
+    }
+
+    async fn with<F, R>(workload: &Arc<Workload>, port: u16, heard: Arc<Mutex<Vec<Vec<u8>>>>, serve: F) -> Self
+    where
+        F: Fn(TcpStream, usize) -> R + Send + 'static,
+        R: Future<Output = ()> + 'static,
+    {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (ready, listening) = oneshot::channel();
+        let workload = Arc::clone(workload);
+        let work = move || async move {
+            let listener = TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await.unwrap();
+            let _ = ready.send(());
+            let accept = async {
+                let mut number = 0;
+                while let Ok((stream, _)) = listener.accept().await {
+                    stream.set_nodelay(true).unwrap();
+                    tokio::task::spawn_local(serve(stream, number));
+                    number += 1;
+                }
+            };
+            tokio::select! {
+                () = accept => {}
+                _ = stopped => {}
+            }
+        };
+        tokio::spawn(async move { workload.enter(work).await });
+        listening.await.expect("the application listens");
+        Self { heard, _stop: stop }
+    }
+
+    /// Reads what comes on each connection, and says `answer` once the head of the first request is whole; then goes on
+    /// reading until the client has no more.
+    pub async fn answering(workload: &Arc<Workload>, port: u16, answer: impl Into<Vec<u8>>) -> Self {
+        let answer: Rc<[u8]> = answer.into().into();
+        // The closure goes to another thread once, before anything is shared.
+        let answer: Vec<u8> = answer.to_vec();
+        Self::hearing(workload, port, move |stream, log| {
+            let answer = answer.clone();
+            async move { converse(stream, &answer, &log).await }
+        })
+        .await
+    }
+
+    /// As [`App::listen`], with a place to note down what each connection said.
+    pub async fn hearing<F, R>(workload: &Arc<Workload>, port: u16, serve: F) -> Self
+    where
+        F: Fn(TcpStream, Log) -> R + Send + 'static,
+        R: Future<Output = ()> + 'static,
+    {
+        let heard = Arc::<Mutex<Vec<Vec<u8>>>>::default();
+        let all = Arc::clone(&heard);
+        Self::with(workload, port, heard, move |stream, number| {
+            let mut list = all.lock().unwrap();
+            list.resize(list.len().max(number + 1), Vec::new());
+            serve(stream, Log { all: Arc::clone(&all), number })
+        })
+        .await
+    }
+
+    /// What each connection has said so far.
+    #[must_use]
+    pub fn heard(&self) -> Vec<String> {
+        self.heard.lock().unwrap().iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect()
+    }
+
+    /// Waits until all that was heard, together, satisfies `wanted`.
+    ///
+    /// # Panics
+    /// After five seconds.
+    pub async fn wait_heard(&self, wanted: impl Fn(&[String]) -> bool) -> Vec<String> {
+        for _ in 0..500 {
+            let heard = self.heard();
+            if wanted(&heard) {
+                return heard;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the application heard {:?}", self.heard());
+    }
+}
+
+/// Where one connection's bytes are noted down.
+#[derive(Clone, Debug)]
+pub struct Log {
+    all: Arc<Mutex<Vec<Vec<u8>>>>,
+    number: usize,
+}
+
+impl Log {
+    /// Notes down.
+    pub fn push(&self, bytes: &[u8]) {
+        self.all.lock().unwrap()[self.number].extend_from_slice(bytes);
+    }
+}
+
+async fn converse(mut stream: TcpStream, answer: &[u8], log: &Log) {
+    let mut heard = Vec::new();
+    let mut answered = false;
+    loop {
+        let before = heard.len();
+        match stream.read_buf(&mut heard).await {
+            Ok(0) => {
+                log.push(b"<end>");
+                return;
+            }
+            Ok(_) => log.push(&heard[before..]),
+            Err(_) => {
+                log.push(b"<reset>");
+                return;
+            }
+        }
+        if !answered && heard.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
+            answered = true;
+            if stream.write_all(answer).await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! A SPIFFE client of the test's own: dials with an SVID of the lab's authority, without a sidecar, and says any
+//! bytes inside of mutual TLS.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use kith::lab::{Lab, Workload};
+use kith_certs::{Endpoint, IdentitySource, SourceConfig, client_config, server_config, server_name, ClientAuth};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::wire::{Heard, say};
+
+/// Who calls.
+#[derive(Clone)]
+pub struct Caller {
+    identity: IdentitySource,
+}
+
+impl Caller {
+    /// Gets an SVID for `id` from the lab's authority.
+    pub async fn new(lab: &Lab, id: &str) -> Self {
+        let name: String = id.chars().filter(char::is_ascii_alphanumeric).collect();
+        let socket = lab.directory().join(format!("caller-{name}.sock"));
+        lab.authority().add_entry(id, &socket).await.unwrap();
+        let identity = IdentitySource::start(SourceConfig::new(Endpoint::unix(&socket)));
+        while identity.current().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Self { identity }
+    }
+
+    /// Connects and shakes hands. To be called inside a workload's namespace.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn connect(&self, to: SocketAddr, alpn: &[&[u8]]) -> io::Result<TlsStream<TcpStream>> {
+        let tcp = TcpStream::connect(to).await?;
+        tcp.set_nodelay(true)?;
+        TlsConnector::from(client_config(&self.identity, alpn)).connect(server_name(), tcp).await
+    }
+
+    /// A conversation from `from`, as [`crate::wire::raw`], inside of mutual TLS.
+    ///
+    /// # Errors
+    /// When the connection cannot be made.
+    pub async fn raw(&self, from: &Workload, to: SocketAddr, alpn: &'static [u8], bytes: impl Into<Vec<u8>>) -> io::Result<Heard> {
+        let (caller, bytes) = (self.clone(), bytes.into());
+        let talk = move || async move {
+            let mut stream = caller.connect(to, &[alpn]).await?;
+            io::Result::Ok(say(&mut stream, &bytes, Duration::from_millis(1500)).await)
+        };
+        from.enter(talk).await?
+    }
+
+    /// The server's side, for servers that a test plays itself.
+    #[must_use]
+    pub fn acceptor(&self, alpn: &[&[u8]]) -> TlsAcceptor {
+        server_config(&self.identity, alpn, ClientAuth::Required).into()
+    }
+}
