@@ -15,9 +15,13 @@ use crate::lease::{Grace, Lease, Stage};
 use crate::record::{ClosedBy, Direction};
 use crate::signal::{Barrier, Closing, Signal};
 use crate::snapshot::{Protocol, Snapshot};
+use crate::telemetry::metrics;
 
 /// How much earlier than the server a client stops using a connection whose lease runs out.
 const AHEAD: Duration = Duration::from_secs(1);
+
+/// Chains verified before other work gets its turn.
+const AT_ONCE: usize = 16;
 
 /// 16 bytes of exporter output (RFC 8446 section 7.5): both ends of a TLS connection know it, nobody else does.
 pub(crate) type HopId = [u8; 16];
@@ -141,17 +145,24 @@ impl Registry {
         closed
     }
 
-    /// Closes the connections whose peer this trust does not vouch for.
-    pub(crate) fn recheck_trust(&self, trust: &TrustSnapshot) -> usize {
-        let mut closed = 0;
+    /// Closes the connections whose peer this trust does not vouch for. Only those of trust domains whose bundle
+    /// changed are looked at, a few at a time, since each costs a chain verification.
+    pub(crate) async fn recheck_trust(&self, before: Option<&TrustSnapshot>, trust: &TrustSnapshot) {
+        let mut verified = 0;
         for live in self.all() {
-            let untrusted = live.mesh.borrow().as_ref().and_then(|mesh| mesh.peer.still_trusted(trust).err());
-            if let Some(reason) = untrusted {
+            let Some(peer) = live.peer() else { continue };
+            if before.is_some_and(|before| !before.bundle_differs(trust, peer.svid().trust_domain())) {
+                continue;
+            }
+            if let Err(reason) = peer.still_trusted(trust) {
+                metrics::policy_closed(reason.as_str(), 1);
                 live.signal.close(Closing::new(ClosedBy::Policy, reason));
-                closed += 1;
+            }
+            verified += 1;
+            if verified % AT_ONCE == 0 {
+                tokio::task::yield_now().await;
             }
         }
-        closed
     }
 
     /// What time alone brings about: leases that run out, deadlines that pass.

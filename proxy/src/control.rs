@@ -84,8 +84,8 @@ impl Control {
             metrics::svid(trust.not_after());
         }
         metrics::bundles(trust.bundles().count());
-        self.workers.tell(|| Command::Trust { trust: Arc::clone(&trust), rotated });
-        *current = Some(trust);
+        let before = current.replace(Arc::clone(&trust));
+        self.workers.tell(|| Command::Trust { before: before.clone(), trust: Arc::clone(&trust), rotated });
     }
 
     async fn deliver(&mut self, delivery: Delivery) {

@@ -194,7 +194,10 @@ async fn establish_one(worker: &Worker, target: &Arc<Target>, protocol: Protocol
         .await
         .map_err(|error| Unreachable { reason: Reason::ServerUnreachable, message: error.to_string() })?;
     let socket = Socket::new(tcp);
-    if !target.in_mesh() {
+    // The pod calling itself: capture leaves traffic inside the pod alone, so that no sidecar would answer, and
+    // nothing leaves the pod.
+    let itself = worker.shared.snapshot().as_ref().is_some_and(|snapshot| snapshot.is_own_address(target.address.ip()));
+    if itself || !target.in_mesh() {
         return Ok(Established { stream: Stream::Plain(socket), target: Arc::clone(target), mesh: None, load });
     }
     let connected = worker.tls.connect(socket, Carries::Bytes(protocol), &target.principals).await;

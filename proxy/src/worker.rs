@@ -32,7 +32,7 @@ pub(crate) enum Command {
     /// The snapshot was published: close what it forbids, then answer with how many.
     Recheck(oneshot::Sender<usize>),
     /// The bundles or the own SVID changed.
-    Trust { trust: Arc<TrustSnapshot>, rotated: bool },
+    Trust { before: Option<Arc<TrustSnapshot>>, trust: Arc<TrustSnapshot>, rotated: bool },
     /// A client renews; connections are looked for on every worker.
     Renew(Renewal, oneshot::Sender<Vec<Renewed>>),
     /// For the admin listener.
@@ -227,8 +227,9 @@ async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
                     let _ = answer.send(closed);
                 });
             }
-            Command::Trust { trust, rotated } => {
-                worker.registry.recheck_trust(&trust);
+            Command::Trust { before, trust, rotated } => {
+                let registry = Rc::clone(&worker.registry);
+                tokio::task::spawn_local(async move { registry.recheck_trust(before.as_deref(), &trust).await });
                 if rotated {
                     worker.pool.retire();
                     renew::start_all(worker);

@@ -2,7 +2,6 @@
 //! exactly which ones they got.
 
 use std::net::{Ipv6Addr, SocketAddr};
-use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -60,9 +59,7 @@ impl App {
     /// Reads what comes on each connection, and says `answer` once the head of the first request is whole; then goes on
     /// reading until the client has no more.
     pub async fn answering(workload: &Arc<Workload>, port: u16, answer: impl Into<Vec<u8>>) -> Self {
-        let answer: Rc<[u8]> = answer.into().into();
-        // The closure goes to another thread once, before anything is shared.
-        let answer: Vec<u8> = answer.to_vec();
+        let answer: Vec<u8> = answer.into();
         Self::hearing(workload, port, move |stream, log| {
             let answer = answer.clone();
             async move { converse(stream, &answer, &log).await }
@@ -80,7 +77,9 @@ impl App {
         let all = Arc::clone(&heard);
         Self::with(workload, port, heard, move |stream, number| {
             let mut list = all.lock().unwrap();
-            list.resize(list.len().max(number + 1), Vec::new());
+            let length = list.len().max(number + 1);
+            list.resize(length, Vec::new());
+            drop(list);
             serve(stream, Log { all: Arc::clone(&all), number })
         })
         .await

@@ -28,6 +28,9 @@ enum Command {
     /// Works as root and as an ordinary user, in network namespaces of its own: nothing outside them is touched, and
     /// nothing is left behind. It takes about a minute, and then stays up for you to try things, until Ctrl-C.
     /// It needs the tools `ip` (Debian package iproute2) and `nft` (nftables).
+    ///
+    /// Logs and records are in a temporary folder (in KITH_LAB_DIR, if set) that is removed at the end, unless a step was
+    /// not as expected or KITH_LAB_KEEP is set.
     Demo(demo::Arguments),
 }
 
