@@ -186,6 +186,15 @@ impl Record {
         self.failure = None;
     }
 
+    /// The server's proxy answered in place of its application: the same verdict and reason on both ends.
+    pub(crate) fn answered_by_proxy(&mut self, reason: Reason) {
+        match reason {
+            // It had allowed what then went wrong behind it.
+            Reason::ServerUnreachable | Reason::ServerClosed => self.fail(reason),
+            _ => self.refuse(reason),
+        }
+    }
+
     /// Something went wrong on the way. What was allowed stays allowed and keeps its policy, with this
     /// reason; what was not decided yet becomes a denial for it; a denial keeps its own reason.
     pub(crate) fn fail(&mut self, reason: Reason) {

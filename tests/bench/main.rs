@@ -11,6 +11,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 use clap::Parser;
 use kith::lab::privileges;
@@ -157,7 +158,7 @@ async fn run(arguments: &Arguments, kith: &Path) -> Result<bool, Failure> {
     if let Some(path) = &arguments.json {
         results.write(path)?;
     }
-    print!("{}", table::render(&results, &arguments.measures(), &arguments.kinds()));
+    print!("{}", table::render(&results, &arguments.measures()));
     Ok(!results.any_failed())
 }
 
@@ -185,9 +186,9 @@ async fn measure_in_rounds(
             }
             loop {
                 patience.wait_for_quiet(bench).await;
-                let watch = noise::Watch::start(bench);
+                let (started, watch) = (Instant::now(), noise::Watch::start(bench));
                 let taken = measure.take(bench, pair, arguments).await;
-                let noise = watch.stop(bench);
+                let (noise, taken_for) = (watch.stop(bench), started.elapsed());
                 let outcome = match taken {
                     Ok(figures) => Outcome::Measured(figures),
                     Err(error) => Outcome::Failed(error.to_string()),
@@ -200,6 +201,7 @@ async fn measure_in_rounds(
                 if !again {
                     break;
                 }
+                patience.spend(taken_for);
             }
         }
     }

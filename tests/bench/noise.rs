@@ -75,6 +75,14 @@ impl Patience {
         !self.0.is_zero()
     }
 
+    /// A round is to be repeated, or was waited for.
+    pub(crate) fn spend(&mut self, time: Duration) {
+        self.0 = self.0.saturating_sub(time);
+        if !self.is_left() {
+            eprintln!("the machine does not get quiet: going on all the same");
+        }
+    }
+
     /// Returns when the machine is quiet, or patience has run out.
     pub(crate) async fn wait_for_quiet(&mut self, bench: &Bench) {
         while self.is_left() {
@@ -83,10 +91,7 @@ impl Patience {
             if watch.stop(bench).is_quiet() {
                 return;
             }
-            self.0 = self.0.saturating_sub(started.elapsed());
-            if !self.is_left() {
-                eprintln!("the machine does not get quiet: going on all the same");
-            }
+            self.spend(started.elapsed());
         }
     }
 }

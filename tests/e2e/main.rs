@@ -19,3 +19,5 @@ mod limits;
 mod live;
 mod outage;
 mod rotation;
+
+mod readme;

@@ -2,7 +2,7 @@
 //! exactly which ones they got.
 
 use std::net::{Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use kith::lab::Workload;
@@ -14,7 +14,17 @@ use tokio::sync::oneshot;
 #[derive(Debug)]
 pub struct App {
     heard: Arc<Mutex<Vec<Vec<u8>>>>,
-    _stop: oneshot::Sender<()>,
+    stop: Option<oneshot::Sender<()>>,
+    stopped: mpsc::Receiver<()>,
+}
+
+impl Drop for App {
+    /// The port is free again on return.
+    fn drop(&mut self) {
+        self.stop = None;
+        // Ends with the thread inside the workload, at the latest.
+        let _ = self.stopped.recv();
+    }
 }
 
 impl App {
@@ -32,14 +42,15 @@ impl App {
         F: Fn(TcpStream, usize) -> R + Send + 'static,
         R: Future<Output = ()> + 'static,
     {
-        let (stop, stopped) = oneshot::channel::<()>();
+        let (stop, asked) = oneshot::channel::<()>();
+        let (gone, stopped) = mpsc::channel();
         let (ready, listening) = oneshot::channel();
         let workload = Arc::clone(workload);
         let work = move || async move {
             let listener = TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await.unwrap();
             let _ = ready.send(());
+            let mut number = 0;
             let accept = async {
-                let mut number = 0;
                 while let Ok((stream, _)) = listener.accept().await {
                     stream.set_nodelay(true).unwrap();
                     tokio::task::spawn_local(serve(stream, number));
@@ -48,16 +59,17 @@ impl App {
             };
             tokio::select! {
                 () = accept => {}
-                _ = stopped => {}
+                _ = asked => {}
             }
+            drop(listener);
+            drop(gone);
         };
         tokio::spawn(async move { workload.enter(work).await });
         listening.await.expect("the application listens");
-        Self { heard, _stop: stop }
+        Self { heard, stop: Some(stop), stopped }
     }
 
-    /// Reads what comes on each connection, and says `answer` once the head of the first request is whole; then goes on
-    /// reading until the client has no more.
+    /// Reads what comes on each connection until the client has no more, and says `answer` at each blank line, the end of a head.
     pub async fn answering(workload: &Arc<Workload>, port: u16, answer: impl Into<Vec<u8>>) -> Self {
         let answer: Vec<u8> = answer.into();
         Self::hearing(workload, port, move |stream, log| {
@@ -123,7 +135,7 @@ impl Log {
 
 async fn converse(mut stream: TcpStream, answer: &[u8], log: &Log) {
     let mut heard = Vec::new();
-    let mut answered = false;
+    let mut answered = 0;
     loop {
         let before = heard.len();
         match stream.read_buf(&mut heard).await {
@@ -137,8 +149,9 @@ async fn converse(mut stream: TcpStream, answer: &[u8], log: &Log) {
                 return;
             }
         }
-        if !answered && heard.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
-            answered = true;
+        let heads = heard.windows(4).filter(|bytes| *bytes == b"\r\n\r\n").count();
+        while answered < heads {
+            answered += 1;
             if stream.write_all(answer).await.is_err() {
                 return;
             }

@@ -98,6 +98,11 @@ fn normal(record: &Value, key: &str) -> Option<String> {
 #[must_use]
 pub fn reply(reply: &Reply) -> String {
     let mut text = format!("{}\n", reply.status);
+    let mut body = reply.text();
+    // The port that the application's peer happened to get.
+    if let (Some(peer), true) = (reply.json()["peer"].as_str(), body.contains("\"peer\"")) {
+        body = body.replace(peer, "<peer>");
+    }
     let headers = |headers: &http::HeaderMap| -> String {
         let mut lines: Vec<_> =
             headers.iter().filter(|(name, _)| *name != "date").map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()))).collect();
@@ -105,7 +110,7 @@ pub fn reply(reply: &Reply) -> String {
         lines.concat()
     };
     text += &headers(&reply.headers);
-    text += &format!("\n{}\n", reply.text());
+    text += &format!("\n{}\n", body.trim_end());
     if !reply.trailers.is_empty() {
         text += &format!("\n{}", headers(&reply.trailers));
     }

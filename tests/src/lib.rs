@@ -6,5 +6,8 @@
 pub mod app;
 pub mod caller;
 pub mod expect;
+pub mod lasting;
+pub mod metrics;
 pub mod shop;
+pub mod wait;
 pub mod wire;

@@ -45,7 +45,11 @@ fn start(
             return (demo, lines);
         }
     }
-    panic!("the demo ended without {until:?}:\n{}", seen.join("\n"));
+    let status = demo.wait().unwrap();
+    panic!(
+        "the demo ended ({status}) without {until:?}:\n{}",
+        seen.join("\n")
+    );
 }
 
 fn stop(

@@ -134,8 +134,7 @@ impl Client {
 
     async fn answer(&mut self, status: u16, reason: Reason, id: &str, keep: bool, head_only: bool) -> Refused {
         let mut out = BytesMut::with_capacity(256);
-        write_problem(&mut out, status, reason.as_str(), id, !keep, head_only);
-        let written = out.len() as u64;
+        let content = write_problem(&mut out, status, reason.as_str(), id, !keep, head_only);
         // Decided and done with: there is nothing a change of policy could ask again.
         self.live.set_in_flight(0);
         self.live.wait_for(HEAD, Reason::Timeout);
@@ -146,7 +145,7 @@ impl Client {
         if sent && !keep {
             self.linger().await;
         }
-        Refused { status, bytes: written, keep: keep && sent }
+        Refused { status, bytes: content as u64, keep: keep && sent }
     }
 
     /// Ends the connection in good order: the peer can tell it from a cut.

@@ -5,7 +5,7 @@ use bytes::BufMut;
 use super::rewrite::extend_field;
 
 /// Appends a whole response that refuses a request: the reason and the request id, nothing more,
-/// since the caller may be anyone. `head_only` answers HEAD.
+/// since the caller may be anyone. `head_only` answers HEAD. Gives back how many bytes of content that is.
 ///
 /// `close` must be set after a [`ParseError`](super::ParseError), when a request body isn't going
 /// to be read, and for HTTP/1.0.
@@ -16,7 +16,7 @@ pub fn write_problem(
     request_id: &str,
     close: bool,
     head_only: bool,
-) {
+) -> usize {
     let length = r#"{"reason":"","requestId":""}"#.len()
         + json_text(reason).count()
         + json_text(request_id).count();
@@ -37,13 +37,15 @@ pub fn write_problem(
         extend_field(out, "connection", b"close");
     }
     out.put_slice(b"\r\n");
-    if !head_only {
-        out.put_slice(br#"{"reason":""#);
-        json_text(reason).for_each(|byte| out.put_u8(byte));
-        out.put_slice(br#"","requestId":""#);
-        json_text(request_id).for_each(|byte| out.put_u8(byte));
-        out.put_slice(br#""}"#);
+    if head_only {
+        return 0;
     }
+    out.put_slice(br#"{"reason":""#);
+    json_text(reason).for_each(|byte| out.put_u8(byte));
+    out.put_slice(br#"","requestId":""#);
+    json_text(request_id).for_each(|byte| out.put_u8(byte));
+    out.put_slice(br#""}"#);
+    length
 }
 
 /// The inside of a JSON string. Control characters, which neither reasons nor request ids have,

@@ -129,8 +129,7 @@ async fn one_request(
         record.renewed = live.renewed();
     }
     if let (true, Some(reason)) = (kith, answer.reason) {
-        // The server's proxy refused: the same reason on both ends.
-        record.refuse(reason);
+        record.answered_by_proxy(reason);
     }
     let remains = client.conclude(record, outcome, &server, request_id.as_str()).await;
     match remains {

@@ -122,7 +122,7 @@ async fn one_request(
     answer.record(&mut record);
     record.renewed = upstream.live.renewed();
     if let (true, Some(reason)) = (kith, answer.reason) {
-        record.refuse(reason);
+        record.answered_by_proxy(reason);
     }
     if let Some(reason) = failed(&mut record, &outcome) {
         refuse(&mut respond, &mut record, grpc, head_only, reason, request_id.as_str());

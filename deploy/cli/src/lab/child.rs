@@ -109,7 +109,8 @@ impl Birth {
             new_user_namespace().map_err(|e| {
                 format!(
                     "cannot make a user namespace ({e}): run as root, or allow unprivileged user namespaces \
-                     (sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
+                     (sysctl user.max_user_namespaces above 0, kernel.unprivileged_userns_clone=1, \
+                     kernel.apparmor_restrict_unprivileged_userns=0, as far as this system has them)"
                 )
             })?;
         }
@@ -143,15 +144,19 @@ impl Birth {
     }
 }
 
-/// Entry point of `kith __child`. Exit code 127 when the program cannot be run, as shells have it.
+/// Entry point of `kith __child`. Exit code 127 when the program cannot be run, as shells have it; 2 when the lab itself
+/// cannot begin, because the system gives no user namespace.
 #[must_use]
 pub fn main(arguments: &[OsString]) -> ExitCode {
-    let why = match Birth::parse(arguments) {
-        Ok((birth, program)) => birth.become_program(program),
-        Err(why) => why,
+    let (why, code) = match Birth::parse(arguments) {
+        Ok((birth, program)) => (
+            birth.become_program(program),
+            if birth.new_user { 2 } else { 127 },
+        ),
+        Err(why) => (why, 127),
     };
     eprintln!("kith: {why}");
-    ExitCode::from(127)
+    ExitCode::from(code)
 }
 
 fn join(path: &Path, kind: LinkNameSpaceType) -> io::Result<()> {

@@ -1,0 +1,30 @@
+"""One channel to a server that goes away and comes back: prints how calls end, each change once."""
+
+import sys
+import time
+
+import grpc
+
+channel = grpc.insecure_channel(sys.argv[1])
+call = channel.unary_unary("/interop.Orders/Unary")
+
+
+def outcome():
+    try:
+        call(b"", timeout=5)
+        return "OK"
+    except grpc.RpcError as error:
+        return error.code().name
+
+
+print(f"1 {outcome()}", flush=True)
+last = "OK"
+while last == "OK":
+    time.sleep(0.02)
+    last = outcome()
+print(last, flush=True)
+deadline = time.monotonic() + 8
+while last != "OK" and time.monotonic() < deadline:
+    time.sleep(0.02)
+    last = outcome()
+print(f"again {last}", flush=True)
