@@ -66,7 +66,7 @@ fn the_policy_engine_knows_no_io() {
     }
     for file in rust_files(&root().join("proxy/policy/src")) {
         let text = fs::read_to_string(&file).unwrap();
-        for forbidden in ["std::fs", "std::net::Tcp", "SystemTime", "Instant", "async fn", "regex"] {
+        for forbidden in ["std::fs", "std::net::Tcp", "SystemTime", "Instant", "async fn", "regex::"] {
             let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
             assert!(!code.contains(forbidden), "{} uses {forbidden}", file.display());
         }

@@ -1,10 +1,12 @@
 //! SPIFFE IDs and trust domains in their one canonical form.
 //!
-//! Stricter than the standard asks of a parser: what isn't canonical is refused, never
+//! The grammar is that of the `spiffe` crate. Stricter than it, what isn't canonical is refused and never
 //! folded, so that two IDs are the same principal exactly when their bytes are equal.
 
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -16,16 +18,18 @@ pub const MAX_TRUST_DOMAIN_BYTES: usize = 255;
 const SCHEME: &str = "spiffe://";
 
 /// A SPIFFE ID, e.g. `spiffe://example.org/ns/shop/sa/web`. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SpiffeId {
-    uri: Arc<str>,
-    /// Where the trust domain ends in `uri`.
-    path_at: usize,
+#[derive(Clone)]
+pub struct SpiffeId(Arc<Parsed>);
+
+struct Parsed {
+    /// As it was written; `id` is only its parts.
+    uri: Box<str>,
+    id: spiffe::SpiffeId,
 }
 
 /// The name of a trust domain, e.g. `example.org`. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TrustDomain(Arc<str>);
+#[derive(Clone)]
+pub struct TrustDomain(Arc<spiffe::TrustDomain>);
 
 /// Why a text is no canonical SPIFFE ID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,46 +56,46 @@ pub enum SpiffeIdError {
     DotSegment,
     #[error("has a path, but should name a trust domain")]
     UnexpectedPath,
+    #[error("is no SPIFFE ID: {0}")]
+    Other(String),
 }
 
 impl SpiffeId {
     /// Parses the canonical form and nothing else.
     pub fn parse(text: &str) -> Result<SpiffeId, SpiffeIdError> {
+        // The crate knows no such limit.
         if text.len() > MAX_ID_BYTES {
             return Err(SpiffeIdError::TooLong);
         }
+        // The crate takes `SPIFFE://` as well.
         let rest = text.strip_prefix(SCHEME).ok_or(SpiffeIdError::Scheme)?;
-        let trust_domain_len = rest.find('/').unwrap_or(rest.len());
-        let (trust_domain, path) = rest.split_at(trust_domain_len);
-        check_trust_domain(trust_domain)?;
-        if let Some(segments) = path.strip_prefix('/') {
-            segments.split('/').try_for_each(check_segment)?;
-        }
-        Ok(SpiffeId {
-            uri: text.into(),
-            path_at: SCHEME.len() + trust_domain_len,
-        })
+        let (trust_domain, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        refuse_folded(trust_domain)?;
+        let id = spiffe::SpiffeId::new(text).map_err(|why| explain(&why, trust_domain, path))?;
+        let uri = text.into();
+        Ok(SpiffeId(Arc::new(Parsed { uri, id })))
     }
 
     pub fn as_str(&self) -> &str {
-        &self.uri
+        &self.0.uri
     }
 
     pub fn trust_domain(&self) -> &str {
-        &self.uri[SCHEME.len()..self.path_at]
+        self.0.id.trust_domain_name()
     }
 
     /// With its leading `/`; empty for the ID of a trust domain.
     pub fn path(&self) -> &str {
-        &self.uri[self.path_at..]
+        self.0.id.path()
     }
 }
 
 impl TrustDomain {
     /// Parses a bare name such as `example.org`.
     pub fn parse(name: &str) -> Result<TrustDomain, SpiffeIdError> {
-        check_trust_domain(name)?;
-        Ok(TrustDomain(name.into()))
+        refuse_folded(name)?;
+        let domain = spiffe::TrustDomain::new(name).map_err(|why| explain(&why, name, ""))?;
+        Ok(TrustDomain(Arc::new(domain)))
     }
 
     /// Parses the SPIFFE ID of a trust domain, `spiffe://example.org`, as the Workload API
@@ -101,63 +105,106 @@ impl TrustDomain {
         if !id.path().is_empty() {
             return Err(SpiffeIdError::UnexpectedPath);
         }
-        Ok(TrustDomain(id.trust_domain().into()))
+        Ok(TrustDomain(Arc::new(id.0.id.trust_domain().clone())))
     }
 
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.as_str()
     }
 
     /// The SPIFFE ID of the trust domain itself, `spiffe://example.org`.
     pub fn id(&self) -> String {
-        format!("{SCHEME}{}", self.0)
+        self.0.id_string()
+    }
+
+    /// For the crate's own types.
+    pub(crate) fn as_spiffe(&self) -> &spiffe::TrustDomain {
+        &self.0
     }
 }
 
-fn check_trust_domain(name: &str) -> Result<(), SpiffeIdError> {
-    if name.is_empty() {
-        return Err(SpiffeIdError::NoTrustDomain);
-    }
-    if name.len() > MAX_TRUST_DOMAIN_BYTES {
-        return Err(SpiffeIdError::TrustDomainTooLong);
-    }
-    match name
+/// What the crate would make another name of: it folds upper case, and takes `spiffe://name/path` for `name`.
+fn refuse_folded(trust_domain: &str) -> Result<(), SpiffeIdError> {
+    match trust_domain
         .chars()
-        .find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '.' | '-' | '_'))
+        .find(|c| c.is_ascii_uppercase() || matches!(c, ':' | '/'))
     {
         Some(c) => Err(SpiffeIdError::TrustDomainCharacter(c)),
         None => Ok(()),
     }
 }
 
-fn check_segment(segment: &str) -> Result<(), SpiffeIdError> {
-    match segment {
-        "" => return Err(SpiffeIdError::EmptySegment),
-        "." | ".." => return Err(SpiffeIdError::DotSegment),
-        _ => {}
-    }
-    match segment
-        .chars()
-        .find(|c| !matches!(c, 'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '-' | '_'))
-    {
-        Some(c) => Err(SpiffeIdError::PathCharacter(c)),
-        None => Ok(()),
-    }
-}
-
-impl FromStr for SpiffeId {
-    type Err = SpiffeIdError;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        SpiffeId::parse(text)
+/// The crate's verdict, with the character at fault, which it doesn't name.
+fn explain(why: &spiffe::SpiffeIdError, trust_domain: &str, path: &str) -> SpiffeIdError {
+    use spiffe::SpiffeIdError as Why;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/');
+    let other = || SpiffeIdError::Other(why.to_string());
+    let culprit = |text: &str| text.chars().find(|c| !allowed(*c));
+    match why {
+        Why::WrongScheme => SpiffeIdError::Scheme,
+        Why::MissingTrustDomain => SpiffeIdError::NoTrustDomain,
+        Why::TrustDomainTooLong { .. } => SpiffeIdError::TrustDomainTooLong,
+        Why::BadTrustDomainChar => {
+            culprit(trust_domain).map_or_else(other, SpiffeIdError::TrustDomainCharacter)
+        }
+        Why::BadPathSegmentChar => culprit(path).map_or_else(other, SpiffeIdError::PathCharacter),
+        Why::EmptySegment | Why::TrailingSlash => SpiffeIdError::EmptySegment,
+        Why::DotSegment => SpiffeIdError::DotSegment,
+        _ => other(),
     }
 }
 
-impl FromStr for TrustDomain {
-    type Err = SpiffeIdError;
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        TrustDomain::parse(name)
-    }
+// Equality, order and hash are those of the text: that is what makes `Borrow<str>` sound for maps.
+macro_rules! as_its_text {
+    ($($name:ident),*) => {$(
+        impl PartialEq for $name {
+            fn eq(&self, other: &Self) -> bool {
+                self.as_str() == other.as_str()
+            }
+        }
+
+        impl Eq for $name {}
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
+
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> Ordering {
+                self.as_str().cmp(other.as_str())
+            }
+        }
+
+        impl Hash for $name {
+            fn hash<H: Hasher>(&self, state: &mut H) {
+                self.as_str().hash(state);
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = SpiffeIdError;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                $name::parse(text)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    )*};
 }
+
+as_its_text!(SpiffeId, TrustDomain);
 
 impl AsRef<str> for SpiffeId {
     fn as_ref(&self) -> &str {
@@ -165,34 +212,9 @@ impl AsRef<str> for SpiffeId {
     }
 }
 
-// Sound for maps: equality and hash of a trust domain are those of its text.
 impl Borrow<str> for TrustDomain {
     fn borrow(&self) -> &str {
         self.as_str()
-    }
-}
-
-impl fmt::Display for SpiffeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Debug for SpiffeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Display for TrustDomain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Debug for TrustDomain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
@@ -267,5 +289,15 @@ mod tests {
             TrustDomain::from_id("spiffe://example.org/a"),
             Err(UnexpectedPath)
         );
+        for (name, expected) in [
+            ("", NoTrustDomain),
+            ("Example.org", TrustDomainCharacter('E')),
+            ("spiffe://example.org", TrustDomainCharacter(':')),
+            ("example.org/a", TrustDomainCharacter('/')),
+            ("example.org:80", TrustDomainCharacter(':')),
+            ("example org", TrustDomainCharacter(' ')),
+        ] {
+            assert_eq!(TrustDomain::parse(name), Err(expected), "{name:?}");
+        }
     }
 }

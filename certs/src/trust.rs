@@ -1,6 +1,7 @@
 //! One update of the Workload API as one immutable snapshot: who we are and whom we trust.
 
 mod bundle;
+pub(crate) mod jwt;
 mod own;
 
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ pub struct TrustSnapshot {
     jwks: Arc<JwtBundles>,
 }
 
-/// Raw JWKS documents per trust domain, as the Workload API sent them.
+/// JWKS documents per trust domain, byte for byte as the Workload API sent them; each one was parsed on arrival.
 pub type JwtBundles = BTreeMap<TrustDomain, Arc<[u8]>>;
 
 impl TrustSnapshot {

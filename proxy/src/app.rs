@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use kith_certs::trust::RefusedBundle;
 use kith_certs::{Endpoint, IdentitySource, SourceConfig};
 use kith_policy::Principal;
 use kith_xds_client::{Backoff, Client, Config as XdsConfig, Connector, Kind, OnDemand, OnDemandSettings};
@@ -31,6 +32,7 @@ const OBSERVE: Duration = Duration::from_secs(1);
 /// Runs the sidecar until it is told to stop and has drained. The error is one line for a person.
 pub(crate) fn run(config: Config) -> Result<(), String> {
     let log = logging::install(&config.log)?;
+    metrics::install();
     limits();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -179,6 +181,10 @@ fn admin_state(
 fn readiness(shared: &Shared, xds: &kith_xds_client::Status, missing: &[String]) -> Readiness {
     let status = shared.identity.status();
     let svid = match (shared.identity.current(), &status.last_error) {
+        (Some(svid), None) if status.expired => {
+            let expired = crate::record::rfc3339(svid.not_after());
+            (false, format!("{} expired at {expired}, and {} has sent no other", svid.principal(), status.endpoint))
+        }
         (Some(svid), None) => (true, format!("{} until {}", svid.principal(), crate::record::rfc3339(svid.not_after()))),
         (Some(svid), Some(error)) => {
             (!status.expired, format!("{} until {}, but: {error}", svid.principal(), crate::record::rfc3339(svid.not_after())))
@@ -248,7 +254,7 @@ fn describe_certs(shared: &Shared) -> serde_json::Value {
         })
         .collect();
     let bundles: Vec<_> = status.bundles.iter().map(|bundle| bundle.trust_domain.as_str()).collect();
-    let refused: Vec<_> = status.refused_bundles.iter().map(|it| json!({ "trust_domain": it.trust_domain, "why": it.why })).collect();
+    let refused = |bundles: &[RefusedBundle]| -> Vec<_> { bundles.iter().map(|it| json!({ "trust_domain": it.trust_domain, "why": it.why })).collect() };
     json!({
         "endpoint": status.endpoint,
         "connected": status.connected,
@@ -258,7 +264,8 @@ fn describe_certs(shared: &Shared) -> serde_json::Value {
         "expired": status.expired,
         "svids": svids,
         "trust_domains": bundles,
-        "refused_bundles": refused,
+        "refused_bundles": refused(&status.refused_bundles),
+        "refused_jwt_bundles": refused(&status.refused_jwt_bundles),
     })
 }
 

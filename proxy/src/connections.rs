@@ -20,11 +20,16 @@ use crate::telemetry::metrics;
 /// How much earlier than the server a client stops using a connection whose lease runs out.
 const AHEAD: Duration = Duration::from_secs(1);
 
+/// When one end lets go this close to the end of the grace, the other end knows why: clocks and ticks differ a little.
+const LAST_MOMENTS: Duration = Duration::from_secs(2);
+
 /// Chains verified before other work gets its turn.
 const AT_ONCE: usize = 16;
 
 /// 16 bytes of exporter output (RFC 8446 section 7.5): both ends of a TLS connection know it, nobody else does.
 pub(crate) type HopId = [u8; 16];
+
+const EXPIRED: Closing = Closing { by: Some(ClosedBy::Expiry), reason: Reason::SvidExpired, decision: None };
 
 /// One live connection. Its owner holds it; when the owner lets go, it leaves the registry.
 pub(crate) struct Live {
@@ -43,6 +48,8 @@ pub(crate) struct Live {
     in_flight: Cell<u32>,
     /// When it may be closed for doing nothing; set by its owner to the deadline of what it is waiting for.
     deadline: Cell<Option<(Instant, Reason)>>,
+    /// Its lease ran out, and the grace ends in a moment.
+    last_moments: Cell<bool>,
     key: Cell<usize>,
     registry: Weak<Registry>,
 }
@@ -106,6 +113,7 @@ impl Registry {
             streams: RefCell::new(Slab::new()),
             in_flight: Cell::new(0),
             deadline: Cell::new(None),
+            last_moments: Cell::new(false),
             key: Cell::new(0),
             registry: Rc::downgrade(self),
         });
@@ -176,13 +184,16 @@ impl Registry {
             // The client lets go first, so that no request is on its way when the server does.
             let now = if live.direction == Direction::Outbound { now + AHEAD } else { now };
             let stage = match &*live.mesh.borrow() {
-                Some(mesh) => mesh.lease.stage(now, grace, mesh.kith),
+                Some(mesh) => {
+                    live.last_moments.set(mesh.lease.stage(now + LAST_MOMENTS, grace, mesh.kith) == Stage::Over);
+                    mesh.lease.stage(now, grace, mesh.kith)
+                }
                 None => continue,
             };
             match stage {
                 Stage::Valid => {}
                 Stage::RanOut => live.signal.drain(),
-                Stage::Over => live.signal.close(Closing::new(ClosedBy::Expiry, Reason::SvidExpired)),
+                Stage::Over => live.signal.close(EXPIRED),
             }
         }
     }
@@ -257,6 +268,11 @@ impl Live {
     /// A request that the connection's own task carries.
     pub(crate) fn set_in_flight(&self, requests: u32) {
         self.in_flight.set(requests);
+    }
+
+    /// The other end cut the connection off: why, when it is to be blamed on the lease that both ends hold.
+    pub(crate) fn cut_off(&self) -> Option<Closing> {
+        self.signal.closing().or_else(|| self.last_moments.get().then_some(EXPIRED))
     }
 
     pub(crate) fn is_busy(&self) -> bool {

@@ -37,7 +37,10 @@ pub(crate) struct Open {
 impl Open {
     /// The port and the time of the next connection that somebody else closes.
     pub(crate) async fn next_closed(&mut self, limit: Duration) -> Option<(u16, Instant)> {
-        tokio::time::timeout(limit, self.closed.recv()).await.ok().flatten()
+        tokio::time::timeout(limit, self.closed.recv())
+            .await
+            .ok()
+            .flatten()
     }
 }
 
@@ -57,8 +60,18 @@ pub(crate) async fn open(
         client.enter(hold).await
     });
     let opened = tokio::time::timeout(OPENING, opened).await;
-    opened.map_err(|_| format!("not all connections were open after {} s", OPENING.as_secs()))??.map_err(Failure::from)?;
-    Ok(Open { closed, _until: until })
+    opened
+        .map_err(|_| {
+            format!(
+                "not all connections were open after {} s",
+                OPENING.as_secs()
+            )
+        })??
+        .map_err(Failure::from)?;
+    Ok(Open {
+        closed,
+        _until: until,
+    })
 }
 
 async fn hold(
@@ -71,7 +84,11 @@ async fn hold(
     let turn = Rc::new(Semaphore::new(AT_A_TIME));
     let opening = addresses.into_iter().map(|address| {
         let turn = Rc::clone(&turn);
-        tokio::task::spawn_local(async move { one(address, talk, &turn).await.map(|stream| (address, stream)) })
+        tokio::task::spawn_local(async move {
+            one(address, talk, &turn)
+                .await
+                .map(|stream| (address, stream))
+        })
     });
     let opening: Vec<_> = opening.collect();
     let mut streams = Vec::new();
@@ -108,7 +125,9 @@ async fn one(address: SocketAddr, talk: Talk, turn: &Semaphore) -> std::io::Resu
             stream.read_exact(&mut answer).await?;
         }
         Talk::LateRequest(milliseconds) => {
-            let request = format!("GET /stream?ticks=1&ms={milliseconds} HTTP/1.1\r\nhost: {address}\r\n\r\n");
+            let request = format!(
+                "GET /stream?ticks=1&ms={milliseconds} HTTP/1.1\r\nhost: {address}\r\n\r\n"
+            );
             stream.write_all(request.as_bytes()).await?;
             // The head comes early.
             let mut answer = Vec::new();
@@ -117,7 +136,9 @@ async fn one(address: SocketAddr, talk: Talk, turn: &Semaphore) -> std::io::Resu
             }
             drop(permit);
             if !answer.starts_with(b"HTTP/1.1 200 ") {
-                return Err(std::io::Error::other(String::from_utf8_lossy(&answer).into_owned()));
+                return Err(std::io::Error::other(
+                    String::from_utf8_lossy(&answer).into_owned(),
+                ));
             }
             // RFC 9112, section 7.1: a chunk of length zero, perhaps trailers, an empty line.
             while !(contains(&answer, b"\r\n0\r\n") && answer.ends_with(b"\r\n\r\n")) {

@@ -39,9 +39,17 @@ pub(crate) async fn start(
     server: &Workload,
 ) -> Result<Envoys, Failure> {
     for workload in [client, server] {
-        lab.authority().issue(&workload.spiffe_id(), workload.directory()).await?;
+        lab.authority()
+            .issue(&workload.spiffe_id(), workload.directory())
+            .await?;
         let mark = format!("{MARK:#x}");
-        let command = [&*kith.to_string_lossy(), "__proxy", "capture", "--mark", &mark];
+        let command = [
+            &*kith.to_string_lossy(),
+            "__proxy",
+            "capture",
+            "--mark",
+            &mark,
+        ];
         let output = workload.exec(&command).await?;
         if !output.status.success() {
             return Err(format!("kith-proxy capture: {}", output.stderr.trim()).into());
@@ -68,14 +76,26 @@ pub(crate) fn access_log(workload: &Workload) -> PathBuf {
 fn launch(kith: &Path, workload: &Workload, configuration: &Value) -> Result<Process, Failure> {
     let file = workload.directory().join("envoy.json");
     std::fs::write(&file, format!("{configuration:#}"))?;
-    let mut arguments: Vec<std::ffi::OsString> =
-        vec![program().ok_or("Envoy is not installed")?.into(), "-c".into(), file.into()];
-    let rest = ["--concurrency", "1", "--disable-hot-restart", "-l", "warning"];
+    let mut arguments: Vec<std::ffi::OsString> = vec![
+        program().ok_or("Envoy is not installed")?.into(),
+        "-c".into(),
+        file.into(),
+    ];
+    let rest = [
+        "--concurrency",
+        "1",
+        "--disable-hot-restart",
+        "-l",
+        "warning",
+    ];
     arguments.extend(rest.map(Into::into));
     Ok(Process::start(Recipe {
         name: "envoy".to_owned(),
         kith: kith.to_owned(),
-        birth: Birth { net: Some(workload.network().path()), ..Birth::default() },
+        birth: Birth {
+            net: Some(workload.network().path()),
+            ..Birth::default()
+        },
         program: arguments,
         environment: Vec::new(),
         logs: workload.directory().clone(),
@@ -84,9 +104,13 @@ fn launch(kith: &Path, workload: &Workload, configuration: &Value) -> Result<Pro
 
 fn client_configuration(client: &Workload, server: &Workload) -> Value {
     let ports = ports();
-    let chains: Vec<Value> = ports.map(|port| chain(client, port, Vec::new(), &Value::Null)).into();
+    let chains: Vec<Value> = ports
+        .map(|port| chain(client, port, Vec::new(), &Value::Null))
+        .into();
     let tls = transport_socket(client, server, port_alpn, "UpstreamTlsContext");
-    let clusters: Vec<Value> = ports.map(|port| cluster(port, server.addresses.v4, &tls(port))).into();
+    let clusters: Vec<Value> = ports
+        .map(|port| cluster(port, server.addresses.v4, &tls(port)))
+        .into();
     bootstrap(&listener("outbound", OUTBOUND, &chains), &clusters)
 }
 
@@ -168,7 +192,12 @@ fn socket_address(address: SocketAddr) -> Value {
 }
 
 /// What happens to connections to `port`, the one that the client dialled.
-fn chain(workload: &Workload, port: u16, mut filters: Vec<Value>, transport_socket: &Value) -> Value {
+fn chain(
+    workload: &Workload,
+    port: u16,
+    mut filters: Vec<Value>,
+    transport_socket: &Value,
+) -> Value {
     let log = json!([{"name": "file", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
         "path": access_log(workload), "log_format": {"json_format": access_log_format(Protocol::of(port))},

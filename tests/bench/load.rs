@@ -23,6 +23,7 @@ pub(crate) async fn run(
     let script = bench.wrk_script.to_string_lossy();
     let http1 = pair.url(HTTP1);
     let wrk = ["wrk", "-t1", "-d", &duration, "-s", &script];
+    let dropped = pair.records_dropped().await?;
     let before = Side::BOTH.map(|side| pair.cpu_seconds(side));
     let done = match measure {
         Measure::Http1 => requests(wrk_run(pair, &[&wrk[..], &["-c32", &http1]].concat()).await?)?,
@@ -50,7 +51,13 @@ pub(crate) async fn run(
             figures.insert(name, (after - before) * unit / done.units);
         }
     }
-    Ok(figures)
+    match pair.records_dropped().await? - dropped {
+        0 => Ok(figures),
+        lost => Err(format!(
+            "{lost} records were dropped, so that this is not the price of the whole job"
+        )
+        .into()),
+    }
 }
 
 async fn wrk_run(pair: &Pair, command: &[&str]) -> Result<Value, Failure> {
@@ -68,7 +75,10 @@ async fn wrk_run(pair: &Pair, command: &[&str]) -> Result<Value, Failure> {
 fn requests(report: Value) -> Result<Done, Failure> {
     let units = number(&report, "/requests")?;
     let rate = units / number(&report, "/seconds")?;
-    Ok(Done { units, figures: Figures::from([("per_second", rate)]) })
+    Ok(Done {
+        units,
+        figures: Figures::from([("per_second", rate)]),
+    })
 }
 
 fn latency(report: &Value) -> Result<Done, Failure> {
@@ -76,7 +86,10 @@ fn latency(report: &Value) -> Result<Done, Failure> {
         ("p50_ms", number(report, "/p50_us")? / 1000.0),
         ("p99_ms", number(report, "/p99_us")? / 1000.0),
     ]);
-    Ok(Done { units: number(report, "/requests")?, figures })
+    Ok(Done {
+        units: number(report, "/requests")?,
+        figures,
+    })
 }
 
 async fn h2load(pair: &Pair, seconds: u32) -> Result<Done, Failure> {
@@ -85,26 +98,38 @@ async fn h2load(pair: &Pair, seconds: u32) -> Result<Done, Failure> {
     let output = pair.client.exec(&command).await?;
     let unexpected = || format!("h2load: {output:?}");
     // requests: 9 total, 9 started, 9 done, 9 succeeded, 0 failed, 0 errored, 0 timeout
-    let line = output.stdout.lines().find_map(|line| line.strip_prefix("requests: "));
+    let line = output
+        .stdout
+        .lines()
+        .find_map(|line| line.strip_prefix("requests: "));
     let count = |what: &str| -> Option<f64> {
-        let field = line?.split(", ").find_map(|field| field.strip_suffix(what))?;
+        let field = line?
+            .split(", ")
+            .find_map(|field| field.strip_suffix(what))?;
         field.trim().parse().ok()
     };
     // status codes: 9 2xx, 0 3xx, 0 4xx, 0 5xx
-    let refused = output.stdout.lines().any(|line| {
-        line.starts_with("status codes: ") && !line.ends_with(" 0 3xx, 0 4xx, 0 5xx")
-    });
+    let refused = output
+        .stdout
+        .lines()
+        .any(|line| line.starts_with("status codes: ") && !line.ends_with(" 0 3xx, 0 4xx, 0 5xx"));
     let succeeded = count("succeeded").ok_or_else(unexpected)?;
-    if refused || succeeded == 0.0 || count("failed") != Some(0.0) || count("errored") != Some(0.0) {
+    if refused || succeeded == 0.0 || count("failed") != Some(0.0) || count("errored") != Some(0.0)
+    {
         return Err(unexpected().into());
     }
     let rate = succeeded / f64::from(seconds);
-    Ok(Done { units: succeeded, figures: Figures::from([("per_second", rate)]) })
+    Ok(Done {
+        units: succeeded,
+        figures: Figures::from([("per_second", rate)]),
+    })
 }
 
 async fn iperf3(pair: &Pair, seconds: u32) -> Result<Done, Failure> {
     let (host, port, duration) = (pair.host.as_str(), TCP.to_string(), seconds.to_string());
-    let command = ["iperf3", "-4", "-J", "-c", host, "-p", &port, "-t", &duration];
+    let command = [
+        "iperf3", "-4", "-J", "-c", host, "-p", &port, "-t", &duration,
+    ];
     let output = pair.client.exec(&command).await?;
     let report = output.json();
     if !report["error"].is_null() {
@@ -112,7 +137,10 @@ async fn iperf3(pair: &Pair, seconds: u32) -> Result<Done, Failure> {
     }
     let gigabytes = number(&report, "/end/sum_received/bytes")? / 1e9;
     let rate = number(&report, "/end/sum_received/bits_per_second")? / 1e9;
-    Ok(Done { units: gigabytes, figures: Figures::from([("gbit_per_second", rate)]) })
+    Ok(Done {
+        units: gigabytes,
+        figures: Figures::from([("gbit_per_second", rate)]),
+    })
 }
 
 fn number(report: &Value, pointer: &str) -> Result<f64, Failure> {

@@ -25,7 +25,9 @@ const TOOLS: [(&str, &str); 6] = [
 
 /// What is not installed.
 pub(crate) fn missing() -> impl Iterator<Item = &'static str> {
-    let tools = TOOLS.into_iter().filter(|(name, package)| privileges::tool(name, package).is_err());
+    let tools = TOOLS
+        .into_iter()
+        .filter(|(name, package)| privileges::tool(name, package).is_err());
     let envoy = envoy::program().is_none().then_some("envoy");
     tools.map(|(name, _)| name).chain(envoy)
 }
@@ -33,19 +35,34 @@ pub(crate) fn missing() -> impl Iterator<Item = &'static str> {
 /// For this process and all that it starts.
 pub(crate) fn raise_descriptors() {
     let limit = getrlimit(Resource::Nofile);
-    let enough = Rlimit { current: Some(DESCRIPTORS), maximum: Some(limit.maximum.map_or(DESCRIPTORS, |now| now.max(DESCRIPTORS))) };
+    let enough = Rlimit {
+        current: Some(DESCRIPTORS),
+        maximum: Some(
+            limit
+                .maximum
+                .map_or(DESCRIPTORS, |now| now.max(DESCRIPTORS)),
+        ),
+    };
     // Only root may go beyond the maximum. Measures say it when they run out of descriptors.
     if setrlimit(Resource::Nofile, enough).is_err() {
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+        let _ = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: limit.maximum,
+                maximum: limit.maximum,
+            },
+        );
     }
 }
 
+#[derive(Default)]
 pub(crate) struct Machine {
     facts: Vec<(&'static str, String)>,
 }
 
 pub(crate) fn describe(kith: &Path) -> Machine {
-    let tool = |name, package| privileges::tool(name, package).unwrap_or_else(|_| PathBuf::from(name));
+    let tool =
+        |name, package| privileges::tool(name, package).unwrap_or_else(|_| PathBuf::from(name));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let date = first_line(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]));
     let facts = vec![
@@ -71,13 +88,21 @@ pub(crate) fn describe(kith: &Path) -> Machine {
 
 impl Machine {
     pub(crate) fn to_json(&self) -> Value {
-        self.facts.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect::<serde_json::Map<_, _>>().into()
+        self.facts
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), json!(value)))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
     }
 }
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines: Vec<String> = self.facts.iter().map(|(name, value)| format!("{name:<10} {value}")).collect();
+        let lines: Vec<String> = self
+            .facts
+            .iter()
+            .map(|(name, value)| format!("{name:<10} {value}"))
+            .collect();
         f.write_str(&lines.join("\n"))
     }
 }
@@ -94,25 +119,44 @@ fn processor() -> String {
 
 fn memory_gib() -> f64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = text.lines().next().and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+    let kib = text
+        .lines()
+        .next()
+        .and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
     kib.unwrap_or(0.0) / 1024.0 / 1024.0
 }
 
 fn revision() -> Option<String> {
-    let output = Command::new("git").arg("-C").arg(crate::repository()).args(["describe", "--always", "--dirty"]).output();
+    let output = Command::new("git")
+        .arg("-C")
+        .arg(crate::repository())
+        .args(["describe", "--always", "--dirty"])
+        .output();
     let output = output.ok().filter(|output| output.status.success())?;
-    Some(format!(" ({})", String::from_utf8_lossy(&output.stdout).trim()))
+    Some(format!(
+        " ({})",
+        String::from_utf8_lossy(&output.stdout).trim()
+    ))
 }
 
 /// `…/envoy version: <commit>/1.40.0/Clean/RELEASE/BoringSSL` gives `1.40.0`.
 fn envoy_version(path: &Path) -> String {
     let output = Command::new(path).arg("--version").output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let text = output
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
     text.split('/').rev().nth(3).unwrap_or_default().to_owned()
 }
 
 fn first_line(command: &mut Command) -> String {
-    let Ok(output) = command.output() else { return "not there".to_owned() };
+    let Ok(output) = command.output() else {
+        return "not there".to_owned();
+    };
     let printed = [output.stdout, output.stderr].concat();
-    String::from_utf8_lossy(&printed).lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned()
+    String::from_utf8_lossy(&printed)
+        .lines()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }

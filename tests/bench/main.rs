@@ -11,7 +11,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use kith::lab::privileges;
@@ -59,6 +59,9 @@ struct Arguments {
     /// One short round, 1,000 connections instead of 10,000: to see that it works, not for numbers
     #[arg(long)]
     quick: bool,
+    /// How long, all in all, to wait for a quiet machine and to repeat disturbed rounds
+    #[arg(long, value_name = "SECONDS", default_value_t = 90)]
+    patience: u64,
     /// Also write the raw numbers to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -126,7 +129,9 @@ fn begin(arguments: &Arguments) -> Result<PathBuf, Failure> {
         }
     }
     let kith = match &arguments.kith {
-        Some(path) => path.canonicalize().map_err(|e| format!("{}: {e}", path.display()))?,
+        Some(path) => path
+            .canonicalize()
+            .map_err(|e| format!("{}: {e}", path.display()))?,
         None => privileges::kith_binary()?,
     };
     // May start this program anew, in a user namespace: nothing is printed before.
@@ -147,7 +152,7 @@ async fn run(arguments: &Arguments, kith: &Path) -> Result<bool, Failure> {
     eprintln!("starting the lab");
     let bench = mesh::Bench::start(arguments, kith).await?;
     let mut results = Results::new(machine);
-    let mut patience = Patience::default();
+    let mut patience = Patience::new(Duration::from_secs(arguments.patience));
     for measure in arguments.measures() {
         measure_in_rounds(&bench, arguments, measure, &mut patience, &mut results).await;
     }
@@ -178,7 +183,11 @@ async fn measure_in_rounds(
 ) {
     let rounds = if arguments.quick { 1 } else { arguments.rounds };
     for round in 1..=rounds {
-        for pair in bench.pairs.iter().filter(|pair| measure.concerns(pair.kind)) {
+        for pair in bench
+            .pairs
+            .iter()
+            .filter(|pair| measure.concerns(pair.kind))
+        {
             if round == 1
                 && let Err(error) = measure.warm_up(bench, pair).await
             {
@@ -194,8 +203,17 @@ async fn measure_in_rounds(
                     Err(error) => Outcome::Failed(error.to_string()),
                 };
                 let again = !noise.is_quiet() && patience.is_left();
-                let sample = Sample { measure, kind: pair.kind, round, noise, outcome };
-                eprintln!("{sample}{}", if again { "  disturbed: once more" } else { "" });
+                let sample = Sample {
+                    measure,
+                    kind: pair.kind,
+                    round,
+                    noise,
+                    outcome,
+                };
+                eprintln!(
+                    "{sample}{}",
+                    if again { "  disturbed: once more" } else { "" }
+                );
                 results.add(sample);
                 bench.empty_logs();
                 if !again {

@@ -23,7 +23,8 @@ pub(crate) async fn take(pair: &Pair) -> Result<Figures, Failure> {
         tokio::time::sleep(SETTLED).await;
         let before = both(pair)?;
         if talk == Talk::Echo {
-            let mean = |part: fn(&Memory) -> f64| before.iter().map(part).sum::<f64>() / 2.0 / 1024.0;
+            let mean =
+                |part: fn(&Memory) -> f64| before.iter().map(part).sum::<f64>() / 2.0 / 1024.0;
             figures.insert("idle_resident_mib", mean(|memory| memory.resident));
             figures.insert("idle_anonymous_mib", mean(|memory| memory.anonymous));
         }
@@ -36,7 +37,10 @@ pub(crate) async fn take(pair: &Pair) -> Result<Figures, Failure> {
         tokio::time::sleep(SETTLED).await;
         let after = both(pair)?;
         for ((name, before), after) in names.iter().zip(before).zip(after) {
-            figures.insert(name, (after.resident - before.resident) / CONNECTIONS as f64);
+            figures.insert(
+                name,
+                (after.resident - before.resident) / CONNECTIONS as f64,
+            );
         }
         figures.insert(names[2], wire_connections(pair)?);
         drop(open);
@@ -60,9 +64,14 @@ fn wire_connections(pair: &Pair) -> Result<f64, Failure> {
         // Local address and port in hex, remote, state: 01 is ESTABLISHED (proc_net_tcp).
         let established = |line: &&str| {
             let mut fields = line.split_whitespace().skip(1);
-            fields.next().is_some_and(|local| local.ends_with(":3A9E")) && fields.nth(1) == Some("01")
+            fields.next().is_some_and(|local| local.ends_with(":3A9E"))
+                && fields.nth(1) == Some("01")
         };
-        tables.iter().flat_map(|table| table.lines()).filter(established).count()
+        tables
+            .iter()
+            .flat_map(|table| table.lines())
+            .filter(established)
+            .count()
     })?;
     Ok(count as f64)
 }

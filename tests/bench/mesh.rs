@@ -107,19 +107,32 @@ impl Bench {
         for kind in arguments.kinds() {
             pairs.push(Pair::start(&lab, kith, kind).await?);
         }
-        Ok(Bench { pairs, wrk_script, lab })
+        Ok(Bench {
+            pairs,
+            wrk_script,
+            lab,
+        })
     }
 
     /// Every process that works for the benchmark, itself included.
     pub(crate) fn processes(&self) -> BTreeSet<u32> {
-        let workloads = self.pairs.iter().flat_map(|pair| [&pair.client, &pair.server]);
-        let namespaces: BTreeSet<u64> = workloads.filter_map(|workload| workload.network().inode().ok()).collect();
+        let workloads = self
+            .pairs
+            .iter()
+            .flat_map(|pair| [&pair.client, &pair.server]);
+        let namespaces: BTreeSet<u64> = workloads
+            .filter_map(|workload| workload.network().inode().ok())
+            .collect();
         let inside = |pid: &u32| {
             let namespace = std::fs::metadata(format!("/proc/{pid}/ns/net"));
             namespace.is_ok_and(|namespace| namespaces.contains(&namespace.ino()))
         };
         let mut processes: BTreeSet<u32> = proc::all().into_keys().filter(inside).collect();
-        processes.extend([std::process::id(), self.lab.control().pid(), self.lab.authority().pid()]);
+        processes.extend([
+            std::process::id(),
+            self.lab.control().pid(),
+            self.lab.authority().pid(),
+        ]);
         processes
     }
 
@@ -127,7 +140,10 @@ impl Bench {
     pub(crate) fn empty_logs(&self) {
         for pair in &self.pairs {
             for log in pair.logs() {
-                let _ = OpenOptions::new().write(true).open(log).and_then(|file| file.set_len(0));
+                let _ = OpenOptions::new()
+                    .write(true)
+                    .open(log)
+                    .and_then(|file| file.set_len(0));
             }
         }
     }
@@ -143,8 +159,14 @@ impl Pair {
         let mut client = WorkloadSpec::new(NAMESPACE, &client);
         let host;
         if kind == Kind::Kith {
-            server = server.port(HTTP1, "HTTP").port(HTTP2, "HTTP2").port(LATE, "HTTP").port(TCP, "TCP");
-            server = ECHO.into_iter().fold(server, |server, port| server.port(port, "TCP"));
+            server = server
+                .port(HTTP1, "HTTP")
+                .port(HTTP2, "HTTP2")
+                .port(LATE, "HTTP")
+                .port(TCP, "TCP");
+            server = ECHO
+                .into_iter()
+                .fold(server, |server, port| server.port(port, "TCP"));
             // The service, as applications do: Kith finds the workload behind it.
             host = format!("{}.{NAMESPACE}", server.name);
         } else {
@@ -153,7 +175,8 @@ impl Pair {
             client = client.without_sidecar().unannounced();
         }
         let workloads = lab.workloads([server, client]).await?;
-        let [server, client] = <[_; 2]>::try_from(workloads).map_err(|_| "a workload is missing")?;
+        let [server, client] =
+            <[_; 2]>::try_from(workloads).map_err(|_| "a workload is missing")?;
         for workload in [&server, &client] {
             let settings = workload.network().run(many_connections)?;
             settings.map_err(|error| format!("cannot prepare a network namespace: {error}"))?;
@@ -163,7 +186,14 @@ impl Pair {
             Kind::Envoy => Some(envoy::start(lab, kith, &client, &server).await?),
             Kind::Direct | Kind::Kith => None,
         };
-        Ok(Pair { kind, client, server, host, envoys, _applications: applications })
+        Ok(Pair {
+            kind,
+            client,
+            server,
+            host,
+            envoys,
+            _applications: applications,
+        })
     }
 
     pub(crate) fn url(&self, port: u16) -> String {
@@ -187,6 +217,26 @@ impl Pair {
     /// What the sidecar of a side has used so far.
     pub(crate) fn cpu_seconds(&self, side: Side) -> Option<f64> {
         proc::cpu(self.sidecar(side)?.pid()).map(|cpu| cpu.own)
+    }
+
+    /// How many records Kith's sidecars gave up so far: a request without its record would be cheaper than it is.
+    pub(crate) async fn records_dropped(&self) -> Result<u64, Failure> {
+        let mut dropped = 0;
+        for workload in [&self.client, &self.server]
+            .into_iter()
+            .filter(|_| self.kind == Kind::Kith)
+        {
+            let metrics = workload.health("/metrics").await?.text();
+            let counts = metrics.lines().filter_map(|line| {
+                line.strip_prefix("kith_records_dropped_total")?
+                    .rsplit(' ')
+                    .next()
+            });
+            dropped += counts
+                .filter_map(|count| count.parse::<u64>().ok())
+                .sum::<u64>();
+        }
+        Ok(dropped)
     }
 
     /// Starts both sidecars anew, so that nothing is left of what they did before, and waits until they are ready.
@@ -218,6 +268,11 @@ impl Pair {
 
 /// Ephemeral ports for everyone's short connections; what is set here holds for the calling thread's namespace.
 fn many_connections() -> std::io::Result<()> {
+    // Not those that something listens on, or is to listen on again after a restart.
+    std::fs::write(
+        "/proc/sys/net/ipv4/ip_local_reserved_ports",
+        "5201,7000-7003,8080-8082,15000-15021",
+    )?;
     std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65000")?;
     std::fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "1")
 }
@@ -232,10 +287,22 @@ async fn start_applications(server: &Workload) -> Result<Vec<Process>, Failure> 
     let mut applications = vec![
         server.spawn(&["nginx", "-p", &prefix, "-c", &configuration])?,
         server.spawn(&["iperf3", "-s", "-p", &tcp])?,
-        server.app(&["http", "--name", "late", "--listen", &format!("[::]:{LATE}")]).await?,
+        server
+            .app(&[
+                "http",
+                "--name",
+                "late",
+                "--listen",
+                &format!("[::]:{LATE}"),
+            ])
+            .await?,
     ];
     for port in ECHO {
-        applications.push(server.app(&["tcp", "--listen", &format!("[::]:{port}")]).await?);
+        applications.push(
+            server
+                .app(&["tcp", "--listen", &format!("[::]:{port}")])
+                .await?,
+        );
     }
     for port in [HTTP1, HTTP2, TCP] {
         server.listening(port).await?;

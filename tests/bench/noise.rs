@@ -9,9 +9,6 @@ use crate::proc::{self, Cpu};
 /// Share of the machine's processor time that others may take without a round being repeated.
 const TOLERATED: f64 = 0.03;
 
-/// How long a whole run waits and repeats; then disturbed rounds are kept, and the table says so.
-const PATIENCE: Duration = Duration::from_secs(90);
-
 /// Shares of all processor time of the round.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Noise {
@@ -36,7 +33,11 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn start(bench: &Bench) -> Self {
-        Watch { started: Instant::now(), stolen: proc::stolen(), processes: strangers(bench) }
+        Watch {
+            started: Instant::now(),
+            stolen: proc::stolen(),
+            processes: strangers(bench),
+        }
     }
 
     pub(crate) fn stop(self, bench: &Bench) -> Noise {
@@ -45,12 +46,15 @@ impl Watch {
         // What has ended meanwhile shows in who waited for it. That counts what it had used before, too: better a
         // round too many repeated than one too few.
         let total = |cpu: &Cpu| cpu.own + cpu.children;
-        let used = strangers(bench).iter().map(|(pid, after)| {
-            let before = self.processes.get(pid).map_or(0.0, total);
-            (total(after) - before).max(0.0)
+        let used = strangers(bench).into_iter().map(|(pid, after)| {
+            let before = self.processes.get(&pid).map_or(0.0, total);
+            (total(&after) - before).max(0.0)
         });
-        let foreign = used.sum::<f64>() / available;
-        Noise { stolen: (proc::stolen() - self.stolen) / available, foreign }
+        let foreign = (used.sum::<f64>() / available).min(1.0);
+        Noise {
+            stolen: (proc::stolen() - self.stolen) / available,
+            foreign,
+        }
     }
 }
 
@@ -61,16 +65,14 @@ fn strangers(bench: &Bench) -> BTreeMap<u32, Cpu> {
     proc::all().into_iter().filter(stranger).collect()
 }
 
-/// How much waiting for a quiet machine is left.
+/// How long a run may still wait and repeat; then disturbed rounds are kept, and the table says so.
 pub(crate) struct Patience(Duration);
 
-impl Default for Patience {
-    fn default() -> Self {
-        Patience(PATIENCE)
-    }
-}
-
 impl Patience {
+    pub(crate) fn new(time: Duration) -> Self {
+        Patience(time)
+    }
+
     pub(crate) fn is_left(&self) -> bool {
         !self.0.is_zero()
     }

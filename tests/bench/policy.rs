@@ -21,9 +21,12 @@ pub(crate) async fn take(bench: &Bench, pair: &Pair, count: usize) -> Result<Fig
     let mut last = edited;
     for number in 0..forbidden {
         let closed = open.next_closed(Duration::from_secs(10)).await;
-        let (port, when) = closed.ok_or_else(|| format!("only {number} of {forbidden} were closed"))?;
+        let (port, when) =
+            closed.ok_or_else(|| format!("only {number} of {forbidden} were closed"))?;
         if port != ECHO[0] {
-            return Err(format!("a connection to port {port} was closed, which nothing forbids").into());
+            return Err(
+                format!("a connection to port {port} was closed, which nothing forbids").into(),
+            );
         }
         last = last.max(when);
     }
@@ -33,7 +36,10 @@ pub(crate) async fn take(bench: &Bench, pair: &Pair, count: usize) -> Result<Fig
     drop(open);
     bench.lab.withdraw("forbid").await?;
     let milliseconds = last.duration_since(edited).as_secs_f64() * 1000.0;
-    Ok(Figures::from([("enforced_ms", milliseconds), ("connections", count as f64)]))
+    Ok(Figures::from([
+        ("enforced_ms", milliseconds),
+        ("connections", count as f64),
+    ]))
 }
 
 fn deny(port: u16) -> String {

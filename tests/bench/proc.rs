@@ -25,7 +25,8 @@ pub(crate) fn cpu(pid: u32) -> Option<Cpu> {
     // The second field, in parentheses, may contain anything; the rest counts from the third.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     let field = |number: usize| -> Option<u64> { fields.get(number - 3)?.parse().ok() };
-    let seconds = |one: usize, other: usize| Some((field(one)? + field(other)?) as f64 / TICKS_PER_SECOND);
+    let seconds =
+        |one: usize, other: usize| Some((field(one)? + field(other)?) as f64 / TICKS_PER_SECOND);
     Some(Cpu {
         own: seconds(14, 15)?,
         children: seconds(16, 17)?,
@@ -55,12 +56,18 @@ pub(crate) fn memory(pid: u32) -> std::io::Result<Memory> {
         let number = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
         number.ok_or_else(|| std::io::Error::other(format!("no {name} in smaps_rollup")))
     };
-    Ok(Memory { resident: field("Rss:")?, anonymous: field("Anonymous:")? })
+    Ok(Memory {
+        resident: field("Rss:")?,
+        anonymous: field("Anonymous:")?,
+    })
 }
 
 /// Seconds that the hypervisor gave to others while this machine wanted to run (proc_stat(5)).
 pub(crate) fn stolen() -> f64 {
     let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    let steal = text.lines().next().and_then(|line| line.split_whitespace().nth(8)?.parse::<u64>().ok());
+    let steal = text
+        .lines()
+        .next()
+        .and_then(|line| line.split_whitespace().nth(8)?.parse::<u64>().ok());
     steal.unwrap_or(0) as f64 / TICKS_PER_SECOND
 }

@@ -13,23 +13,53 @@ const SECONDS: u32 = 8;
 
 pub(crate) async fn record(bench: &Bench, folder: &Path) -> Result<(), Failure> {
     let perf = privileges::tool("perf", "linux-perf")?;
-    let pair = bench.pairs.iter().find(|pair| pair.kind == Kind::Kith).ok_or("kith is not among the contestants")?;
-    for measure in [Measure::Http1, Measure::Http2, Measure::NewConnections, Measure::Tcp] {
+    let pair = bench
+        .pairs
+        .iter()
+        .find(|pair| pair.kind == Kind::Kith)
+        .ok_or("kith is not among the contestants")?;
+    for measure in [
+        Measure::Http1,
+        Measure::Http2,
+        Measure::NewConnections,
+        Measure::Tcp,
+    ] {
         let mut recorders = Vec::new();
         for side in Side::BOTH {
             let sidecar = pair.sidecar(side).ok_or("there is no sidecar")?;
             let name = format!("profile-{measure}-{}", format!("{side:?}").to_lowercase());
             let data = folder.join(format!("{name}.data"));
             let mut command = Command::new(&perf);
-            command.args(["record", "--quiet", "-F", "1999", "-p", &sidecar.pid().to_string(), "-o"]).arg(&data);
-            command.args(["--", "sleep", &SECONDS.to_string()]).stdin(Stdio::null());
+            command
+                .args([
+                    "record",
+                    "--quiet",
+                    "-F",
+                    "1999",
+                    "-p",
+                    &sidecar.pid().to_string(),
+                    "-o",
+                ])
+                .arg(&data);
+            command
+                .args(["--", "sleep", &SECONDS.to_string()])
+                .stdin(Stdio::null());
             recorders.push((command.spawn()?, name, data));
         }
         load::run(measure, bench, pair, SECONDS).await?;
         for (mut recorder, name, data) in recorders {
             recorder.wait()?;
             let report = Command::new(&perf)
-                .args(["report", "--stdio", "--no-children", "--sort", "symbol", "--percent-limit", "0.2", "-i"])
+                .args([
+                    "report",
+                    "--stdio",
+                    "--no-children",
+                    "--sort",
+                    "symbol",
+                    "--percent-limit",
+                    "0.2",
+                    "-i",
+                ])
                 .arg(&data)
                 .stdin(Stdio::null())
                 .output()?;

@@ -39,7 +39,10 @@ pub(crate) struct Median {
 
 impl Results {
     pub(crate) fn new(machine: Machine) -> Self {
-        Results { machine, samples: Vec::new() }
+        Results {
+            machine,
+            samples: Vec::new(),
+        }
     }
 
     pub(crate) fn add(&mut self, sample: Sample) {
@@ -49,7 +52,9 @@ impl Results {
     /// A disturbed round counts only where there is no other.
     pub(crate) fn median(&self, measure: Measure, kind: Kind, figure: &str) -> Option<Median> {
         let values = |quiet: bool| -> Vec<f64> {
-            let samples = self.of(measure, kind).filter(|sample| sample.noise.is_quiet() || !quiet);
+            let samples = self
+                .of(measure, kind)
+                .filter(|sample| sample.noise.is_quiet() || !quiet);
             let mut values: Vec<f64> = samples.filter_map(|sample| sample.figure(figure)).collect();
             values.sort_by(f64::total_cmp);
             values
@@ -69,21 +74,30 @@ impl Results {
     /// Whether a contestant could not be measured, not even once.
     pub(crate) fn has_failed(&self, measure: Measure, kind: Kind) -> bool {
         let mut samples = self.of(measure, kind).peekable();
-        samples.peek().is_some() && samples.all(|sample| matches!(sample.outcome, Outcome::Failed(_)))
+        samples.peek().is_some()
+            && samples.all(|sample| matches!(sample.outcome, Outcome::Failed(_)))
     }
 
     pub(crate) fn any_failed(&self) -> bool {
-        self.samples.iter().any(|sample| matches!(sample.outcome, Outcome::Failed(_)))
+        self.samples
+            .iter()
+            .any(|sample| matches!(sample.outcome, Outcome::Failed(_)))
     }
 
     fn of(&self, measure: Measure, kind: Kind) -> impl Iterator<Item = &Sample> {
-        self.samples.iter().filter(move |sample| sample.measure == measure && sample.kind == kind)
+        self.samples
+            .iter()
+            .filter(move |sample| sample.measure == measure && sample.kind == kind)
     }
 
     pub(crate) fn write(&self, path: &Path) -> Result<(), Failure> {
         let samples: Vec<Value> = self.samples.iter().map(Sample::to_json).collect();
-        let text = format!("{:#}\n", json!({"machine": self.machine.to_json(), "samples": samples}));
-        Ok(std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))?)
+        let text = format!(
+            "{:#}\n",
+            json!({"machine": self.machine.to_json(), "samples": samples})
+        );
+        Ok(std::fs::write(path, text)
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))?)
     }
 }
 
@@ -110,18 +124,95 @@ impl Sample {
 
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<16} {:<7} round {}: ", self.measure, self.kind, self.round)?;
+        write!(
+            f,
+            "{:<16} {:<7} round {}: ",
+            self.measure, self.kind, self.round
+        )?;
         match &self.outcome {
             Outcome::Measured(figures) => {
-                let figures: Vec<String> = figures.iter().map(|(name, value)| format!("{name} {value:.3}")).collect();
+                let figures: Vec<String> = figures
+                    .iter()
+                    .map(|(name, value)| format!("{name} {value:.3}"))
+                    .collect();
                 write!(f, "{}", figures.join(", "))?;
             }
             Outcome::Failed(why) => write!(f, "failed: {why}")?,
         }
         let Noise { stolen, foreign } = self.noise;
         if !self.noise.is_quiet() {
-            write!(f, "  (stolen {:.0} %, foreign {:.0} %)", stolen * 100.0, foreign * 100.0)?;
+            write!(
+                f,
+                "  (stolen {:.0} %, foreign {:.0} %)",
+                stolen * 100.0,
+                foreign * 100.0
+            )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(value: Option<f64>, foreign: f64) -> Sample {
+        let outcome = match value {
+            Some(value) => Outcome::Measured(Figures::from([("per_second", value)])),
+            None => Outcome::Failed("it rained".to_owned()),
+        };
+        let noise = Noise {
+            stolen: 0.0,
+            foreign,
+        };
+        Sample {
+            measure: Measure::Http1,
+            kind: Kind::Kith,
+            round: 1,
+            noise,
+            outcome,
+        }
+    }
+
+    #[track_caller]
+    fn check(samples: Vec<Sample>, expected: Option<(f64, bool)>) {
+        let results = Results {
+            machine: Machine::default(),
+            samples,
+        };
+        let median = results.median(Measure::Http1, Kind::Kith, "per_second");
+        assert_eq!(
+            median.map(|median| (median.value, median.disturbed)),
+            expected
+        );
+    }
+
+    #[test]
+    fn the_median_is_of_quiet_rounds() {
+        check(
+            vec![
+                sample(Some(3.0), 0.0),
+                sample(Some(1.0), 0.0),
+                sample(Some(2.0), 0.0),
+            ],
+            Some((2.0, false)),
+        );
+        check(
+            vec![
+                sample(Some(3.0), 0.0),
+                sample(Some(1.0), 0.5),
+                sample(Some(4.0), 0.0),
+            ],
+            Some((3.5, false)),
+        );
+    }
+
+    #[test]
+    fn disturbed_rounds_count_where_there_is_no_other() {
+        check(
+            vec![sample(Some(3.0), 0.4), sample(None, 0.0)],
+            Some((3.0, true)),
+        );
+        check(vec![sample(None, 0.0)], None);
     }
 }

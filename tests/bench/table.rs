@@ -6,7 +6,15 @@ use crate::goals::{Goal, ROWS, Row};
 use crate::measure::{Kind, Measure};
 use crate::results::{Median, Results};
 
-const HEAD: [&str; COLUMNS] = ["measure", "kith ÷ envoy", "direct", "envoy", "kith", "goal", ""];
+const HEAD: [&str; COLUMNS] = [
+    "measure",
+    "kith ÷ envoy",
+    "direct",
+    "envoy",
+    "kith",
+    "goal",
+    "",
+];
 const COLUMNS: usize = 7;
 
 /// Markdown, with columns that line up for those who read it as it is.
@@ -39,36 +47,58 @@ pub(crate) fn render(results: &Results, measures: &[Measure]) -> String {
 fn cells(results: &Results, row: &Row) -> [String; COLUMNS] {
     let medians = |kind: Kind| -> Vec<Option<Median>> {
         let figures = row.figures.iter();
-        figures.map(|(figure, _)| results.median(row.measure, kind, figure)).collect()
+        figures
+            .map(|(figure, _)| results.median(row.measure, kind, figure))
+            .collect()
     };
     let (envoy, kith) = (medians(Kind::Envoy), medians(Kind::Kith));
-    let ratios = kith.iter().zip(&envoy).map(|(kith, envoy)| match (kith, envoy) {
-        (Some(kith), Some(envoy)) if envoy.value > 0.0 => Some(kith.value / envoy.value),
-        _ => None,
-    });
-    let has_goal = row.figures.iter().any(|(_, goal)| !matches!(goal, Goal::None));
+    let ratios = kith
+        .iter()
+        .zip(&envoy)
+        .map(|(kith, envoy)| match (kith, envoy) {
+            (Some(kith), Some(envoy)) if envoy.value > 0.0 => Some(kith.value / envoy.value),
+            _ => None,
+        });
+    let has_goal = row
+        .figures
+        .iter()
+        .any(|(_, goal)| !matches!(goal, Goal::None));
     let show = |kind: Kind, medians: &[Option<Median>]| {
         if results.has_failed(row.measure, kind) {
             return "failed".to_owned();
         }
         let disturbed = medians.iter().flatten().any(|median| median.disturbed);
-        let values = medians.iter().map(|median| median.map(|median| significant(median.value)));
+        let values = medians
+            .iter()
+            .map(|median| median.map(|median| significant(median.value)));
         joined(values) + if disturbed { " *" } else { "" }
     };
     [
         row.label.to_owned(),
-        if has_goal { joined(ratios.map(|ratio| ratio.map(|ratio| format!("{ratio:.2}")))) } else { String::new() },
+        if has_goal {
+            joined(ratios.map(|ratio| ratio.map(|ratio| format!("{ratio:.2}"))))
+        } else {
+            String::new()
+        },
         show(Kind::Direct, &medians(Kind::Direct)),
         show(Kind::Envoy, &envoy),
         show(Kind::Kith, &kith),
-        if has_goal { joined(row.figures.iter().map(|(_, goal)| goal_text(*goal))) } else { String::new() },
+        if has_goal {
+            joined(row.figures.iter().map(|(_, goal)| goal_text(*goal)))
+        } else {
+            String::new()
+        },
         verdict(row, &kith).to_owned(),
     ]
 }
 
 /// All or nothing: a row is reached when each of its figures is.
 fn verdict(row: &Row, kith: &[Option<Median>]) -> &'static str {
-    let met = row.figures.iter().zip(kith).filter_map(|((_, goal), median)| goal.is_met_by(median.as_ref()?.value));
+    let met = row
+        .figures
+        .iter()
+        .zip(kith)
+        .filter_map(|((_, goal), median)| goal.is_met_by(median.as_ref()?.value));
     let met: Vec<bool> = met.collect();
     match (met.is_empty(), met.iter().all(|met| *met)) {
         (true, _) => "",
@@ -91,7 +121,10 @@ fn joined(values: impl Iterator<Item = Option<String>>) -> String {
     if values.iter().all(Option::is_none) {
         return String::new();
     }
-    let values: Vec<String> = values.into_iter().map(|value| value.unwrap_or_else(|| "–".to_owned())).collect();
+    let values: Vec<String> = values
+        .into_iter()
+        .map(|value| value.unwrap_or_else(|| "–".to_owned()))
+        .collect();
     values.join(" / ")
 }
 
@@ -103,12 +136,59 @@ fn significant(value: f64) -> String {
         10.0..100.0 => trimmed(format!("{value:.1}")),
         _ => {
             let digits = format!("{value:.0}");
-            let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
+            let groups: Vec<&str> = digits
+                .as_bytes()
+                .rchunks(3)
+                .rev()
+                .filter_map(|group| std::str::from_utf8(group).ok())
+                .collect();
             groups.join(",")
         }
     }
 }
 
 fn trimmed(digits: String) -> String {
-    digits.trim_end_matches('0').trim_end_matches('.').to_owned()
+    digits
+        .trim_end_matches('0')
+        .trim_end_matches('.')
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_as_many_digits_as_mean_anything() {
+        for (value, expected) in [
+            (0.0231, "0.023"),
+            (0.1, "0.1"),
+            (0.0, "0"),
+            (9.876, "9.88"),
+            (22.0, "22"),
+            (187.4, "187"),
+            (24_301.2, "24,301"),
+            (1_234_567.0, "1,234,567"),
+        ] {
+            assert_eq!(significant(value), expected);
+        }
+    }
+
+    #[test]
+    fn a_row_is_reached_when_each_of_its_figures_is() {
+        let row = Row {
+            measure: Measure::Http1,
+            label: "",
+            figures: &[("one", Goal::AtMost(2.0)), ("other", Goal::AtLeast(2.0))],
+        };
+        let median = |value| {
+            Some(Median {
+                value,
+                disturbed: false,
+            })
+        };
+        assert_eq!(verdict(&row, &[median(1.0), median(3.0)]), "ok");
+        assert_eq!(verdict(&row, &[median(1.0), median(1.0)]), "missed");
+        assert_eq!(verdict(&row, &[None, None]), "");
+    }
 }

@@ -7,12 +7,12 @@ use crate::partner::Svid;
 use crate::programs;
 
 /// What an HTTP listener does with requests.
-pub fn to_cluster(cluster: &str) -> Value {
+pub(crate) fn to_cluster(cluster: &str) -> Value {
     json!([{"match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": "30s"}}])
 }
 
 /// An HTTP listener, of TLS when `tls` is given.
-pub fn listener(address: &str, port: u16, routes: &Value, tls: Option<Value>) -> Value {
+pub(crate) fn listener(address: &str, port: u16, routes: &Value, tls: Option<Value>) -> Value {
     let manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "http",
@@ -26,7 +26,7 @@ pub fn listener(address: &str, port: u16, routes: &Value, tls: Option<Value>) ->
 }
 
 /// A listener that passes bytes on.
-pub fn tcp_listener(address: &str, port: u16, cluster: &str, tls: Option<Value>) -> Value {
+pub(crate) fn tcp_listener(address: &str, port: u16, cluster: &str, tls: Option<Value>) -> Value {
     let proxy = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
         "stat_prefix": "tcp",
@@ -48,7 +48,7 @@ fn filtered(address: &str, port: u16, filter: &str, config: &Value, tls: Option<
 }
 
 /// A server to pass on to. Over TLS when `tls` is given; by HTTP/2 when `http2`.
-pub fn cluster(name: &str, address: &str, port: u16, tls: Option<Value>, http2: bool) -> Value {
+pub(crate) fn cluster(name: &str, address: &str, port: u16, tls: Option<Value>, http2: bool) -> Value {
     let endpoint = json!({"address": {"socket_address": {"address": address, "port_value": port}}});
     let mut cluster = json!({
         "name": name,
@@ -70,7 +70,7 @@ pub fn cluster(name: &str, address: &str, port: u16, tls: Option<Value>, http2: 
 }
 
 /// TLS towards a server that must be `expected`.
-pub fn client_tls(svid: &Svid, expected: &str, alpn: &[&str]) -> Value {
+pub(crate) fn client_tls(svid: &Svid, expected: &str, alpn: &[&str]) -> Value {
     json!({
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
@@ -81,7 +81,7 @@ pub fn client_tls(svid: &Svid, expected: &str, alpn: &[&str]) -> Value {
 }
 
 /// TLS with clients that must be `expected`.
-pub fn server_tls(svid: &Svid, expected: &str, alpn: &[&str]) -> Value {
+pub(crate) fn server_tls(svid: &Svid, expected: &str, alpn: &[&str]) -> Value {
     json!({
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
@@ -116,7 +116,7 @@ fn common_tls(svid: &Svid, expected: &str, alpn: &[&str]) -> Value {
 }
 
 /// Starts Envoy and waits until it listens on `ports`.
-pub async fn start(workload: &Workload, listeners: Vec<Value>, clusters: Vec<Value>) -> Process {
+pub(crate) async fn start(workload: &Workload, listeners: Vec<Value>, clusters: Vec<Value>) -> Process {
     let ports: Vec<u64> = listeners
         .iter()
         .filter_map(|listener| listener["address"]["socket_address"]["port_value"].as_u64())

@@ -94,7 +94,7 @@ async fn envoy_as_server_is_authenticated_and_sees_who_calls() {
             &record,
             &json!({
                 "record": "request", "direction": "outbound", "decision": "allow", "http.version": version,
-                "http.status": 200, "http.path": "/who", "destination.service": "ledger.partners",
+                "http.status": 200, "http.path": "/who", "destination.service": "partners/ledger",
                 "source.principal": scene.web.spiffe_id(), "destination.principal": scene.svid.id,
                 "tls.version": "TLSv1.3",
             }),
@@ -128,7 +128,7 @@ async fn envoy_with_another_principal_than_expected_is_refused() {
                 &scene.web.wait_record(wanted).await.unwrap(),
                 &json!({
                     "direction": "outbound", "decision": "deny", "reason": "server-identity-mismatch", "http.status": 503,
-                    "destination.service": "ledger.partners",
+                    "destination.service": "partners/ledger",
                 }),
             );
         }

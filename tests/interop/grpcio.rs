@@ -40,7 +40,7 @@ async fn grpcio_sees_what_it_would_see_without_sidecars() {
         ("Forbidden", 7, "deny", "no-allow-policy-matches"),
     ] {
         let path = format!("/interop.Orders/{method}");
-        let (client, server) = expect::hop(&web, &orders, |record| {
+        let (client, server) = kith_tests::expect::ends(&web, &orders, |record| {
             record["http.path"] == path.as_str() && record["grpc.status"] == status
         })
         .await;

@@ -4,17 +4,17 @@ use kith::lab::{Lab, Workload};
 use serde_json::json;
 
 /// Files of an SVID, as other programs take them.
-pub struct Svid {
-    pub id: String,
-    pub certificate: String,
-    pub key: String,
+pub(crate) struct Svid {
+    pub(crate) id: String,
+    pub(crate) certificate: String,
+    pub(crate) key: String,
     /// The roots of the trust domain.
-    pub bundle: String,
+    pub(crate) bundle: String,
 }
 
 impl Svid {
     /// Has one issued by the lab's authority for `ns/NAMESPACE/sa/ACCOUNT`, valid for an hour.
-    pub async fn issue(lab: &Lab, holder: &Workload, path: &str) -> Self {
+    pub(crate) async fn issue(lab: &Lab, holder: &Workload, path: &str) -> Self {
         let id = format!("spiffe://example.org/{path}");
         let directory = holder.directory().join(path.replace('/', "-"));
         let command = json!({"command": "issue", "id": id, "dir": directory, "ttl_seconds": 3600});
@@ -25,7 +25,7 @@ impl Svid {
 }
 
 /// A policy that lets `principals` do everything with the workloads labelled `app`.
-pub fn allow(app: &str, principals: &[&str]) -> String {
+pub(crate) fn allow(app: &str, principals: &[&str]) -> String {
     let principals: Vec<&str> = principals.iter().map(|id| id.trim_start_matches("spiffe://")).collect();
     let policy = json!({
         "apiVersion": "kith.dev/v1alpha1", "kind": "AuthorizationPolicy",

@@ -9,7 +9,7 @@ use kith::lab::privileges;
 /// # Panics
 /// When it is missing: names what installs it.
 #[track_caller]
-pub fn system(name: &'static str) -> &'static str {
+pub(crate) fn system(name: &'static str) -> &'static str {
     match privileges::tool(name, name) {
         Ok(_) => name,
         Err(_) => missing(name),
@@ -21,7 +21,7 @@ pub fn system(name: &'static str) -> &'static str {
 /// # Panics
 /// When it is missing: names what installs it.
 #[track_caller]
-pub fn python() -> String {
+pub(crate) fn python() -> String {
     let python = environment().join("bin/python");
     if !python.is_file() {
         missing("the Python environment target/interop/venv");
@@ -34,7 +34,7 @@ pub fn python() -> String {
 /// # Panics
 /// When it is missing: names what installs it.
 #[track_caller]
-pub fn envoy() -> String {
+pub(crate) fn envoy() -> String {
     let versions = std::fs::read_dir(environment().join("lib")).into_iter().flatten().flatten();
     let binary = |entry: std::fs::DirEntry| entry.path().join("site-packages/envoy/_bin/envoy");
     match versions.map(binary).find(|path| path.is_file()) {
@@ -44,7 +44,7 @@ pub fn envoy() -> String {
 }
 
 /// One of this folder's Python programs.
-pub fn script(name: &str) -> String {
+pub(crate) fn script(name: &str) -> String {
     text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/python").join(name))
 }
 

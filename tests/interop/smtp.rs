@@ -44,7 +44,7 @@ impl Scene {
     }
 
     async fn recorded(&self, port: u16) {
-        let (client, server) = expect::hop(&self.web, &self.mail, |record| {
+        let (client, server) = kith_tests::expect::ends(&self.web, &self.mail, |record| {
             record["destination.port"] == port && record["bytes.in"].as_u64() > Some(1_000_000)
         })
         .await;

@@ -3,10 +3,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kith::lab::{Lab, Workload};
 use kith_certs::{Endpoint, IdentitySource, SourceConfig, client_config, server_config, server_name, ClientAuth};
+use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -25,7 +27,11 @@ impl Caller {
         let name: String = id.chars().filter(char::is_ascii_alphanumeric).collect();
         let socket = lab.directory().join(format!("caller-{name}.sock"));
         lab.authority().add_entry(id, &socket).await.unwrap();
-        let identity = IdentitySource::start(SourceConfig::new(Endpoint::unix(&socket)));
+        Self::with(IdentitySource::start(SourceConfig::new(Endpoint::unix(&socket)))).await
+    }
+
+    /// With an identity from elsewhere, once it is there.
+    pub async fn with(identity: IdentitySource) -> Self {
         while identity.current().is_none() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -53,6 +59,12 @@ impl Caller {
             io::Result::Ok(say(&mut stream, &bytes, Duration::from_millis(1500)).await)
         };
         from.enter(talk).await?
+    }
+
+    /// The client's side, to be changed to a test's taste.
+    #[must_use]
+    pub fn client_config(&self, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+        client_config(&self.identity, alpn)
     }
 
     /// The server's side, for servers that a test plays itself.

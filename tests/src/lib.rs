@@ -6,8 +6,12 @@
 pub mod app;
 pub mod caller;
 pub mod expect;
+pub mod firewall;
+pub mod foreign;
 pub mod lasting;
 pub mod metrics;
 pub mod shop;
+pub mod time;
 pub mod wait;
 pub mod wire;
+pub mod xds;

@@ -1,8 +1,10 @@
 //! The Workload API, one gRPC server per Unix socket.
 
 mod messages;
+mod pseudo_authority;
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,7 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::Server;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
@@ -31,6 +34,7 @@ use crate::workload_api::proto::{
     X509svidResponse,
 };
 use messages::Answer;
+use pseudo_authority::AnyAuthority;
 
 /// Opens every socket of the configuration.
 pub(super) fn open_sockets(state: &Arc<State>) -> Result<(), AuthorityError> {
@@ -85,13 +89,17 @@ fn serve(state: &Arc<State>, socket: &Path) -> Result<(), AuthorityError> {
         };
         let serving = Server::builder().add_service(service);
         if let Err(problem) = serving
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), until_closed)
+            .serve_with_incoming_shutdown(accept(listener), until_closed)
             .await
         {
             error!(error = %problem, "a Workload API socket is no longer served");
         }
     });
     Ok(())
+}
+
+fn accept(listener: UnixListener) -> impl Stream<Item = io::Result<AnyAuthority>> {
+    UnixListenerStream::new(listener).map(|accepted| accepted.map(AnyAuthority::new))
 }
 
 /// SPIFFE_Workload_Endpoint section 3.

@@ -1,7 +1,6 @@
 //! The only writer of the current snapshot: turns what the Workload API says into snapshots,
 //! and what it fails to say into alarms.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,10 +12,10 @@ use tracing::{debug, error, info, warn};
 
 use super::watch::{Event, Failure, watch_jwt, watch_x509};
 use super::{Shared, SourceConfig, SvidStatus};
-use crate::trust::JwtBundles;
+use crate::TrustSnapshot;
+use crate::trust::{JwtBundles, RefusedBundle, jwt};
 use crate::workload_api::WorkloadApiClient;
 use crate::workload_api::proto::{JwtBundlesResponse, X509svidResponse};
-use crate::{TrustDomain, TrustSnapshot};
 
 /// Updates that come faster than this are merged: only the newest counts, since each is the
 /// full state, and every snapshot makes its subscribers work.
@@ -101,14 +100,7 @@ impl Keeper {
                 self.pending = Some(update);
                 self.schedule(now);
             }
-            Event::Jwt(update) => {
-                self.shared.status().jwt_error = None;
-                let jwks = jwt_bundles(update);
-                if jwks != *self.jwks {
-                    self.jwks = Arc::new(jwks);
-                    self.schedule(now);
-                }
-            }
+            Event::Jwt(update) => self.on_jwt_bundles(&update, now),
             Event::X509Failed(failure) => self.on_failure(failure, now),
             Event::JwtFailed(failure) => {
                 let (Failure::Final(text) | Failure::Denied(text) | Failure::Unavailable(text)) =
@@ -116,6 +108,24 @@ impl Keeper {
                 debug!(error = %text, "no JWT bundles from the Workload API");
                 self.shared.status().jwt_error = Some(text);
             }
+        }
+    }
+
+    /// A bad bundle is left out; like every message, this one replaces all of the last.
+    fn on_jwt_bundles(&mut self, update: &JwtBundlesResponse, now: Instant) {
+        let (jwks, refused) = jwt::collect(update, &self.jwks);
+        let mut status = self.shared.status();
+        status.jwt_error = None;
+        if status.refused_jwt_bundles != refused {
+            for RefusedBundle { trust_domain, why } in &refused {
+                warn!(trust_domain, why, "a JWT bundle is left out");
+            }
+            status.refused_jwt_bundles = refused;
+        }
+        drop(status);
+        if jwks != *self.jwks {
+            self.jwks = Arc::new(jwks);
+            self.schedule(now);
         }
     }
 
@@ -362,21 +372,4 @@ fn fingerprint(update: &X509svidResponse) -> [u8; 32] {
     let mut sha256 = [0; 32];
     sha256.copy_from_slice(context.finish().as_ref());
     sha256
-}
-
-/// SPIFFE_Workload_API 6.2.2. An entry whose name is no trust domain is left out.
-fn jwt_bundles(update: JwtBundlesResponse) -> JwtBundles {
-    let mut bundles = BTreeMap::new();
-    for (id, jwks) in update.bundles {
-        match TrustDomain::from_id(&id) {
-            Ok(domain) if !jwks.is_empty() => {
-                bundles.insert(domain, jwks.into());
-            }
-            Ok(domain) => warn!(trust_domain = %domain, "an empty JWT bundle is left out"),
-            Err(fault) => {
-                warn!(id, %fault, "a JWT bundle is left out: its name is no trust domain")
-            }
-        }
-    }
-    bundles
 }

@@ -42,6 +42,8 @@ pub struct Status {
     pub bundles: Vec<BundleStatus>,
     /// Bundles of the last usable message that were left out.
     pub refused_bundles: Vec<RefusedBundle>,
+    /// JWT bundles of the last message about them that were left out.
+    pub refused_jwt_bundles: Vec<RefusedBundle>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -250,6 +250,37 @@ async fn one_bad_federated_bundle_harms_no_other() {
 }
 
 #[tokio::test]
+async fn one_bad_jwt_bundle_harms_no_other() {
+    let lab = Lab::new(60);
+    let other = Authority::start(AuthorityConfig::new(domain("other.org"))).unwrap();
+    let federate = |jwks: &[u8]| {
+        lab.authority
+            .federate(&domain("other.org"), &other.bundle_der(), Some(jwks))
+            .unwrap();
+    };
+    federate(b"{\"keys\":[{\"kty\":\"EC\"}]}");
+    let source = lab.source();
+    eventually(&source, "refused", |source, status| {
+        !status.refused_jwt_bundles.is_empty()
+            && source
+                .current()
+                .is_some_and(|s| s.jwks("example.org").is_some())
+    })
+    .await;
+    assert!(source.current().unwrap().jwks("other.org").is_none());
+    let refused = source.status().refused_jwt_bundles;
+    assert_eq!(refused[0].trust_domain, "spiffe://other.org");
+    assert!(refused[0].why.contains("missing key ID"), "{refused:?}");
+
+    federate(b"{\"keys\":[]}");
+    eventually(&source, "well again", |source, status| {
+        status.refused_jwt_bundles.is_empty()
+            && source.current().unwrap().jwks("other.org").is_some()
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_thousand_updates_a_second_are_merged() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("web.sock");

@@ -194,6 +194,10 @@ impl Client {
         request_id: &str,
     ) -> Remains {
         let destination = self.live.destination;
+        let outcome = match (outcome, self.live.cut_off()) {
+            (Outcome::ClientGone(_), Some(closing)) => Outcome::Asked(closing),
+            (outcome, _) => outcome,
+        };
         match outcome {
             Outcome::Answered { client_reusable: true, server_reusable } => return Remains::Client { server: server_reusable },
             Outcome::Answered { server_reusable, .. } => {

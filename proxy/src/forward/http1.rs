@@ -264,8 +264,14 @@ impl Exchange {
             }
             match &mut self.phase {
                 Phase::Done => {
-                    // A request that was answered before it ended leaves both connections in the middle of it.
                     let complete = self.uploaded && self.to_server.is_empty() && !self.upload_broken;
+                    // Answered before it ended, by a server that keeps the connection and so takes the rest: closing now
+                    // would cut off a client that reads its answer only when it has sent everything.
+                    if self.persistent && !complete && !self.upload_broken && server.buffer.is_empty() {
+                        let Poll::Ready(_) = server.stream.poll_read_onto(context, &mut server.buffer) else {
+                            return Poll::Pending;
+                        };
+                    }
                     return Poll::Ready(Outcome::Answered {
                         client_reusable: complete && !self.close && !self.client_ended,
                         server_reusable: complete && self.persistent && server.buffer.is_empty(),

@@ -274,11 +274,11 @@ pub(crate) async fn exchange(
     closed_from_outside(outcome, &terms.lives)
 }
 
-/// A stream that fails because the registry closed its connection ends for the registry's reason.
+/// A stream that fails because its connection was closed for a reason that is known ends for that reason.
 fn closed_from_outside(outcome: Outcome, lives: &[&Live; 2]) -> Outcome {
     match outcome {
         Outcome::Answered | Outcome::Asked(_) => outcome,
-        failed => lives.iter().find_map(|live| live.signal.closing()).map_or(failed, Outcome::Asked),
+        failed => lives.iter().find_map(|live| live.cut_off()).map_or(failed, Outcome::Asked),
     }
 }
 

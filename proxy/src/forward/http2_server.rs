@@ -111,8 +111,8 @@ pub(crate) fn refuse(
             let _ = body_stream.send_data(body.into(), true);
         }
     }
-    // The rest of the request is not wanted (RFC 9113 section 8.1).
-    respond.send_reset(h2::Reason::NO_ERROR);
+    // The rest of the request is not wanted: dropping the stream resets it with NO_ERROR once the answer is out
+    // (RFC 9113 section 8.1). Asking for a reset here would throw away what is still queued.
 }
 
 /// Completes the record of a request that did not end well, and gives what the caller is told, if it can be.

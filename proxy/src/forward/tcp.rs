@@ -93,6 +93,10 @@ pub(crate) async fn relay(live: &Live, client: &mut Stream, server: &mut Stream,
         Poll::Pending
     })
     .await;
+    let end = match (end, live.cut_off()) {
+        (End::ClientFailed(_) | End::ServerFailed(_), Some(closing)) => End::Asked(closing),
+        (end, _) => end,
+    };
     if !matches!(end, End::ClientFirst | End::ServerFirst) {
         client.reset_on_close();
         server.reset_on_close();

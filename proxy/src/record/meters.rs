@@ -44,7 +44,7 @@ impl Meters {
     fn count(&self, outcome: Outcome) {
         let mut known = self.known.borrow_mut();
         if let Some((_, counter)) = known.iter().find(|(seen, _)| *seen == outcome) {
-            counter.inc();
+            counter.increment(1);
             return;
         }
         let counter = metrics::requests(&RequestLabels {
@@ -55,7 +55,7 @@ impl Meters {
             reason: outcome.reason.as_str(),
             code: outcome.code,
         });
-        counter.inc();
+        counter.increment(1);
         known.push((outcome, counter));
     }
 }
@@ -65,7 +65,8 @@ pub(super) fn count(record: &Record, took: Duration) {
     let (allowed, reason) = record.outcome();
     match record.kind {
         Kind::Connection => {
-            metrics::connections(direction.as_str(), decision(allowed), reason.as_str()).inc();
+            metrics::connections(direction.as_str(), decision(allowed), reason.as_str())
+                .increment(1);
         }
         Kind::Request => {
             let meters = match &record.hop {
@@ -87,7 +88,7 @@ pub(super) fn count(record: &Record, took: Duration) {
 }
 
 pub(super) fn connection_of_requests(direction: Direction) {
-    metrics::connections(direction.as_str(), "per-request", "per-request").inc();
+    metrics::connections(direction.as_str(), "per-request", "per-request").increment(1);
 }
 
 fn decision(allowed: bool) -> &'static str {

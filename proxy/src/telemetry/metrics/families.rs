@@ -1,21 +1,16 @@
-//! The metric families: names, help texts, labels, buckets.
+//! The metrics themselves: names, help texts, labels, buckets.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Metric, Registry};
+use ::metrics::{
+    Counter, Gauge, Histogram, SharedString, Unit, counter, describe_counter, describe_gauge,
+    describe_histogram, gauge, histogram,
+};
 
 use super::Side;
 use super::pairs::Pairs;
 use crate::record::Direction;
-
-/// A handle to one series; adding to it is one atomic instruction.
-pub(crate) type Counter = counter::Counter;
 
 /// Pairs of principals that get series of their own.
 const PAIRS: usize = 500;
@@ -29,7 +24,18 @@ const HANDSHAKE_SECONDS: [f64; 10] = [
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5,
 ];
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+const HANDSHAKES: &str = "kith_handshake_seconds";
+pub(super) const CONFIG_REVISION: &str = "kith_config_revision_info";
+
+/// The buckets of a histogram. Those of requests suit whatever else is measured in seconds.
+pub(super) fn bounds(histogram: &str) -> &'static [f64] {
+    match histogram {
+        HANDSHAKES => &HANDSHAKE_SECONDS,
+        _ => &REQUEST_SECONDS,
+    }
+}
+
+#[derive(Clone, Debug)]
 pub(crate) struct RequestLabels {
     pub(crate) direction: &'static str,
     pub(crate) source: Arc<str>,
@@ -40,196 +46,108 @@ pub(crate) struct RequestLabels {
     pub(crate) code: Option<u16>,
 }
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub(super) struct ConnectionLabels {
-    pub(super) direction: &'static str,
-    pub(super) decision: &'static str,
-    pub(super) reason: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub(super) struct FailureLabels {
-    pub(super) side: &'static str,
-    pub(super) reason: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub(super) struct DetectLabels {
-    pub(super) protocol: &'static str,
-    pub(super) how: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub(super) struct UpdateLabels {
-    pub(super) r#type: &'static str,
-    pub(super) result: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub(super) struct ReasonLabels {
-    pub(super) reason: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub(super) struct RevisionLabels {
-    pub(super) revision: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct DirectionLabels {
-    direction: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct SideLabels {
-    side: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct BytesLabels {
-    direction: &'static str,
-    dir: &'static str,
-}
-
+/// The handles that are known beforehand, and the way to all others.
 pub(super) struct Families {
-    registry: Registry,
     pub(super) pairs: Pairs,
     pub(super) pairs_capped: Counter,
-    pub(super) requests: Family<RequestLabels, Counter>,
-    pub(super) connections: Family<ConnectionLabels, Counter>,
-    pub(super) handshake_failures: Family<FailureLabels, Counter>,
-    pub(super) detect: Family<DetectLabels, Counter>,
     pub(super) svid_expiry: Gauge,
     pub(super) svid_rotations: Counter,
+    /// There was an SVID: the next one is a rotation.
+    svid_seen: AtomicBool,
     pub(super) bundle_trust_domains: Gauge,
     pub(super) xds_connected: Gauge,
     pub(super) xds_last_update: Gauge,
-    pub(super) xds_updates: Family<UpdateLabels, Counter>,
-    pub(super) config_revision: Family<RevisionLabels, Gauge>,
-    pub(super) policy_closed: Family<ReasonLabels, Counter>,
     pub(super) records_dropped: Counter,
     pub(super) panics: Counter,
     pub(super) accept_pauses: Counter,
-    /// Resolved once, because there are only two: inbound, outbound.
+    /// Inbound, outbound.
     request_duration: [Histogram; 2],
     connections_open: [Gauge; 2],
+    /// In each direction: in, out.
     bytes: [[Counter; 2]; 2],
     /// Client, server.
     handshakes: [Histogram; 2],
 }
 
-impl Default for Families {
-    /// Names as in records.md; the library puts `kith_` in front and `_total` behind counters.
-    fn default() -> Self {
-        let mut registry = Registry::with_prefix("kith");
-        let mut named = Named(&mut registry);
+impl Families {
+    /// With the recorder that is installed.
+    pub(super) fn register() -> Self {
+        describe();
+        gauge!("kith_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
         let directions = [Direction::Inbound.as_str(), Direction::Outbound.as_str()];
-
-        let request_duration: Family<DirectionLabels, Histogram> = named.register(
-            "request_duration_seconds",
-            "From the start of the request to the end of its answer",
-            Family::new_with_constructor(|| Histogram::new(REQUEST_SECONDS)),
-        );
-        let connections_open: Family<DirectionLabels, Gauge> =
-            named.plain("connections_open", "Connections open now");
-        let bytes: Family<BytesLabels, Counter> = named.plain(
-            "bytes",
-            "Bytes of requests (in) and answers (out), before encryption",
-        );
-        let handshakes: Family<SideLabels, Histogram> = named.register(
-            "handshake_seconds",
-            "TLS handshakes that succeeded",
-            Family::new_with_constructor(|| Histogram::new(HANDSHAKE_SECONDS)),
-        );
-
         Families {
             pairs: Pairs::new(PAIRS),
-            pairs_capped: named.plain(
-                "principal_pairs_capped",
-                "Connections whose principals are counted as other",
+            pairs_capped: counter!("kith_principal_pairs_capped_total"),
+            svid_expiry: gauge!("kith_svid_expiry_timestamp_seconds"),
+            svid_rotations: counter!("kith_svid_rotations_total"),
+            svid_seen: AtomicBool::new(false),
+            bundle_trust_domains: gauge!("kith_bundle_trust_domains"),
+            xds_connected: gauge!("kith_xds_connected"),
+            xds_last_update: gauge!("kith_xds_last_update_timestamp_seconds"),
+            records_dropped: counter!("kith_records_dropped_total"),
+            panics: counter!("kith_panics_total"),
+            accept_pauses: counter!("kith_accept_pauses_total"),
+            request_duration: directions.map(
+                |direction| histogram!("kith_request_duration_seconds", "direction" => direction),
             ),
-            requests: named.plain(
-                "requests",
-                "HTTP requests by principals, decision, reason and status",
-            ),
-            connections: named.plain(
-                "connections",
-                "Connections by decision and reason; those that carry requests: per-request",
-            ),
-            handshake_failures: named.plain(
-                "handshake_failures",
-                "TLS handshakes that failed, by reason",
-            ),
-            detect: named.plain("detect", "Connections by protocol and how it was found"),
-            svid_expiry: named.plain(
-                "svid_expiry_timestamp_seconds",
-                "When the SVID in use expires",
-            ),
-            svid_rotations: named.plain("svid_rotations", "SVIDs that replaced an earlier one"),
-            bundle_trust_domains: named
-                .plain("bundle_trust_domains", "Trust domains whose bundle is held"),
-            xds_connected: named.plain(
-                "xds_connected",
-                "1 while there is a stream to the control plane",
-            ),
-            xds_last_update: named.plain(
-                "xds_last_update_timestamp_seconds",
-                "When the control plane last sent something",
-            ),
-            xds_updates: named.plain("xds_updates", "Resources received, by type and result"),
-            config_revision: named.plain("config_revision_info", "The revision in force"),
-            policy_closed: named.plain(
-                "policy_closed_connections",
-                "Live connections that lost what they were allowed",
-            ),
-            records_dropped: named.plain(
-                "records_dropped",
-                "Records lost because the access log could not keep up",
-            ),
-            panics: named.plain("panics", "Connections lost to a bug of the proxy"),
-            accept_pauses: named.plain(
-                "accept_pauses",
-                "Times that accepting paused for want of descriptors or connections",
-            ),
-            request_duration: directions.map(|direction| {
-                request_duration.get_or_create_owned(&DirectionLabels { direction })
-            }),
-            connections_open: directions.map(|direction| {
-                connections_open.get_or_create_owned(&DirectionLabels { direction })
-            }),
+            connections_open: directions
+                .map(|direction| gauge!("kith_connections_open", "direction" => direction)),
             bytes: directions.map(|direction| {
-                ["in", "out"].map(|dir| bytes.get_or_create_owned(&BytesLabels { direction, dir }))
+                ["in", "out"]
+                    .map(|dir| counter!("kith_bytes_total", "direction" => direction, "dir" => dir))
             }),
-            handshakes: ["client", "server"]
-                .map(|side| handshakes.get_or_create_owned(&SideLabels { side })),
-            registry: {
-                registry.register(
-                    "build",
-                    "The running program",
-                    Info::new([("version", env!("CARGO_PKG_VERSION"))]),
-                );
-                registry
-            },
+            handshakes: [Side::Client, Side::Server]
+                .map(|side| histogram!(HANDSHAKES, "side" => side.as_str())),
         }
     }
-}
 
-struct Named<'a>(&'a mut Registry);
-
-impl Named<'_> {
-    fn plain<M: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> M {
-        self.register(name, help, M::default())
+    pub(super) fn requests(&self, labels: &RequestLabels) -> Counter {
+        let code = labels
+            .code
+            .map_or(SharedString::const_str(""), |code| code.to_string().into());
+        counter!(
+            "kith_requests_total",
+            "direction" => labels.direction,
+            "source" => Arc::clone(&labels.source),
+            "destination" => Arc::clone(&labels.destination),
+            "decision" => labels.decision,
+            "reason" => labels.reason,
+            "code" => code
+        )
     }
 
-    fn register<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
-        self.0.register(name, help, metric.clone());
-        metric
+    pub(super) fn connections(
+        &self,
+        direction: &'static str,
+        decision: &'static str,
+        reason: &'static str,
+    ) -> Counter {
+        counter!("kith_connections_total", "direction" => direction, "decision" => decision, "reason" => reason)
     }
-}
 
-impl Families {
-    pub(super) fn registry(&self) -> &Registry {
-        &self.registry
+    pub(super) fn handshake_failures(&self, side: Side, reason: &'static str) -> Counter {
+        counter!("kith_handshake_failures_total", "side" => side.as_str(), "reason" => reason)
+    }
+
+    pub(super) fn detect(&self, protocol: &'static str, how: &'static str) -> Counter {
+        counter!("kith_detect_total", "protocol" => protocol, "how" => how)
+    }
+
+    pub(super) fn xds_updates(&self, kind: &'static str, result: &'static str) -> Counter {
+        counter!("kith_xds_updates_total", "type" => kind, "result" => result)
+    }
+
+    pub(super) fn config_revision(&self, revision: String) -> Gauge {
+        gauge!(CONFIG_REVISION, "revision" => revision)
+    }
+
+    pub(super) fn policy_closed(&self, reason: &'static str) -> Counter {
+        counter!("kith_policy_closed_connections_total", "reason" => reason)
+    }
+
+    /// Whether there was an SVID before this one.
+    pub(super) fn svid_replaced(&self) -> bool {
+        self.svid_seen.swap(true, Ordering::Relaxed)
     }
 
     pub(super) fn request_duration(&self, direction: Direction) -> &Histogram {
@@ -251,4 +169,84 @@ impl Families {
 
 fn index(direction: Direction) -> usize {
     usize::from(direction == Direction::Outbound)
+}
+
+fn describe() {
+    let seconds = Unit::Seconds;
+    describe_histogram!(
+        "kith_request_duration_seconds",
+        seconds,
+        "From the start of the request to the end of its answer"
+    );
+    describe_gauge!("kith_connections_open", "Connections open now");
+    describe_counter!(
+        "kith_bytes_total",
+        Unit::Bytes,
+        "Bytes of requests (in) and answers (out), before encryption"
+    );
+    describe_histogram!(HANDSHAKES, seconds, "TLS handshakes that succeeded");
+    describe_counter!(
+        "kith_principal_pairs_capped_total",
+        "Connections whose principals are counted as other"
+    );
+    describe_counter!(
+        "kith_requests_total",
+        "HTTP requests by principals, decision, reason and status"
+    );
+    describe_counter!(
+        "kith_connections_total",
+        "Connections by decision and reason; those that carry requests: per-request"
+    );
+    describe_counter!(
+        "kith_handshake_failures_total",
+        "TLS handshakes that failed, by reason"
+    );
+    describe_counter!(
+        "kith_detect_total",
+        "Connections by protocol and how it was found"
+    );
+    describe_gauge!(
+        "kith_svid_expiry_timestamp_seconds",
+        seconds,
+        "When the SVID in use expires"
+    );
+    describe_counter!(
+        "kith_svid_rotations_total",
+        "SVIDs that replaced an earlier one"
+    );
+    describe_gauge!(
+        "kith_bundle_trust_domains",
+        "Trust domains whose bundle is held"
+    );
+    describe_gauge!(
+        "kith_xds_connected",
+        "1 while there is a stream to the control plane"
+    );
+    describe_gauge!(
+        "kith_xds_last_update_timestamp_seconds",
+        seconds,
+        "When the control plane last sent something"
+    );
+    describe_counter!(
+        "kith_xds_updates_total",
+        "Resources received, by type and result"
+    );
+    describe_gauge!(CONFIG_REVISION, "The revision in force");
+    describe_counter!(
+        "kith_policy_closed_connections_total",
+        "Live connections that lost what they were allowed"
+    );
+    describe_counter!(
+        "kith_records_dropped_total",
+        "Records lost because the access log could not keep up"
+    );
+    describe_counter!(
+        "kith_panics_total",
+        "Connections lost to a bug of the proxy"
+    );
+    describe_counter!(
+        "kith_accept_pauses_total",
+        "Times that accepting paused for want of descriptors or connections"
+    );
+    describe_gauge!("kith_build_info", "The running program");
 }

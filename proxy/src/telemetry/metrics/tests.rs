@@ -1,3 +1,7 @@
+use std::sync::{Arc, Once};
+
+use ::metrics::atomics::AtomicU64;
+
 use super::*;
 
 /// Names as records.md has them, with the type that a scraper is told.
@@ -24,21 +28,25 @@ const DOCUMENTED: &[(&str, &str)] = &[
 
 /// So that every family has a series.
 fn touch_everything() {
-    requests(&RequestLabels {
-        direction: "inbound",
-        source: "s".into(),
-        destination: "d".into(),
-        decision: "allow",
-        reason: "allowed-by-rule",
-        code: None,
-    })
-    .inc();
-    connections("inbound", "deny", "overload").inc();
-    handshake_failed(Side::Server, "svid-expired");
-    detected("http/1.1", "sniffed");
-    xds_update("WorkloadConfig", "applied", SystemTime::now());
-    policy_closed("policy-changed", 3);
-    config_revision("1");
+    static TOUCHED: Once = Once::new();
+    TOUCHED.call_once(|| {
+        requests(&RequestLabels {
+            direction: "inbound",
+            source: "s".into(),
+            destination: "d".into(),
+            decision: "allow",
+            reason: "allowed-by-rule",
+            code: None,
+        })
+        .increment(1);
+        connections("inbound", "deny", "overload").increment(1);
+        handshake_failed(Side::Server, "svid-expired");
+        detected("http/1.1", "sniffed");
+        xds_update("WorkloadConfig", "applied", SystemTime::now());
+        policy_closed("policy-changed", 3);
+        config_revision("0");
+        config_revision("1");
+    });
 }
 
 #[test]
@@ -57,6 +65,42 @@ fn every_documented_metric_is_there_by_its_name_and_type() {
         assert!(text.lines().any(series), "{name}: {text}");
     }
     assert!(!text.contains("# EOF"));
+}
+
+#[test]
+fn what_any_code_counts_with_the_facade_is_in_the_scrape() {
+    install();
+    ::metrics::counter!("some_library.calls", "result" => "ok").increment(2);
+    for format in [Format::Prometheus, Format::OpenMetrics] {
+        let text = render(format);
+        assert!(
+            text.contains("\nsome_library_calls_total{result=\"ok\"} 2\n"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn the_revision_before_is_forgotten() {
+    touch_everything();
+    let text = render(Format::Prometheus);
+    assert!(
+        text.contains("\nkith_config_revision_info{revision=\"1\"} 1\n"),
+        "{text}"
+    );
+    assert!(!text.contains("revision=\"0\""), "{text}");
+}
+
+#[test]
+fn buckets_suit_what_is_measured() {
+    let text = render(Format::Prometheus);
+    for bucket in [
+        r#"kith_request_duration_seconds_bucket{direction="inbound",le="0.00025"}"#,
+        r#"kith_request_duration_seconds_bucket{direction="outbound",le="30.0"}"#,
+        r#"kith_handshake_seconds_bucket{side="server",le="2.5"}"#,
+    ] {
+        assert!(text.contains(bucket), "{bucket}: {text}");
+    }
 }
 
 #[test]
@@ -88,7 +132,7 @@ fn row_27_labels_are_escaped() {
         reason: "allowed-by-rule",
         code: Some(200),
     })
-    .inc();
+    .increment(1);
     for format in [Format::Prometheus, Format::OpenMetrics] {
         let text = render(format);
         assert!(
@@ -104,12 +148,14 @@ fn row_27_labels_are_escaped() {
 
 #[test]
 fn open_connections_are_counted_until_dropped() {
-    let gauge = Gauge::default();
+    let open = Arc::new(AtomicU64::default());
+    let gauge = Gauge::from_arc(Arc::clone(&open));
+    let value = || f64::from_bits(open.load(std::sync::atomic::Ordering::Acquire));
     let guards = [
         OpenConnection::counted_by(&gauge),
         OpenConnection::counted_by(&gauge),
     ];
-    assert_eq!(gauge.get(), 2);
+    assert_eq!(value(), 2.0);
     drop(guards);
-    assert_eq!(gauge.get(), 0);
+    assert_eq!(value(), 0.0);
 }
