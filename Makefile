@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: all fmt lint deny test interop bench policy-bench demo tools
+.PHONY: all fmt lint deny test soak interop bench policy-bench demo tools
 
 all: lint test
 
@@ -22,6 +22,11 @@ test: tools
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace --exclude kith-tests
 	$(CARGO) test -p kith-tests --test tidy --test e2e -- --test-threads=3
+
+# 2,000 requests a second for 60 s while SVIDs and roots are replaced; `make test` has the same in little.
+soak: tools
+	$(CARGO) build --release --bin kith
+	KITH_SOAK=full KITH_BIN=$(CURDIR)/target/release/kith $(CARGO) test -p kith-tests --test e2e rotation:: -- --nocapture
 
 interop: tools
 	tests/interop/setup.sh

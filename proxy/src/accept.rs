@@ -31,14 +31,22 @@ pub(crate) enum NotCaptured {
     Gone(io::Error),
 }
 
+/// Who else may listen there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    Alone,
+    /// The other workers of this process.
+    Workers,
+}
+
 /// One listener per data worker; the kernel spreads connections over them (SO_REUSEPORT).
-pub(crate) fn listen(address: SocketAddr, mark: Option<u32>) -> io::Result<std::net::TcpListener> {
+pub(crate) fn listen(address: SocketAddr, mark: Option<u32>, sharing: Sharing) -> io::Result<std::net::TcpListener> {
     let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() && address.ip().is_unspecified() {
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(sharing == Sharing::Workers)?;
     set_mark(&SockRef::from(&socket), mark)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

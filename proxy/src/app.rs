@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use kith_certs::trust::RefusedBundle;
 use kith_certs::{Endpoint, IdentitySource, SourceConfig};
@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::accept;
+use crate::accept::{self, Sharing};
 use crate::admin::{self, AdminState, Condition, Readiness};
 use crate::authenticate::control_plane;
 use crate::config::Config;
@@ -28,6 +28,9 @@ const FLUSH: Duration = Duration::from_secs(2);
 
 /// How often gauges that nobody pushes are read.
 const OBSERVE: Duration = Duration::from_secs(1);
+
+/// How often a state that somebody must act on is logged again.
+const REMIND: Duration = Duration::from_secs(30);
 
 /// Runs the sidecar until it is told to stop and has drained. The error is one line for a person.
 pub(crate) fn run(config: Config) -> Result<(), String> {
@@ -45,12 +48,18 @@ async fn serve(config: Config, log: logging::LogFilter) -> Result<(), String> {
     let endpoint = Endpoint::parse(&config.spiffe_endpoint_socket).map_err(|error| format!("SPIFFE_ENDPOINT_SOCKET: {error}"))?;
     let expected = Principal::parse(&config.xds_spiffe_id).map_err(|error| format!("KITH_XDS_SPIFFE_ID: {error}"))?;
 
-    // Everything that can be in the way is found out before anything is started.
+    // Everything that can be in the way is found out before anything is started. SO_REUSEPORT would let a second
+    // sidecar share the ports of a first.
+    for (variable, address) in
+        [("KITH_INBOUND_LISTEN", config.inbound_listen), ("KITH_OUTBOUND_LISTEN", config.outbound_listen)]
+    {
+        bind(variable, address, None, Sharing::Alone)?;
+    }
     let mut listeners = Vec::with_capacity(config.workers);
     for _ in 0..config.workers {
         listeners.push(Listeners {
-            inbound: bind("KITH_INBOUND_LISTEN", config.inbound_listen, config.socket_mark)?,
-            outbound: bind("KITH_OUTBOUND_LISTEN", config.outbound_listen, config.socket_mark)?,
+            inbound: bind("KITH_INBOUND_LISTEN", config.inbound_listen, config.socket_mark, Sharing::Workers)?,
+            outbound: bind("KITH_OUTBOUND_LISTEN", config.outbound_listen, config.socket_mark, Sharing::Workers)?,
         });
     }
     let admin_listener = admin::bind_admin(&config.admin_listen).await.map_err(|error| error.to_string())?;
@@ -74,11 +83,16 @@ async fn serve(config: Config, log: logging::LogFilter) -> Result<(), String> {
     let (senders, receivers): (Vec<_>, Vec<_>) = listeners.iter().map(|_| mpsc::unbounded_channel()).unzip();
     let workers = Workers::new(senders);
     let mut threads = Vec::new();
+    // Told when a worker's thread ends, however it ends: without it the sidecar would look alive and serve nobody.
+    let (worker_runs, mut worker_ended) = mpsc::channel::<()>(1);
     for (index, (listeners, commands)) in listeners.into_iter().zip(receivers).enumerate() {
-        let (shared, workers) = (Arc::clone(&shared), workers.clone());
+        let (shared, workers, runs) = (Arc::clone(&shared), workers.clone(), worker_runs.clone());
         let thread = std::thread::Builder::new()
             .name(format!("kith-data-{index}"))
-            .spawn(move || worker::run(shared, workers, listeners, commands))
+            .spawn(move || {
+                let _runs = EndTold(runs);
+                worker::run(shared, workers, listeners, commands)
+            })
             .map_err(|error| format!("no thread for data worker {index}: {error}"))?;
         threads.push(thread);
     }
@@ -93,7 +107,7 @@ async fn serve(config: Config, log: logging::LogFilter) -> Result<(), String> {
     tokio::spawn(observe(Arc::clone(&shared), client));
     tracing::info!(node = shared.config.node_id, version = env!("CARGO_PKG_VERSION"), "kith-proxy is running");
 
-    stop_asked(&shared, &mut drain_asked).await?;
+    stop_asked(&shared, &mut drain_asked, &mut worker_ended).await?;
     drain_and_stop(&shared, &workers).await;
     for thread in threads {
         match thread.join() {
@@ -108,15 +122,20 @@ async fn serve(config: Config, log: logging::LogFilter) -> Result<(), String> {
     Ok(())
 }
 
-fn bind(variable: &str, address: SocketAddr, mark: Option<u32>) -> Result<std::net::TcpListener, String> {
-    let bound = match accept::listen(address, mark) {
+fn bind(
+    variable: &str,
+    address: SocketAddr,
+    mark: Option<u32>,
+    sharing: Sharing,
+) -> Result<std::net::TcpListener, String> {
+    let bound = match accept::listen(address, mark, sharing) {
         // No IPv6 here: "any address" then means any IPv4 address.
         Err(error)
             if address.ip().is_unspecified()
                 && address.is_ipv6()
                 && matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) =>
         {
-            accept::listen((Ipv4Addr::UNSPECIFIED, address.port()).into(), mark)
+            accept::listen((Ipv4Addr::UNSPECIFIED, address.port()).into(), mark, sharing)
         }
         other => other,
     };
@@ -272,20 +291,32 @@ fn describe_certs(shared: &Shared) -> serde_json::Value {
 async fn observe(shared: Arc<Shared>, client: Client) {
     let status = client.status();
     let mut interval = tokio::time::interval(OBSERVE);
+    let mut told: Option<Instant> = None;
     loop {
         interval.tick().await;
         metrics::xds_connected(status.borrow().connected);
-        if let Some(svid) = shared.identity.current() {
-            if svid.not_after() < SystemTime::now() {
-                tracing::error!("our SVID has expired and every handshake fails; is the SPIFFE agent up? see /certs");
-                tokio::time::sleep(Duration::from_secs(29)).await;
-            }
+        let expired = shared.identity.current().is_some_and(|svid| svid.not_after() < SystemTime::now());
+        if expired && told.is_none_or(|told| told.elapsed() >= REMIND) {
+            tracing::error!("our SVID has expired and every handshake fails; is the SPIFFE agent up? see /certs");
+            told = Some(Instant::now());
         }
     }
 }
 
+struct EndTold(mpsc::Sender<()>);
+
+impl Drop for EndTold {
+    fn drop(&mut self) {
+        let _ = self.0.try_send(());
+    }
+}
+
 /// SIGTERM, SIGINT or `/drain`. SIGHUP reopens the access log.
-async fn stop_asked(shared: &Shared, drain: &mut mpsc::Receiver<()>) -> Result<(), String> {
+async fn stop_asked(
+    shared: &Shared,
+    drain: &mut mpsc::Receiver<()>,
+    worker_ended: &mut mpsc::Receiver<()>,
+) -> Result<(), String> {
     let on = |kind: SignalKind| signal(kind).map_err(|error| format!("signals: {error}"));
     let (mut terminate, mut interrupt, mut hangup) =
         (on(SignalKind::terminate())?, on(SignalKind::interrupt())?, on(SignalKind::hangup())?);
@@ -294,6 +325,7 @@ async fn stop_asked(shared: &Shared, drain: &mut mpsc::Receiver<()>) -> Result<(
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             Some(()) = drain.recv() => return Ok(()),
+            Some(()) = worker_ended.recv() => return Err("a data worker ended unasked; please report it".into()),
             _ = hangup.recv() => shared.recorder.reopen(),
         }
     }

@@ -82,6 +82,8 @@ impl Alpn {
 }
 
 pub(crate) struct Authenticated {
+    /// What we proved ourselves with.
+    pub(crate) own: Arc<TrustSnapshot>,
     pub(crate) peer: Rc<Peer>,
     pub(crate) alpn: Alpn,
     pub(crate) hop: HopId,
@@ -138,7 +140,7 @@ impl Tls {
         declared: Option<Protocol>,
     ) -> Result<(Stream, Authenticated), Unauthenticated> {
         let started = Instant::now();
-        self.own_svid()?;
+        let own = self.own_svid()?;
         let acceptor = match declared {
             Some(Protocol::Http1) => &self.server_http1,
             Some(Protocol::Http2) => &self.server_http2,
@@ -150,19 +152,21 @@ impl Tls {
         let hop = hop_of(|out| session.export_keying_material(out, HOP_LABEL, None).map(drop))?;
         let alpn = Alpn::of(session.alpn_protocol());
         let facts = facts_of(session);
-        Ok((Stream::TlsServer(Box::new(stream)), Authenticated { peer, alpn, hop, facts, took: started.elapsed() }))
+        Ok((Stream::TlsServer(Box::new(stream)), Authenticated { own, peer, alpn, hop, facts, took: started.elapsed() }))
     }
 
     /// Without a valid SVID of our own every handshake would fail, and blame the peer.
-    fn own_svid(&self) -> Result<(), Unauthenticated> {
+    fn own_svid(&self) -> Result<Arc<TrustSnapshot>, Unauthenticated> {
         let Some(own) = self.identity.current() else {
             let message = "no SVID of our own; is the SPIFFE agent up, and is this workload registered?".into();
             return Err(Unauthenticated { reason: Reason::NoConfiguration, message });
         };
-        own.check_own_validity(SystemTime::now()).map_err(|error| Unauthenticated {
-            reason: reason_of(error.reason()),
-            message: format!("our own SVID: {error}"),
-        })
+        match own.check_own_validity(SystemTime::now()) {
+            Ok(()) => Ok(own),
+            Err(error) => {
+                Err(Unauthenticated { reason: reason_of(error.reason()), message: format!("our own SVID: {error}") })
+            }
+        }
     }
 
     /// The client's side. The server must prove one of `expected`; no byte of the application is sent before.
@@ -173,7 +177,7 @@ impl Tls {
         expected: &[Principal],
     ) -> Result<(Stream, Authenticated), Unauthenticated> {
         let started = Instant::now();
-        self.own_svid()?;
+        let own = self.own_svid()?;
         let connector = match carries {
             Carries::Bytes(Protocol::Http1) => &self.client_http1,
             Carries::Bytes(Protocol::Http2) => &self.client_http2,
@@ -193,7 +197,7 @@ impl Tls {
         let hop = hop_of(|out| session.export_keying_material(out, HOP_LABEL, None).map(drop))?;
         let alpn = Alpn::of(session.alpn_protocol());
         let facts = facts_of(session);
-        Ok((Stream::TlsClient(Box::new(stream)), Authenticated { peer, alpn, hop, facts, took: started.elapsed() }))
+        Ok((Stream::TlsClient(Box::new(stream)), Authenticated { own, peer, alpn, hop, facts, took: started.elapsed() }))
     }
 }
 

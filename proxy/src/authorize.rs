@@ -3,6 +3,7 @@
 //! **Architecture invariant:** a `Permit` has private fields and is made here only; forwarding needs one.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use kith_policy::{Decision, Reason, Request};
 
@@ -25,6 +26,18 @@ pub(crate) enum Denial {
 }
 
 impl Permit {
+    /// Outbound calls are not subject to the caller's own policies; the record says so with the default's name.
+    pub(crate) fn outbound(revision: &Arc<str>) -> Permit {
+        Permit(Decision {
+            allow: true,
+            reason: Reason::AllowedByDefault,
+            policy: None,
+            rule: None,
+            nearest: None,
+            revision: Arc::clone(revision),
+        })
+    }
+
     pub(crate) fn decision(&self) -> &Decision {
         &self.0
     }

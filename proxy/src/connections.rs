@@ -23,6 +23,9 @@ const AHEAD: Duration = Duration::from_secs(1);
 /// When one end lets go this close to the end of the grace, the other end knows why: clocks and ticks differ a little.
 const LAST_MOMENTS: Duration = Duration::from_secs(2);
 
+/// How long a client may keep a connection without a request.
+pub(crate) const IDLE: Duration = Duration::from_secs(600);
+
 /// Chains verified before other work gets its turn.
 const AT_ONCE: usize = 16;
 
@@ -79,6 +82,8 @@ impl Mesh {
 #[derive(Default)]
 pub(crate) struct Registry {
     live: RefCell<Slab<Rc<Live>>>,
+    /// Inbound connections that come all the same are told at once.
+    draining: Cell<bool>,
 }
 
 /// The owner's hold on a registered connection.
@@ -118,6 +123,9 @@ impl Registry {
             registry: Rc::downgrade(self),
         });
         live.key.set(self.live.borrow_mut().insert(Rc::clone(&live)));
+        if direction == Direction::Inbound && self.draining.get() {
+            live.signal.drain();
+        }
         Registered(live)
     }
 
@@ -139,7 +147,12 @@ impl Registry {
     pub(crate) fn recheck(&self, snapshot: &Snapshot, barrier: &Rc<Barrier>) -> usize {
         let mut closed = 0;
         for live in self.all() {
-            if live.direction != Direction::Inbound || live.signal.is_closing() {
+            if live.direction != Direction::Inbound {
+                continue;
+            }
+            if live.signal.is_closing() {
+                // Told to close by an earlier change, and not gone yet.
+                live.signal.hold(Rc::clone(barrier));
                 continue;
             }
             if let Err(closing) = live.still_allowed(snapshot) {
@@ -198,9 +211,11 @@ impl Registry {
         }
     }
 
-    pub(crate) fn drain(&self, direction: Direction) {
+    /// Inbound connections take no new request from now on.
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
         for live in self.all() {
-            if live.direction == direction {
+            if live.direction == Direction::Inbound {
                 live.signal.drain();
             }
         }
@@ -306,6 +321,7 @@ impl Live {
     pub(crate) fn open_stream(self: &Rc<Self>) -> StreamHold {
         let signal = Rc::new(Signal::default());
         let key = self.streams.borrow_mut().insert(Rc::downgrade(&signal));
+        self.wait_forever();
         StreamHold { signal, live: Rc::clone(self), key }
     }
 
@@ -331,7 +347,11 @@ pub(crate) struct StreamHold {
 
 impl Drop for StreamHold {
     fn drop(&mut self) {
-        self.live.streams.borrow_mut().try_remove(self.key);
+        let mut streams = self.live.streams.borrow_mut();
+        streams.try_remove(self.key);
+        if streams.is_empty() {
+            self.live.wait_for(IDLE, Reason::Timeout);
+        }
     }
 }
 

@@ -99,7 +99,7 @@ impl Control {
             Kind::RevocationList => revocations(&delivery),
         };
         count(&delivery, rejections.len());
-        for rejected in &rejections {
+        for rejected in delivery.refused.iter().chain(&rejections) {
             tracing::warn!(
                 kind = delivery.kind.name(), name = rejected.name, field = rejected.field, message = rejected.message,
                 "refused a resource of the control plane; what was in force stays"
@@ -107,7 +107,7 @@ impl Control {
         }
         match delivery.kind {
             Kind::WorkloadConfig | Kind::AuthorizationPolicy => {
-                if rejections.is_empty() {
+                if rejections.is_empty() && delivery.refused.is_empty() {
                     self.waiting.push(delivery);
                 } else {
                     // The good ones of the response still take effect; the NACK need not wait for that.
@@ -221,8 +221,11 @@ fn revocations(delivery: &Delivery) -> Vec<Rejection> {
 }
 
 fn rejection(name: &str, errors: &[FieldError]) -> Rejection {
-    let field = errors.first().map_or_else(String::new, |error| error.field.clone());
-    let message = errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect::<Vec<_>>().join("; ");
+    let mut errors = errors.iter();
+    let (field, mut message) =
+        errors.next().map_or_else(Default::default, |first| (first.field.clone(), first.message.clone()));
+    // The field of the first is said by whoever shows this.
+    message.extend(errors.map(|error| format!("; {}: {}", error.field, error.message)));
     Rejection { name: name.to_owned(), field, message }
 }
 
@@ -235,6 +238,9 @@ fn count(delivery: &Delivery, rejected: usize) {
     let now = SystemTime::now();
     for index in 0..delivery.changed.len() {
         metrics::xds_update(kind, if index < rejected { "rejected" } else { "applied" }, now);
+    }
+    for _ in &delivery.refused {
+        metrics::xds_update(kind, "rejected", now);
     }
     for _ in &delivery.removed {
         metrics::xds_update(kind, "removed", now);

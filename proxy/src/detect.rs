@@ -9,7 +9,6 @@ use bytes::BytesMut;
 use rustls::server::Acceptor;
 
 use crate::http1::{Sniff, sniff};
-use crate::signal::{Ask, Signal};
 use crate::snapshot::Protocol;
 use crate::stream::{Socket, Stream};
 
@@ -63,20 +62,10 @@ pub(crate) async fn detect(stream: &mut Stream, port: u16, declared: Option<Prot
     Ok(Detected { protocol, how, first })
 }
 
-/// Looks on without hurry, until the registry wants the connection closed. Silence to the end is opaque.
-pub(crate) async fn look_on(stream: &mut Stream, signal: &Signal, most: Duration) -> io::Result<Detected> {
-    let mut first = BytesMut::new();
-    let closed = async {
-        loop {
-            if let Ask::Close(closing) = signal.next().await {
-                return closing;
-            }
-        }
-    };
-    let protocol = tokio::select! {
-        looked = tokio::time::timeout(most, look(stream, &mut first)) => looked.unwrap_or(Ok(Protocol::Tcp))?,
-        closing = closed => return Err(io::Error::other(closing.reason.as_str())),
-    };
+/// Looks on without hurry at what `first` began. Silence to the end is opaque.
+pub(crate) async fn look_on(stream: &mut Stream, most: Duration, mut first: BytesMut) -> io::Result<Detected> {
+    let looked = tokio::time::timeout(most, look(stream, &mut first)).await;
+    let protocol = looked.unwrap_or(Ok(Protocol::Tcp))?;
     Ok(Detected { protocol, how: How::Sniffed, first })
 }
 

@@ -23,41 +23,49 @@ pub(crate) struct Received<'a> {
 
 impl Headers for Received<'_> {
     fn for_each(&self, name: &str, visit: &mut dyn FnMut(&[u8])) {
-        self.head.values(self.bytes, name).for_each(visit);
+        if !is_internal(name) {
+            self.head.values(self.bytes, name).for_each(visit);
+        }
     }
 }
 
 /// Headers of an HTTP/2 request.
 impl Headers for ReceivedMap<'_> {
     fn for_each(&self, name: &str, visit: &mut dyn FnMut(&[u8])) {
-        for value in self.0.get_all(name) {
-            visit(value.as_bytes());
+        if !is_internal(name) {
+            self.0.get_all(name).iter().for_each(|value| visit(value.as_bytes()));
         }
     }
 }
 
 pub(crate) struct ReceivedMap<'a>(pub(crate) &'a HeaderMap);
 
-/// `INTERNAL`, off an HTTP/2 request. `_` counts as `-`, since some applications fold the two.
+/// What is not passed on is not decided on either: policy sees what the application will see.
+fn is_internal(name: &str) -> bool {
+    is_kith(name) || folded(name, |name| name == "x-forwarded-client-cert")
+}
+
+fn is_kith(name: &str) -> bool {
+    folded(name, |name| name.starts_with("x-kith-"))
+}
+
+/// `_` counts as `-`, since some applications fold the two. The common case compares, and copies nothing.
+fn folded(name: &str, is: impl Fn(&str) -> bool) -> bool {
+    is(name) || (name.contains('_') && is(&name.replace('_', "-")))
+}
+
+/// `INTERNAL`, off an HTTP/2 request.
 pub(crate) fn remove_internal(headers: &mut HeaderMap) {
-    remove(headers, |name| name == "x-forwarded-client-cert" || name.starts_with("x-kith-"));
+    remove(headers, is_internal);
 }
 
 /// `FROM_APPLICATION`, off an HTTP/2 answer.
 pub(crate) fn remove_kith(headers: &mut HeaderMap) {
-    remove(headers, |name| name.starts_with("x-kith-"));
+    remove(headers, is_kith);
 }
 
 fn remove(headers: &mut HeaderMap, named: impl Fn(&str) -> bool) {
-    let doomed: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| {
-            let text = name.as_str();
-            // The common case compares, and copies nothing.
-            named(text) || (text.contains('_') && named(&text.replace('_', "-")))
-        })
-        .cloned()
-        .collect();
+    let doomed: Vec<HeaderName> = headers.keys().filter(|name| named(name.as_str())).cloned().collect();
     for name in doomed {
         headers.remove(name);
     }

@@ -17,13 +17,13 @@ use crate::accept::Accepted;
 use crate::authenticate::{Alpn, Authenticated, Carries, Peer, Unauthenticated};
 use crate::authorize::{self, Denial};
 use crate::connections::{Live, Mesh, Registered};
-use crate::detect::{self, Detected, How, Opening};
+use crate::detect::{self, How, Opening};
 use crate::forward::connect::connect;
 use crate::forward::tcp;
 use crate::lease::Lease;
 use crate::record::{ClosedBy, ConnectionFacts, Direction, Hop, HopFacts, Kind, Record};
 use crate::renew;
-use crate::signal::Ask;
+use crate::signal::still_fine;
 use crate::snapshot::{MtlsMode, Port, Protocol, Snapshot};
 use crate::stream::{Socket, Stream};
 use crate::telemetry::metrics::{self, Side};
@@ -48,6 +48,10 @@ struct Inbound {
     hop: Option<Rc<Hop>>,
     /// Bytes that detection read.
     first: BytesMut,
+    /// When the SVID ends that we proved ourselves with.
+    own_expiry: Option<SystemTime>,
+    /// Only mTLS is accepted here.
+    strict: bool,
 }
 
 pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
@@ -74,7 +78,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
             return;
         }
     };
-    let mut connection = Inbound { worker, stream, live, facts, peer: None, hop: None, first: BytesMut::new() };
+    let mut connection = Inbound { worker, stream, live, facts, peer: None, hop: None, first: BytesMut::new(), own_expiry: None, strict: port.mtls == MtlsMode::Strict };
     let alpn = authenticated.map(|authenticated| connection.identify(authenticated, &mut record));
 
     if let Some(Alpn { carries: Carries::Renewal, .. }) = alpn {
@@ -145,8 +149,18 @@ async fn secure(
         },
         (mode, _) => {
             // Where plaintext may be meant, a silent client may be one whose server speaks first.
-            let patience = if mode == MtlsMode::Strict { OPENING } else { detect::PATIENCE };
-            detect::opening(&socket, patience).await.map_err(gone)? == Opening::Tls
+            let client_first = matches!(port.protocol, Some(Protocol::Http1 | Protocol::Http2));
+            let patience = if mode == MtlsMode::Strict || client_first { OPENING } else { detect::PATIENCE };
+            match detect::opening(&socket, patience).await.map_err(gone)? {
+                Opening::Tls => true,
+                Opening::Plain => false,
+                Opening::Silent if mode == MtlsMode::Permissive => false,
+                // Whatever it may still say, it has no identity, and silence must not hold a connection.
+                Opening::Silent => {
+                    let message = format!("no handshake within {} s", OPENING.as_secs());
+                    return Err(Unauthenticated { reason: Reason::PeerUnauthenticated, message });
+                }
+            }
         }
     };
     if !mesh {
@@ -159,15 +173,14 @@ async fn secure(
 impl Inbound {
     /// From here on the connection has a name.
     fn identify(&mut self, authenticated: Authenticated, record: &mut Record) -> Alpn {
-        let Authenticated { peer, alpn, hop, facts, took, .. } = authenticated;
+        let Authenticated { own, peer, alpn, hop, facts, took } = authenticated;
         metrics::handshake(Side::Server, took);
-        let own = self.worker.shared.identity.current();
         let rendered = Hop::new(&HopFacts {
             id: &hop,
             source_principal: peer.principal().as_str(),
             source_serial: peer.svid().serial(),
             source_expires: Some(peer.svid().not_after()),
-            destination_principal: own.as_ref().map_or("", |own| own.principal().as_str()),
+            destination_principal: own.principal().as_str(),
             destination_address: None,
             tls: facts,
         });
@@ -176,11 +189,12 @@ impl Inbound {
             peer: Rc::clone(&peer),
             hop,
             kith: alpn.kith,
-            lease: Lease::new(now, own.map_or(now, |own| own.not_after()), peer.svid().not_after()),
+            lease: Lease::new(now, own.not_after(), peer.svid().not_after()),
             renewed: 0,
             server: self.live.destination,
         });
         record.travels(&rendered, 0);
+        self.own_expiry = Some(own.not_after());
         self.peer = Some(peer);
         self.hop = Some(rendered);
         alpn
@@ -195,8 +209,11 @@ impl Inbound {
                 let number = self.live.destination.port();
                 let mut detected = detect::detect(&mut self.stream, number, declared).await?;
                 if detected.how == How::TimedOut && self.only_as_http() {
-                    let again = detect::look_on(&mut self.stream, &self.live.signal, SILENT).await?;
-                    detected = Detected { how: How::Sniffed, ..again };
+                    let looked = detect::look_on(&mut self.stream, SILENT, detected.first);
+                    detected = match self.live.signal.unless_closed(&still_fine, looked).await {
+                        Ok(looked) => looked?,
+                        Err(closing) => return Err(io::Error::other(closing.reason.as_str())),
+                    };
                 }
                 metrics::detected(detected.protocol.as_str(), detected.how.as_str());
                 self.first = detected.first;
@@ -216,32 +233,41 @@ impl Inbound {
     }
 
     async fn opaque(mut self, mut record: Record) {
-        let decided = match &*self.worker.shared.snapshot() {
+        let snapshot = self.worker.shared.snapshot.load_full();
+        let decided = match &snapshot {
             Some(snapshot) => {
                 record.revision = Some(snapshot.revision_shared());
                 authorize::inbound(snapshot, &self.live, self.peer.as_ref(), None)
             }
             None => Err(Denial::Refused(Reason::NoConfiguration)),
         };
-        match decided {
-            Ok(permit) => record.decide(permit.decision()),
+        let permit = match decided {
+            Ok(permit) => permit,
             Err(denial) => {
                 denial.record(&mut record);
                 return self.stream.reset_on_close();
             }
-        }
+        };
+        record.decide(permit.decision());
         let started = Instant::now();
-        let mut server = match connect(self.live.destination, self.worker.mark()).await {
-            Ok(tcp) => Stream::Plain(Socket::new(tcp)),
-            Err(error) => {
+        // The registry decides about opaque connections as a whole, and closes those that lose.
+        let connecting = connect(self.live.destination, self.worker.mark());
+        let mut server = match self.live.signal.unless_closed(&still_fine, connecting).await {
+            Ok(Ok(tcp)) => Stream::Plain(Socket::new(tcp)),
+            Ok(Err(error)) => {
                 tracing::debug!(%error, destination = %self.live.destination, "the application does not accept");
                 record.fail(Reason::ServerUnreachable);
                 record.closed_by = Some(ClosedBy::Server);
                 return self.stream.reset_on_close();
             }
+            Err(closing) => {
+                closing.record(&mut record);
+                return self.stream.reset_on_close();
+            }
         };
         record.upstream = Some(started.elapsed());
-        let relayed = tcp::relay(&self.live, &mut self.stream, &mut server, self.first).await;
+        let (client, application) = ((&mut self.stream, self.first), (&mut server, BytesMut::new()));
+        let relayed = tcp::relay(&permit, &self.live, client, application, &still_fine).await;
         record.renewed = self.live.renewed();
         relayed.record(&mut record);
     }
@@ -257,26 +283,18 @@ impl Inbound {
             record.decide(&decision);
             return self.stream.reset_on_close();
         }
-        let exchange = renew::serve(&self.worker, &mut self.stream, &peer);
-        let closed = async {
-            loop {
-                if let Ask::Close(closing) = self.live.signal.next().await {
-                    return closing;
-                }
+        let own_expiry = self.own_expiry.unwrap_or(SystemTime::UNIX_EPOCH);
+        let exchange = renew::serve(&self.worker, &mut self.stream, &peer, own_expiry);
+        match self.live.signal.unless_closed(&still_fine, exchange).await {
+            Ok(Ok(renewed)) => {
+                tracing::debug!(peer = peer.principal().as_str(), renewed, "renewed leases");
+                record.carries_requests();
             }
-        };
-        tokio::select! {
-            result = exchange => match result {
-                Ok(renewed) => {
-                    tracing::debug!(peer = peer.principal().as_str(), renewed, "renewed leases");
-                    record.carries_requests();
-                }
-                Err(error) => {
-                    record.refuse(Reason::RequestMalformed);
-                    record.tls_error(&error.to_string());
-                }
-            },
-            closing = closed => closing.record(&mut record),
+            Ok(Err(error)) => {
+                record.refuse(Reason::RequestMalformed);
+                record.tls_error(&error.to_string());
+            }
+            Err(closing) => closing.record(&mut record),
         }
     }
 }

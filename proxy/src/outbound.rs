@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
-use kith_policy::{Decision, Reason};
+use kith_policy::Reason;
 
 use crate::accept::Accepted;
 use crate::authenticate::Carries;
+use crate::authorize::Permit;
 use crate::connections::{Mesh, Registered};
 use crate::detect;
 use crate::forward::balance::Load;
@@ -24,7 +25,8 @@ use crate::forward::tcp;
 use crate::inbound::configuration;
 use crate::lease::Lease;
 use crate::record::{ClosedBy, ConnectionFacts, Direction, Hop, HopFacts, Kind, Record};
-use crate::resolve::{Resolved, Target, Unresolved, resolve};
+use crate::resolve::{Dialled, Resolved, Target, Unresolved, resolve};
+use crate::signal::still_fine;
 use crate::snapshot::Protocol;
 use crate::stream::{Socket, Stream};
 use crate::telemetry::metrics::{self, Side};
@@ -39,9 +41,27 @@ struct Outbound {
     stream: Stream,
     live: Registered,
     facts: Rc<ConnectionFacts>,
-    route: Result<Resolved, Reason>,
-    revision: Arc<str>,
+    dialled: Dialled,
     first: BytesMut,
+}
+
+/// What holds at this moment: looked up for each request, because a connection of the application may outlive any
+/// endpoint, and because whether a destination is in the mesh must never be remembered.
+struct Route {
+    resolved: Result<Resolved, Reason>,
+    revision: Arc<str>,
+}
+
+async fn route(worker: &Worker, dialled: &Dialled) -> Route {
+    let Some(snapshot) = configuration(worker).await else {
+        return Route { resolved: Err(Reason::NoConfiguration), revision: Arc::from("") };
+    };
+    let resolved = resolve(&worker.shared.destinations, dialled, snapshot.workload().egress).await;
+    let resolved = resolved.map_err(|problem| {
+        tracing::debug!(destination = %dialled.address, %problem, "there is no route for an outbound connection");
+        problem.reason()
+    });
+    Route { resolved, revision: snapshot.revision_shared() }
 }
 
 pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
@@ -52,17 +72,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let _open = metrics::OpenConnection::new(Direction::Outbound);
     let socket = Socket::new(tcp);
 
-    let Some(snapshot) = configuration(&worker).await else {
-        record.refuse(Reason::NoConfiguration);
-        return socket.reset_on_close();
-    };
-    let resolved = resolve(&worker.shared.destinations, destination, snapshot.workload().egress).await;
-    let route = resolved.map_err(|problem| {
-        tracing::debug!(%source, %destination, %problem, "there is no route for an outbound connection");
-        problem.reason()
-    });
+    let dialled = Dialled::new(destination);
+    let Route { resolved, revision } = route(&worker, &dialled).await;
+    record.revision = Some(revision).filter(|revision| !revision.is_empty());
     let mut stream = Stream::Plain(socket);
-    let declared = route.as_ref().ok().and_then(|resolved| resolved.protocol);
+    let declared = resolved.as_ref().ok().and_then(|resolved| resolved.protocol);
     let detected = match detect::detect(&mut stream, destination.port(), declared).await {
         Ok(detected) => detected,
         Err(error) => {
@@ -73,9 +87,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     };
     metrics::detected(detected.protocol.as_str(), detected.how.as_str());
     live.protocol.set(Some(detected.protocol));
-    record.revision = Some(snapshot.revision_shared());
-    let revision = snapshot.revision_shared();
-    let connection = Outbound { worker, stream, live, facts, route, revision, first: detected.first };
+    let connection = Outbound { worker, stream, live, facts, dialled, first: detected.first };
     match detected.protocol {
         Protocol::Http1 => {
             record.carries_requests();
@@ -99,23 +111,13 @@ impl Unresolved {
     }
 }
 
-/// Outbound calls are not subject to the caller's own policies; the record says so with the default's name.
-fn permitted(revision: &Arc<str>) -> Decision {
-    Decision {
-        allow: true,
-        reason: Reason::AllowedByDefault,
-        policy: None,
-        rule: None,
-        nearest: None,
-        revision: Arc::clone(revision),
-    }
-}
-
 /// A connection to a server, authenticated when the server is in the mesh.
 struct Established {
     stream: Stream,
     target: Arc<Target>,
     mesh: Option<(Mesh, UpstreamMesh)>,
+    /// The server is this very pod.
+    itself: bool,
     load: Load,
 }
 
@@ -125,28 +127,45 @@ struct Unreachable {
     message: String,
 }
 
+impl Unreachable {
+    fn record(&self, record: &mut Record) {
+        record.refuse(self.reason);
+        // A server that could not even be connected to is no failure of TLS.
+        if self.reason != Reason::ServerUnreachable {
+            record.tls_error(&self.message);
+        }
+    }
+}
+
 impl Outbound {
     async fn opaque(mut self, mut record: Record) {
-        let resolved = match &self.route {
+        let Route { resolved, revision } = route(&self.worker, &self.dialled).await;
+        let resolved = match resolved {
             Ok(resolved) => resolved,
             Err(reason) => {
-                record.refuse(*reason);
+                record.refuse(reason);
                 return self.stream.reset_on_close();
             }
         };
         record.service = resolved.service.clone();
         let started = Instant::now();
-        let mut server = match establish(&self.worker, resolved, Protocol::Tcp, &mut record).await {
-            Ok(server) => server,
-            Err(problem) => {
+        let connecting = establish(&self.worker, &resolved, Protocol::Tcp, &mut record);
+        let mut server = match self.live.signal.unless_closed(&still_fine, connecting).await {
+            Ok(Ok(server)) => server,
+            Ok(Err(problem)) => {
                 tracing::debug!(destination = %self.live.destination, message = problem.message, "no server could be reached");
                 record.refuse(problem.reason);
                 record.tls_error(&problem.message);
                 return self.stream.reset_on_close();
             }
+            Err(closing) => {
+                closing.record(&mut record);
+                return self.stream.reset_on_close();
+            }
         };
         record.upstream = Some(started.elapsed());
-        record.decide(&permitted(&self.revision));
+        let permit = Permit::outbound(&revision);
+        record.decide(permit.decision());
         match server.mesh.take() {
             Some((mesh, upstream)) => {
                 record.travels(&upstream.rendered, 0);
@@ -154,7 +173,8 @@ impl Outbound {
             }
             None => record.destination = Some(server.target.address),
         }
-        let relayed = tcp::relay(&self.live, &mut self.stream, &mut server.stream, self.first).await;
+        let (client, server_end) = ((&mut self.stream, self.first), (&mut server.stream, BytesMut::new()));
+        let relayed = tcp::relay(&permit, &self.live, client, server_end, &still_fine).await;
         record.renewed = self.live.renewed();
         relayed.record(&mut record);
         drop(server.load);
@@ -198,7 +218,7 @@ async fn establish_one(worker: &Worker, target: &Arc<Target>, protocol: Protocol
     // nothing leaves the pod.
     let itself = worker.shared.snapshot().as_ref().is_some_and(|snapshot| snapshot.is_own_address(target.address.ip()));
     if itself || !target.in_mesh() {
-        return Ok(Established { stream: Stream::Plain(socket), target: Arc::clone(target), mesh: None, load });
+        return Ok(Established { stream: Stream::Plain(socket), target: Arc::clone(target), mesh: None, itself, load });
     }
     let connected = worker.tls.connect(socket, Carries::Bytes(protocol), &target.principals).await;
     let (stream, authenticated) = connected.map_err(|problem| {
@@ -210,10 +230,7 @@ async fn establish_one(worker: &Worker, target: &Arc<Target>, protocol: Protocol
         Unreachable { reason, message: problem.message }
     })?;
     metrics::handshake(Side::Client, authenticated.took);
-    let Some(own) = worker.shared.identity.current() else {
-        return Err(Unreachable { reason: Reason::NoConfiguration, message: "no SVID of our own".into() });
-    };
-    let peer = authenticated.peer;
+    let (own, peer) = (authenticated.own, authenticated.peer);
     let rendered = Hop::new(&HopFacts {
         id: &authenticated.hop,
         source_principal: own.principal().as_str(),
@@ -232,5 +249,5 @@ async fn establish_one(worker: &Worker, target: &Arc<Target>, protocol: Protocol
         server: target.address,
     };
     let upstream = UpstreamMesh { peer, kith: mesh.kith, rendered };
-    Ok(Established { stream, target: Arc::clone(target), mesh: Some((mesh, upstream)), load })
+    Ok(Established { stream, target: Arc::clone(target), mesh: Some((mesh, upstream)), itself: false, load })
 }

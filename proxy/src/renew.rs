@@ -38,6 +38,7 @@ const EXCHANGE: Duration = Duration::from_secs(10);
 
 /// The rest between two attempts at the same server.
 const AGAIN: Duration = Duration::from_secs(1);
+const SELDOM: Duration = Duration::from_secs(60);
 
 /// A client proved anew who it is.
 #[derive(Clone)]
@@ -55,15 +56,17 @@ pub(crate) type Renewed = HopId;
 pub(crate) struct Pending(RefCell<HashMap<SocketAddr, Instant>>);
 
 /// The server's side of the exchange. Errors are the client's.
-pub(crate) async fn serve(worker: &Worker, stream: &mut Stream, peer: &Rc<Peer>) -> io::Result<usize> {
+pub(crate) async fn serve(
+    worker: &Worker,
+    stream: &mut Stream,
+    peer: &Rc<Peer>,
+    own_expiry: SystemTime,
+) -> io::Result<usize> {
     let exchange = async {
         let hops = read_request(stream).await?;
-        let Some(own) = worker.shared.identity.current() else {
-            return Err(io::Error::other("no SVID to renew with"));
-        };
         let renewal = Renewal {
             peer: Peer::clone(peer),
-            lease: Lease::new(SystemTime::now(), own.not_after(), peer.svid().not_after()),
+            lease: Lease::new(SystemTime::now(), own_expiry, peer.svid().not_after()),
             hops: Arc::new(hops),
         };
         // The connections may live on any worker.
@@ -82,15 +85,18 @@ pub(crate) fn extend(worker: &Worker, renewal: &Renewal) -> Vec<Renewed> {
     let Some(snapshot) = &*snapshot else { return Vec::new() };
     let mut renewed = Vec::new();
     for live in worker.registry.all() {
-        if live.direction != Direction::Inbound || live.signal.is_closing() || live.still_allowed(snapshot).is_err() {
+        if live.direction != Direction::Inbound || live.signal.is_closing() {
+            continue;
+        }
+        let named = live.mesh.borrow().as_ref().is_some_and(|mesh| {
+            mesh.peer.principal() == renewal.peer.principal() && renewal.hops.contains(&mesh.hop)
+        });
+        if !named || live.still_allowed(snapshot).is_err() {
             continue;
         }
         if let Some(mesh) = &mut *live.mesh.borrow_mut() {
-            let same = mesh.peer.principal() == renewal.peer.principal();
-            if same && renewal.hops.contains(&mesh.hop) {
-                mesh.renew(Rc::new(renewal.peer.clone()), renewal.lease);
-                renewed.push(mesh.hop);
-            }
+            mesh.renew(Rc::new(renewal.peer.clone()), renewal.lease);
+            renewed.push(mesh.hop);
         }
     }
     renewed
@@ -98,6 +104,7 @@ pub(crate) fn extend(worker: &Worker, renewal: &Renewal) -> Vec<Renewed> {
 
 /// After a rotation: everything that is in use.
 pub(crate) fn start_all(worker: &Rc<Worker>) {
+    worker.renewals.0.borrow_mut().clear();
     start(worker, |_| true);
 }
 
@@ -134,6 +141,7 @@ fn start(worker: &Rc<Worker>, due: impl Fn(&Lease) -> bool) {
         let worker = Rc::clone(worker);
         tokio::task::spawn_local(async move {
             let count = batch.connections.len();
+            let shortest = batch.shortest();
             match renew(&worker, server, batch).await {
                 Ok(renewed) => tracing::debug!(%server, renewed, of = count, "leases renewed"),
                 Err(error) => tracing::warn!(
@@ -141,7 +149,7 @@ fn start(worker: &Rc<Worker>, due: impl Fn(&Lease) -> bool) {
                     "leases could not be renewed; the connections end when they run out, unless a later attempt succeeds"
                 ),
             }
-            worker.renewals.0.borrow_mut().insert(server, Instant::now() + AGAIN);
+            worker.renewals.0.borrow_mut().insert(server, Instant::now() + rest(shortest, SystemTime::now()));
         });
     }
 }
@@ -150,6 +158,20 @@ fn start(worker: &Rc<Worker>, due: impl Fn(&Lease) -> bool) {
 struct Batch {
     principal: Principal,
     connections: Vec<(HopId, Rc<Live>)>,
+}
+
+impl Batch {
+    fn shortest(&self) -> Option<SystemTime> {
+        let until = |live: &Rc<Live>| live.mesh.borrow().as_ref().map(|mesh| mesh.lease.until());
+        self.connections.iter().filter_map(|(_, live)| until(live)).min()
+    }
+}
+
+/// An attempt that gained nothing, because neither SVID has rotated yet, is not worth one a second; but the nearer
+/// the end, the more often.
+fn rest(until: Option<SystemTime>, now: SystemTime) -> Duration {
+    let left = until.and_then(|until| until.duration_since(now).ok()).unwrap_or_default();
+    (left / 16).clamp(AGAIN, SELDOM)
 }
 
 async fn renew(worker: &Worker, server: SocketAddr, batch: Batch) -> io::Result<usize> {
@@ -164,8 +186,8 @@ async fn renew(worker: &Worker, server: SocketAddr, batch: Batch) -> io::Result<
         let hops: Vec<HopId> = batch.connections.iter().map(|(hop, _)| *hop).collect();
         write_hops(&mut stream, &[VERSION], &hops).await?;
         let renewed: HashSet<HopId> = read_hops(&mut stream).await?;
-        let own = worker.shared.identity.current().ok_or_else(|| io::Error::other("no SVID"))?;
-        let lease = Lease::new(SystemTime::now(), own.not_after(), authenticated.peer.svid().not_after());
+        let own_expiry = authenticated.own.not_after();
+        let lease = Lease::new(SystemTime::now(), own_expiry, authenticated.peer.svid().not_after());
         let mut count = 0;
         for (hop, live) in &batch.connections {
             if let (true, Some(mesh)) = (renewed.contains(hop), &mut *live.mesh.borrow_mut()) {

@@ -20,7 +20,7 @@ pub enum Destination {
 #[derive(Debug)]
 pub struct DestinationPort {
     pub protocol: Option<Protocol>,
-    pub targets: Vec<Arc<Target>>,
+    pub targets: Arc<[Arc<Target>]>,
 }
 
 #[derive(Debug)]
@@ -47,13 +47,26 @@ impl Target {
     }
 }
 
+/// An address that the application dialled, and the name of the resource that describes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialled {
+    pub(crate) address: SocketAddr,
+    name: String,
+}
+
+impl Dialled {
+    pub(crate) fn new(address: SocketAddr) -> Self {
+        Dialled { address, name: address.ip().to_string() }
+    }
+}
+
 /// Where the bytes of one outbound connection may go.
 #[derive(Clone, Debug)]
 pub(crate) struct Resolved {
     /// `None`: not declared.
     pub(crate) protocol: Option<Protocol>,
     pub(crate) service: Option<Arc<str>>,
-    pub(crate) targets: Vec<Arc<Target>>,
+    pub(crate) targets: Arc<[Arc<Target>]>,
 }
 
 /// Why there is nowhere to go.
@@ -82,24 +95,24 @@ impl std::fmt::Display for Unresolved {
 
 pub(crate) async fn resolve(
     destinations: &OnDemand<Destination>,
-    dialled: SocketAddr,
+    dialled: &Dialled,
     egress: Egress,
 ) -> Result<Resolved, Unresolved> {
-    let name = dialled.ip().to_string();
-    let lookup = match destinations.peek(&name) {
+    let lookup = match destinations.peek(&dialled.name) {
         Some(known) => known,
-        None => destinations.get(&name).await,
+        None => destinations.get(&dialled.name).await,
     };
+    let dialled = dialled.address;
     match lookup {
         Lookup::Found(destination) => destination.at(dialled.port()),
         Lookup::Absent if egress == Egress::Allow => Ok(Resolved {
             protocol: None,
             service: None,
-            targets: vec![Arc::new(Target {
+            targets: Arc::new([Arc::new(Target {
                 workload: Arc::from(""),
                 address: dialled,
                 principals: Arc::from([]),
-            })],
+            })]),
         }),
         Lookup::Absent => Err(Unresolved::EgressRefused),
         Lookup::Unavailable => Err(Unresolved::Unknown),
@@ -114,16 +127,16 @@ impl Destination {
                 if at.targets.is_empty() {
                     return Err(Unresolved::NoEndpoint);
                 }
-                Ok(Resolved { protocol: at.protocol, service: Some(Arc::clone(name)), targets: at.targets.clone() })
+                Ok(Resolved { protocol: at.protocol, service: Some(Arc::clone(name)), targets: Arc::clone(&at.targets) })
             }
             Destination::Workload(endpoint) => Ok(Resolved {
                 protocol: endpoint.ports.get(&port).and_then(|port| port.protocol),
                 service: None,
-                targets: vec![Arc::new(Target {
+                targets: Arc::new([Arc::new(Target {
                     workload: Arc::clone(&endpoint.workload),
                     address: SocketAddr::new(endpoint.ip, port),
                     principals: Arc::clone(&endpoint.principals),
-                })],
+                })]),
             }),
         }
     }

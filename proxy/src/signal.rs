@@ -53,6 +53,11 @@ pub(crate) enum Ask {
     Close(Closing),
 }
 
+/// For work that no policy is about.
+pub(crate) fn still_fine() -> Result<(), Closing> {
+    Ok(())
+}
+
 /// Held by everyone who has been asked; when the last one lets go, the asker knows that all have acted.
 #[derive(Debug)]
 pub(crate) struct Barrier(Option<oneshot::Sender<()>>);
@@ -146,8 +151,31 @@ impl Signal {
         Poll::Pending
     }
 
-    pub(crate) async fn next(&self) -> Ask {
-        std::future::poll_fn(|context| self.poll(context)).await
+
+    /// Does `work` unless the registry wants it ended; `recheck` says whether a change of policy does. Draining is a
+    /// state, not an event, and stays to be seen in [`is_draining`](Self::is_draining).
+    pub(crate) async fn unless_closed<T>(
+        &self,
+        recheck: &dyn Fn() -> Result<(), Closing>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Closing> {
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|context| {
+            while let Poll::Ready(ask) = self.poll(context) {
+                match ask {
+                    Ask::Close(closing) => return Poll::Ready(Err(closing)),
+                    Ask::Drain => {}
+                    Ask::Recheck(barrier) => {
+                        if let Err(closing) = recheck() {
+                            self.hold(barrier);
+                            return Poll::Ready(Err(closing));
+                        }
+                    }
+                }
+            }
+            work.as_mut().poll(context).map(Ok)
+        })
+        .await
     }
 
     fn wake(&self) {

@@ -202,7 +202,7 @@ fn service_port(
             principals: endpoint.principals.clone(),
         }));
     }
-    Some((number, DestinationPort { protocol, targets }))
+    Some((number, DestinationPort { protocol, targets: targets.into() }))
 }
 
 fn endpoint(endpoint: &wire::Endpoint, at: &str, errors: &mut Errors) -> Endpoint {

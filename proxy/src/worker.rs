@@ -95,6 +95,13 @@ pub(crate) struct Listeners {
 }
 
 impl Worker {
+    fn tick(self: &Rc<Self>, clock: Instant, now: SystemTime) {
+        self.registry.sweep(now, clock, &self.shared.grace);
+        self.pool.sweep(clock);
+        self.loads.forget_idle();
+        renew::start_due(self, now);
+    }
+
     pub(crate) fn mark(&self) -> Option<u32> {
         self.shared.config.socket_mark
     }
@@ -202,12 +209,9 @@ async fn tick(worker: std::rc::Weak<Worker>) {
     loop {
         interval.tick().await;
         let Some(worker) = worker.upgrade() else { return };
-        let clock = Instant::now();
-        let now = SystemTime::now();
-        worker.registry.sweep(now, clock, &worker.shared.grace);
-        worker.pool.sweep(clock);
-        worker.loads.forget_idle();
-        renew::start_due(&worker, now);
+        // Leases and deadlines hang on this: one panic must not be the last tick.
+        let report = || tracing::error!("a tick of a data worker panicked; please report it");
+        contain_panic(async { worker.tick(Instant::now(), SystemTime::now()) }, report).await;
     }
 }
 
@@ -247,7 +251,7 @@ async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
             }
             Command::Drain => {
                 stop_inbound = None;
-                worker.registry.drain(Direction::Inbound);
+                worker.registry.drain();
             }
             Command::Stop(answer) => {
                 worker.registry.close(&Closing::new(ClosedBy::Drain, Reason::Draining));

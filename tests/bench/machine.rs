@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::envoy;
 
-/// Descriptors that 10,000 connections need, twice over in a sidecar.
+/// Enough for 10,000 connections, each of which a sidecar has twice.
 const DESCRIPTORS: u64 = 65_536;
 
 /// Programs of the system that are needed: name, Debian package.
@@ -53,6 +53,14 @@ pub(crate) fn raise_descriptors() {
             },
         );
     }
+}
+
+/// How many connections a sidecar can have open, up to `wanted`, in whole thousands.
+pub(crate) fn connections(wanted: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(DESCRIPTORS);
+    // Some hundreds for everything else.
+    let possible = usize::try_from(limit.saturating_sub(500) / 2).unwrap_or(usize::MAX);
+    (possible / 1_000 * 1_000).clamp(1_000, wanted)
 }
 
 #[derive(Default)]

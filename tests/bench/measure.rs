@@ -6,7 +6,7 @@ use std::fmt;
 use clap::ValueEnum;
 
 use crate::mesh::{Bench, Pair};
-use crate::{Arguments, Failure, load, memory, policy};
+use crate::{Arguments, Failure, load, machine, memory, policy};
 
 /// What stands between client and server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -76,7 +76,7 @@ impl Measure {
         match self {
             Measure::Memory => memory::take(pair).await,
             Measure::Policy => {
-                let count = if arguments.quick { 1_000 } else { 10_000 };
+                let count = machine::connections(if arguments.quick { 1_000 } else { 10_000 });
                 policy::take(bench, pair, count).await
             }
             _ => load::run(self, bench, pair, if arguments.quick { 2 } else { 4 }).await,

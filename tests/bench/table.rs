@@ -131,9 +131,9 @@ fn joined(values: impl Iterator<Item = Option<String>>) -> String {
 /// As many digits as mean anything.
 fn significant(value: f64) -> String {
     match value.abs() {
-        0.0..1.0 => trimmed(format!("{value:.3}")),
-        1.0..10.0 => trimmed(format!("{value:.2}")),
-        10.0..100.0 => trimmed(format!("{value:.1}")),
+        0.0..1.0 => trimmed(&format!("{value:.3}")),
+        1.0..10.0 => trimmed(&format!("{value:.2}")),
+        10.0..100.0 => trimmed(&format!("{value:.1}")),
         _ => {
             let digits = format!("{value:.0}");
             let groups: Vec<&str> = digits
@@ -147,7 +147,7 @@ fn significant(value: f64) -> String {
     }
 }
 
-fn trimmed(digits: String) -> String {
+fn trimmed(digits: &str) -> String {
     digits
         .trim_end_matches('0')
         .trim_end_matches('.')

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kith::lab::{LabOptions, Workload, WorkloadSpec};
+use kith_tests::caller::Caller;
 use kith_tests::lasting::{How, Lasting};
 use kith_tests::shop::{Shop, WEB_MAY_ALL};
 use kith_tests::wait::wait_for;
@@ -50,7 +51,7 @@ async fn requests_in_flight_end_well_and_nothing_new_begins() {
     let _servers = servers(&shop.orders).await;
     // Straight to the server's sidecar, so that nothing is between it and what it says.
     let stranger = shop.stranger().await;
-    let caller = kith_tests::caller::Caller::new(&shop.lab, &shop.web.spiffe_id()).await;
+    let caller = Caller::new(&shop.lab, &shop.web.spiffe_id()).await;
     let to: SocketAddr = (shop.orders.addresses.v4, 8080).into();
     let (begun, has_begun) = tokio::sync::oneshot::channel();
     let talk = move || async move {
@@ -88,6 +89,43 @@ async fn requests_in_flight_end_well_and_nothing_new_begins() {
     let status = shop.orders.sidecar().wait(Duration::from_secs(3)).await.unwrap();
     assert_eq!(status.code(), Some(0));
     println!("ended {:?} after SIGTERM", start.elapsed());
+}
+
+#[tokio::test]
+async fn an_http2_client_is_told_to_go_away_and_what_it_asked_for_is_answered() {
+    let shop = open("10").await;
+    let _servers = servers(&shop.orders).await;
+    let stranger = shop.stranger().await;
+    let caller = Caller::new(&shop.lab, &shop.web.spiffe_id()).await;
+    let to: SocketAddr = (shop.orders.addresses.v4, 9090).into();
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let talk = move || async move {
+        let tls = caller.connect(to, &[b"h2"]).await.unwrap();
+        let (mut client, connection) = h2::client::handshake(tls).await.unwrap();
+        let connection = tokio::task::spawn_local(connection);
+        let request = http::Request::get("http://orders.shop:9090/slow?ms=1500").body(()).unwrap();
+        let (response, _) = client.send_request(request, true).unwrap();
+        sleep(Duration::from_millis(200)).await;
+        begun.send(()).unwrap();
+        let start = Instant::now();
+        let told = wait_for("GOAWAY", Duration::from_secs(1), || async { client.clone().ready().await.err() }).await;
+        println!("told to go away {:?} after SIGTERM: {told}", start.elapsed());
+        assert_eq!(told.reason(), Some(h2::Reason::NO_ERROR), "{told}");
+        let mut response = response.await.unwrap();
+        assert_eq!(response.status(), 200);
+        let mut body = 0;
+        while let Some(piece) = response.body_mut().data().await {
+            body += piece.unwrap().len();
+        }
+        assert!(body > 0);
+        connection.await.unwrap().unwrap();
+    };
+    let talk = tokio::spawn(async move { stranger.enter(talk).await });
+    has_begun.await.unwrap();
+    shop.orders.sidecar().signal(Signal::TERM).unwrap();
+    talk.await.unwrap().unwrap();
+    let status = shop.orders.sidecar().wait(Duration::from_secs(3)).await.unwrap();
+    assert_eq!(status.code(), Some(0));
 }
 
 #[tokio::test]
@@ -150,8 +188,9 @@ async fn what_is_still_open_at_the_deadline_is_closed_and_recorded() {
     assert_eq!(feed.ended().await.how, How::Reset);
     assert_eq!(stream.ended().await.how, How::Reset);
     assert!(endless.await.unwrap().is_err());
-    for port in [7000, 9090, 8080] {
-        let record = shop.orders.wait_record(|record| record["direction"] == "inbound" && record["destination.port"] == port).await.unwrap();
+    for (port, kind) in [(7000, "connection"), (9090, "request"), (8080, "request")] {
+        let wanted = |record: &Value| record["direction"] == "inbound" && record["destination.port"] == port && record["record"] == kind;
+        let record = shop.orders.wait_record(wanted).await.unwrap();
         // It was allowed all the time.
         let last = (&record["closed_by"], &record["reason"], &record["decision"]);
         assert_eq!(last, (&"drain".into(), &"draining".into(), &"allow".into()), "{record}");

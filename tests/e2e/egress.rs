@@ -138,7 +138,6 @@ async fn an_endpoint_that_is_down_is_given_up_for_another_and_the_record_counts_
         source.address 10.75.0.3:*
         span.id <span>
         time <time>
-        tls.error Connection refused (os error 111)
         trace.id <trace>
     "#]]);
     assert_eq!(three.apps.len(), 3);

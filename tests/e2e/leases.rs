@@ -86,8 +86,10 @@ async fn with_renewal_cut_off_streams_and_connections_end_at_expiry_plus_grace()
     assert_ended_at("opaque connection", &feed, feed_until + GRACE);
     assert_eq!((&stream.how, &feed.how), (&How::Reset, &How::Reset));
     for (workload, direction) in [(web, "outbound"), (orders, "inbound")] {
-        for port in [9090, 7000] {
-            let wanted = |record: &Value| record["direction"] == direction && record["destination.port"] == port;
+        for (port, kind) in [(9090, "request"), (7000, "connection")] {
+            let wanted = |record: &Value| {
+                record["direction"] == direction && record["destination.port"] == port && record["record"] == kind
+            };
             let record = workload.wait_record(wanted).await.unwrap();
             let end = (&record["closed_by"], &record["reason"]);
             assert_eq!(end, (&"expiry".into(), &"svid-expired".into()), "{record}");

@@ -153,6 +153,7 @@ async fn rows_06_08_the_clients_sidecar_refuses_what_is_not_surely_one_request()
         reason request-malformed
         record request
         request.id <uuid>
+        revision <revision>
         source.address 10.75.0.3:*
         time <time>
     "#]];
@@ -184,6 +185,7 @@ async fn rows_06_08_the_servers_sidecar_refuses_them_from_a_client_that_has_none
         reason request-malformed
         record request
         request.id <uuid>
+        revision <revision>
         source.address 10.75.0.5:*
         source.expires <time>
         source.principal spiffe://example.org/ns/shop/sa/web

@@ -22,7 +22,13 @@ pub(crate) fn listener(address: &str, port: u16, routes: &Value, tls: Option<Val
             "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
         }],
     });
-    filtered(address, port, "envoy.filters.network.http_connection_manager", &manager, tls)
+    filtered(
+        address,
+        port,
+        "envoy.filters.network.http_connection_manager",
+        &manager,
+        tls,
+    )
 }
 
 /// A listener that passes bytes on.
@@ -32,7 +38,13 @@ pub(crate) fn tcp_listener(address: &str, port: u16, cluster: &str, tls: Option<
         "stat_prefix": "tcp",
         "cluster": cluster,
     });
-    filtered(address, port, "envoy.filters.network.tcp_proxy", &proxy, tls)
+    filtered(
+        address,
+        port,
+        "envoy.filters.network.tcp_proxy",
+        &proxy,
+        tls,
+    )
 }
 
 fn filtered(address: &str, port: u16, filter: &str, config: &Value, tls: Option<Value>) -> Value {
@@ -48,7 +60,13 @@ fn filtered(address: &str, port: u16, filter: &str, config: &Value, tls: Option<
 }
 
 /// A server to pass on to. Over TLS when `tls` is given; by HTTP/2 when `http2`.
-pub(crate) fn cluster(name: &str, address: &str, port: u16, tls: Option<Value>, http2: bool) -> Value {
+pub(crate) fn cluster(
+    name: &str,
+    address: &str,
+    port: u16,
+    tls: Option<Value>,
+    http2: bool,
+) -> Value {
     let endpoint = json!({"address": {"socket_address": {"address": address, "port_value": port}}});
     let mut cluster = json!({
         "name": name,
@@ -96,7 +114,11 @@ fn common_tls(svid: &Svid, expected: &str, alpn: &[&str]) -> Value {
     let trust_domain = json!({"name": "example.org", "trust_bundle": {"filename": svid.bundle}});
     json!({
         // As a client Envoy stops at TLS 1.2 unless told otherwise.
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+        "tls_params": {
+            "tls_minimum_protocol_version": "TLSv1_3",
+            "tls_maximum_protocol_version": "TLSv1_3",
+            "ecdh_curves": ["X25519MLKEM768", "X25519", "P-256"],
+        },
         "tls_certificates": [{
             "certificate_chain": {"filename": svid.certificate},
             "private_key": {"filename": svid.key},
@@ -116,7 +138,11 @@ fn common_tls(svid: &Svid, expected: &str, alpn: &[&str]) -> Value {
 }
 
 /// Starts Envoy and waits until it listens on `ports`.
-pub(crate) async fn start(workload: &Workload, listeners: Vec<Value>, clusters: Vec<Value>) -> Process {
+pub(crate) async fn start(
+    workload: &Workload,
+    listeners: Vec<Value>,
+    clusters: Vec<Value>,
+) -> Process {
     let ports: Vec<u64> = listeners
         .iter()
         .filter_map(|listener| listener["address"]["socket_address"]["port_value"].as_u64())
@@ -127,7 +153,16 @@ pub(crate) async fn start(workload: &Workload, listeners: Vec<Value>, clusters: 
     let path = path.to_str().unwrap();
     let envoy = programs::envoy();
     let process = workload
-        .spawn(&[&envoy, "--config-path", path, "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"])
+        .spawn(&[
+            &envoy,
+            "--config-path",
+            path,
+            "--disable-hot-restart",
+            "--concurrency",
+            "1",
+            "--log-level",
+            "warning",
+        ])
         .unwrap();
     for port in ports {
         if let Err(error) = workload.listening(u16::try_from(port).unwrap()).await {

@@ -14,5 +14,11 @@ pub(crate) fn fields(record: &Value, expected: &Value) {
 /// The command ended well.
 #[track_caller]
 pub(crate) fn success(output: &Output) {
-    assert!(output.status.success(), "{}\n{}\n{}", output.status, output.stdout, output.stderr);
+    assert!(
+        output.status.success(),
+        "{}\n{}\n{}",
+        output.status,
+        output.stdout,
+        output.stderr
+    );
 }

@@ -21,14 +21,26 @@ spec:
 #[tokio::test]
 async fn grpcio_sees_what_it_would_see_without_sidecars() {
     let lab = Lab::new(LabOptions::default()).await.unwrap();
-    let specs = [WorkloadSpec::new("shop", "web"), WorkloadSpec::new("shop", "orders").port(50051, "GRPC")];
+    let specs = [
+        WorkloadSpec::new("shop", "web"),
+        WorkloadSpec::new("shop", "orders").port(50051, "GRPC"),
+    ];
     let [web, orders] = <[_; 2]>::try_from(lab.workloads(specs).await.unwrap()).unwrap();
     lab.apply("orders", POLICY).await.unwrap();
     let python = programs::python();
-    let server = orders.spawn(&[&python, &programs::script("grpc_server.py"), "50051"]).unwrap();
+    let server = orders
+        .spawn(&[&python, &programs::script("grpc_server.py"), "50051"])
+        .unwrap();
     server.says("listening").await.unwrap();
 
-    let output = web.exec(&[&python, &programs::script("grpc_client.py"), "orders.shop:50051"]).await.unwrap();
+    let output = web
+        .exec(&[
+            &python,
+            &programs::script("grpc_client.py"),
+            "orders.shop:50051",
+        ])
+        .await
+        .unwrap();
     expect::success(&output);
     assert!(output.stderr.contains("\nOK"), "{output:?}");
 
@@ -57,18 +69,37 @@ async fn grpcio_sees_what_it_would_see_without_sidecars() {
 #[tokio::test]
 async fn grpcio_comes_back_after_its_server_was_away() {
     let lab = Lab::new(LabOptions::default()).await.unwrap();
-    let specs = [WorkloadSpec::new("shop", "web"), WorkloadSpec::new("shop", "orders").port(50051, "GRPC")];
+    let specs = [
+        WorkloadSpec::new("shop", "web"),
+        WorkloadSpec::new("shop", "orders").port(50051, "GRPC"),
+    ];
     let [web, orders] = <[_; 2]>::try_from(lab.workloads(specs).await.unwrap()).unwrap();
     lab.apply("orders", POLICY).await.unwrap();
     let python = programs::python();
-    let server = orders.spawn(&[&python, &programs::script("grpc_server.py"), "50051"]).unwrap();
+    let server = orders
+        .spawn(&[&python, &programs::script("grpc_server.py"), "50051"])
+        .unwrap();
     server.says("listening").await.unwrap();
     // One channel throughout: it says how each step went, and waits for a file before the next.
-    let client = web.spawn(&[&python, &programs::script("grpc_return.py"), "orders.shop:50051"]).unwrap();
+    let client = web
+        .spawn(&[
+            &python,
+            &programs::script("grpc_return.py"),
+            "orders.shop:50051",
+        ])
+        .unwrap();
     client.says("1 OK\n").await.unwrap();
     server.kill();
     client.says("UNAVAILABLE\n").await.unwrap();
     server.restart().unwrap();
     client.says("again OK\n").await.unwrap();
-    assert!(client.wait(std::time::Duration::from_secs(5)).await.unwrap().success(), "{}", client.stderr());
+    assert!(
+        client
+            .wait(std::time::Duration::from_secs(5))
+            .await
+            .unwrap()
+            .success(),
+        "{}",
+        client.stderr()
+    );
 }

@@ -21,26 +21,60 @@ struct Scene {
 
 async fn scene() -> Scene {
     let lab = Lab::new(LabOptions::default()).await.unwrap();
-    let specs = [WorkloadSpec::new("shop", "web"), WorkloadSpec::new("shop", "feed").port(PORT, "TCP")];
+    let specs = [
+        WorkloadSpec::new("shop", "web"),
+        WorkloadSpec::new("shop", "feed").port(PORT, "TCP"),
+    ];
     let [web, feed] = <[_; 2]>::try_from(lab.workloads(specs).await.unwrap()).unwrap();
-    lab.apply("feed", &allow("feed", &[&web.spiffe_id()])).await.unwrap();
+    lab.apply("feed", &allow("feed", &[&web.spiffe_id()]))
+        .await
+        .unwrap();
     // For one test: ends by itself, with a report.
-    let server = feed.spawn(&[programs::system("iperf3"), "--server", "--one-off", "--json"]).unwrap();
+    let server = feed
+        .spawn(&[
+            programs::system("iperf3"),
+            "--server",
+            "--one-off",
+            "--json",
+        ])
+        .unwrap();
     feed.listening(PORT).await.unwrap();
-    Scene { _lab: lab, web, feed, server }
+    Scene {
+        _lab: lab,
+        web,
+        feed,
+        server,
+    }
 }
 
 /// Runs it, and compares what its server reports with what both sidecars wrote down. Each end of iperf3 stops when it
 /// has enough and closes on what is still under way, so that what was sent is more than what was received.
 async fn check(arguments: &[&str], streams: usize) {
     let scene = scene().await;
-    let client = [programs::system("iperf3"), "--client", "feed.shop", "--json"];
-    let output = scene.web.exec(&[&client[..], arguments].concat()).await.unwrap();
+    let client = [
+        programs::system("iperf3"),
+        "--client",
+        "feed.shop",
+        "--json",
+    ];
+    let output = scene
+        .web
+        .exec(&[&client[..], arguments].concat())
+        .await
+        .unwrap();
     expect::success(&output);
     let report = output.json();
     assert_eq!(report["error"], Value::Null, "{}", output.stdout);
-    let status = scene.server.wait(std::time::Duration::from_secs(5)).await.unwrap();
-    assert!(status.success(), "the server: {status} {}", scene.server.stdout());
+    let status = scene
+        .server
+        .wait(std::time::Duration::from_secs(5))
+        .await
+        .unwrap();
+    assert!(
+        status.success(),
+        "the server: {status} {}",
+        scene.server.stdout()
+    );
 
     // One connection for control, and one for each stream.
     let wanted = |record: &Value| record["destination.port"] == PORT;
@@ -58,21 +92,47 @@ async fn check(arguments: &[&str], streams: usize) {
         });
         expect::fields(record, &same);
         expect::fields(other, &same);
-        expect::fields(other, &json!({"reason": "allowed-by-rule", "policy": "shop/to-feed", "rule": 0}));
-        assert!(bytes(other, "bytes.in") <= bytes(record, "bytes.in"), "more arrived than was sent:\n{record}\n{other}");
-        assert!(bytes(other, "bytes.out") >= bytes(record, "bytes.out"), "more arrived than was sent:\n{record}\n{other}");
+        expect::fields(
+            other,
+            &json!({"reason": "allowed-by-rule", "policy": "shop/to-feed", "rule": 0}),
+        );
+        assert!(
+            bytes(other, "bytes.in") <= bytes(record, "bytes.in"),
+            "more arrived than was sent:\n{record}\n{other}"
+        );
+        assert!(
+            bytes(other, "bytes.out") >= bytes(record, "bytes.out"),
+            "more arrived than was sent:\n{record}\n{other}"
+        );
         to_server += bytes(other, "bytes.in");
         to_client += bytes(record, "bytes.out");
     }
     let (received_by_server, received_by_client) = received(&report["end"]["streams"]);
-    assert!(received_by_server + received_by_client >= MIB, "{}", output.stdout);
-    assert!(to_server >= received_by_server, "the records say {to_server}, iperf3 says {received_by_server}");
-    assert!(to_client >= received_by_client, "the records say {to_client}, iperf3 says {received_by_client}");
+    assert!(
+        received_by_server + received_by_client >= MIB,
+        "{}",
+        output.stdout
+    );
+    assert!(
+        to_server >= received_by_server,
+        "the records say {to_server}, iperf3 says {received_by_server}"
+    );
+    assert!(
+        to_client >= received_by_client,
+        "the records say {to_client}, iperf3 says {received_by_client}"
+    );
     // Beside the streams: cookies, parameters and results.
     let control = 64 * 1024;
-    let [most_in, most_out] = [&server, &client].map(|records| records.len() as u64 * 8 * MIB + control);
-    assert!(to_server <= received_by_server + most_in, "the records say {to_server}, iperf3 says {received_by_server}");
-    assert!(to_client <= received_by_client + most_out, "the records say {to_client}, iperf3 says {received_by_client}");
+    let [most_in, most_out] =
+        [&server, &client].map(|records| records.len() as u64 * 8 * MIB + control);
+    assert!(
+        to_server <= received_by_server + most_in,
+        "the records say {to_server}, iperf3 says {received_by_server}"
+    );
+    assert!(
+        to_client <= received_by_client + most_out,
+        "the records say {to_client}, iperf3 says {received_by_client}"
+    );
 }
 
 /// What the streams carried, to the server and to the client.
@@ -81,7 +141,11 @@ fn received(streams: &Value) -> (u64, u64) {
     for stream in streams.as_array().unwrap() {
         let bytes = stream["receiver"]["bytes"].as_u64().unwrap();
         // "sender": whether the one who reports sent it.
-        *(if stream["sender"]["sender"] == true { &mut to_server } else { &mut to_client }) += bytes;
+        *(if stream["sender"]["sender"] == true {
+            &mut to_server
+        } else {
+            &mut to_client
+        }) += bytes;
     }
     (to_server, to_client)
 }
@@ -110,9 +174,20 @@ async fn streams_both_ways_at_the_same_time() {
 #[tokio::test]
 async fn a_stream_with_a_limited_rate_arrives_at_that_rate() {
     let scene = scene().await;
-    let client = [programs::system("iperf3"), "--client", "feed.shop", "--json", "--time", "2", "--bitrate", "80M"];
+    let client = [
+        programs::system("iperf3"),
+        "--client",
+        "feed.shop",
+        "--json",
+        "--time",
+        "2",
+        "--bitrate",
+        "80M",
+    ];
     let output = scene.web.exec(&client).await.unwrap();
     expect::success(&output);
-    let rate = output.json()["end"]["sum_received"]["bits_per_second"].as_f64().unwrap();
+    let rate = output.json()["end"]["sum_received"]["bits_per_second"]
+        .as_f64()
+        .unwrap();
     assert!((60e6..100e6).contains(&rate), "{rate} bit/s received");
 }

@@ -20,13 +20,21 @@ impl Svid {
         let command = json!({"command": "issue", "id": id, "dir": directory, "ttl_seconds": 3600});
         lab.authority().command(&command).await.unwrap();
         let file = |name: &str| directory.join(name).to_str().unwrap().to_owned();
-        Self { id, certificate: file("svid.pem"), key: file("key.pem"), bundle: file("bundle.pem") }
+        Self {
+            id,
+            certificate: file("svid.pem"),
+            key: file("key.pem"),
+            bundle: file("bundle.pem"),
+        }
     }
 }
 
 /// A policy that lets `principals` do everything with the workloads labelled `app`.
 pub(crate) fn allow(app: &str, principals: &[&str]) -> String {
-    let principals: Vec<&str> = principals.iter().map(|id| id.trim_start_matches("spiffe://")).collect();
+    let principals: Vec<&str> = principals
+        .iter()
+        .map(|id| id.trim_start_matches("spiffe://"))
+        .collect();
     let policy = json!({
         "apiVersion": "kith.dev/v1alpha1", "kind": "AuthorizationPolicy",
         "metadata": {"namespace": "shop", "name": format!("to-{app}")},

@@ -35,7 +35,10 @@ pub(crate) fn python() -> String {
 /// When it is missing: names what installs it.
 #[track_caller]
 pub(crate) fn envoy() -> String {
-    let versions = std::fs::read_dir(environment().join("lib")).into_iter().flatten().flatten();
+    let versions = std::fs::read_dir(environment().join("lib"))
+        .into_iter()
+        .flatten()
+        .flatten();
     let binary = |entry: std::fs::DirEntry| entry.path().join("site-packages/envoy/_bin/envoy");
     match versions.map(binary).find(|path| path.is_file()) {
         Some(path) => text(&path),
@@ -45,7 +48,11 @@ pub(crate) fn envoy() -> String {
 
 /// One of this folder's Python programs.
 pub(crate) fn script(name: &str) -> String {
-    text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/python").join(name))
+    text(
+        &Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("interop/python")
+            .join(name),
+    )
 }
 
 fn environment() -> PathBuf {

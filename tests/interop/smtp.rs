@@ -21,20 +21,47 @@ async fn scene() -> Scene {
     let lab = Lab::new(LabOptions::default()).await.unwrap();
     let specs = [
         WorkloadSpec::new("shop", "web"),
-        WorkloadSpec::new("shop", "mail").port(2525, "TCP").port(25, "").port(2526, ""),
+        WorkloadSpec::new("shop", "mail")
+            .port(2525, "TCP")
+            .port(25, "")
+            .port(2526, ""),
     ];
     let [web, mail] = <[_; 2]>::try_from(lab.workloads(specs).await.unwrap()).unwrap();
-    lab.apply("mail", &allow("mail", &[&web.spiffe_id()])).await.unwrap();
-    let server = mail.spawn(&[&programs::python(), &programs::script("smtp_server.py"), "25", "2525", "2526"]).unwrap();
+    lab.apply("mail", &allow("mail", &[&web.spiffe_id()]))
+        .await
+        .unwrap();
+    let server = mail
+        .spawn(&[
+            &programs::python(),
+            &programs::script("smtp_server.py"),
+            "25",
+            "2525",
+            "2526",
+        ])
+        .unwrap();
     server.says("listening").await.unwrap();
-    Scene { _lab: lab, web, mail, _server: server }
+    Scene {
+        _lab: lab,
+        web,
+        mail,
+        _server: server,
+    }
 }
 
 impl Scene {
     /// Connects a few times, then sends a mail of a megabyte.
     async fn mail(&self, host: &str, port: u16) -> Value {
-        let command = [programs::python(), programs::script("smtp_client.py"), host.to_owned(), port.to_string()];
-        let output = self.web.exec(&command.each_ref().map(String::as_str)).await.unwrap();
+        let command = [
+            programs::python(),
+            programs::script("smtp_client.py"),
+            host.to_owned(),
+            port.to_string(),
+        ];
+        let output = self
+            .web
+            .exec(&command.each_ref().map(String::as_str))
+            .await
+            .unwrap();
         expect::success(&output);
         let report = output.json();
         let greeting = report["greeting"].as_str().unwrap_or_default();
@@ -49,7 +76,10 @@ impl Scene {
         })
         .await;
         for record in [&client, &server] {
-            expect::fields(record, &json!({"record": "connection", "decision": "allow", "destination.port": port}));
+            expect::fields(
+                record,
+                &json!({"record": "connection", "decision": "allow", "destination.port": port}),
+            );
         }
     }
 }
@@ -58,7 +88,12 @@ impl Scene {
 /// otherwise take: the fastest of a few.
 #[track_caller]
 fn without_delay(report: &Value) {
-    let fastest = report["greeting_ms"].as_array().unwrap().iter().filter_map(Value::as_f64).fold(f64::MAX, f64::min);
+    let fastest = report["greeting_ms"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_f64)
+        .fold(f64::MAX, f64::min);
     assert!(fastest < 150.0, "{report}");
 }
 
@@ -81,7 +116,12 @@ async fn smtp_greets_without_delay_on_its_well_known_port() {
 async fn smtp_greets_after_a_short_look_on_a_port_that_nobody_declared() {
     let scene = scene().await;
     let report = scene.mail("mail.shop", 2526).await;
-    let slowest = report["greeting_ms"].as_array().unwrap().iter().filter_map(Value::as_f64).fold(0.0, f64::max);
+    let slowest = report["greeting_ms"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_f64)
+        .fold(0.0, f64::max);
     assert!(slowest < 5_000.0, "{report}");
     scene.recorded(2526).await;
 }

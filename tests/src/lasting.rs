@@ -52,12 +52,7 @@ pub struct Lasting {
 impl Lasting {
     /// An opaque connection to an application that echoes; open on return.
     pub async fn opaque(from: &Arc<Workload>, to: SocketAddr) -> Self {
-        Self::start(from, move |opened, stopped| async move {
-            let mut stream = TcpStream::connect(to).await?;
-            stream.set_nodelay(true)?;
-            talk_bytes(&mut stream, opened, stopped).await
-        })
-        .await
+        Self::try_opaque(from, to).await.unwrap_or_else(|outcome| panic!("it was never open: {outcome:?}"))
     }
 
     /// A gRPC stream to the lab's application; open on return.
@@ -65,8 +60,29 @@ impl Lasting {
         Self::start(from, move |opened, stopped| talk_grpc(to, opened, stopped)).await
     }
 
+    /// As [`Lasting::opaque`], where it may be refused.
+    ///
+    /// # Errors
+    /// How it was refused.
+    pub async fn try_opaque(from: &Arc<Workload>, to: SocketAddr) -> Result<Self, Outcome> {
+        Self::attempt(from, move |opened, stopped| async move {
+            let mut stream = TcpStream::connect(to).await?;
+            stream.set_nodelay(true)?;
+            talk_bytes(&mut stream, opened, stopped).await
+        })
+        .await
+    }
+
     /// A conversation of the test's own making; it says when it is open.
     pub async fn start<F, R>(from: &Arc<Workload>, talk: F) -> Self
+    where
+        F: FnOnce(Opened, watch::Receiver<bool>) -> R + Send + 'static,
+        R: Future<Output = io::Result<(u64, How)>>,
+    {
+        Self::attempt(from, talk).await.unwrap_or_else(|outcome| panic!("it was never open: {outcome:?}"))
+    }
+
+    async fn attempt<F, R>(from: &Arc<Workload>, talk: F) -> Result<Self, Outcome>
     where
         F: FnOnce(Opened, watch::Receiver<bool>) -> R + Send + 'static,
         R: Future<Output = io::Result<(u64, How)>>,
@@ -81,8 +97,8 @@ impl Lasting {
         });
         let lasting = Self { stop, outcome };
         match open.await {
-            Ok(()) => lasting,
-            Err(_) => panic!("it was never open: {:?}", lasting.ended().await),
+            Ok(()) => Ok(lasting),
+            Err(_) => Err(lasting.ended().await),
         }
     }
 

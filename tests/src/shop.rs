@@ -33,7 +33,7 @@ pub struct Shop {
 impl Shop {
     /// Opens with these ports of `orders` and these policies.
     pub async fn open(ports: &[(u16, &str)], policies: &str) -> Self {
-        Self::with(LabOptions { environment: debug(), ..LabOptions::default() }, ports, policies).await
+        Self::with(LabOptions::default(), ports, policies).await
     }
 
     /// As [`Shop::open`], in a lab of one's own wishes.
@@ -78,4 +78,3 @@ impl Shop {
         wire::raw(&self.web, self.service(8080), bytes).await.unwrap()
     }
 }
-fn debug() -> Vec<(String, String)> { std::env::var("TEST_LOG").map(|l| vec![("KITH_LOG".to_owned(), l)]).unwrap_or_default() }

@@ -96,7 +96,11 @@ pub async fn until(stream: &mut (impl AsyncRead + Unpin), text: &str) -> io::Res
 pub async fn raw(from: &Workload, to: SocketAddr, bytes: impl Into<Vec<u8>>) -> io::Result<Heard> {
     let bytes = bytes.into();
     let talk = move || async move {
-        let mut stream = timeout(Duration::from_secs(5), TcpStream::connect(to)).await??;
+        let mut stream = match timeout(Duration::from_secs(5), TcpStream::connect(to)).await? {
+            // Accepted, and ended before this end knew that it was open.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Heard { bytes: Vec::new(), end: End::Reset }),
+            connected => connected?,
+        };
         stream.set_nodelay(true)?;
         io::Result::Ok(say(&mut stream, &bytes, Duration::from_millis(1500)).await)
     };

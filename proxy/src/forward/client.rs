@@ -10,7 +10,8 @@ use bytes::BytesMut;
 use kith_policy::Reason;
 use tokio::io::AsyncWriteExt;
 
-use crate::connections::{Live, Registered};
+use crate::authorize::Permit;
+use crate::connections::{IDLE, Live, Registered};
 use crate::correlation;
 use crate::error::status_of;
 use crate::forward::http1::Outcome;
@@ -18,11 +19,8 @@ use crate::forward::pool::Upstream;
 use crate::forward::tcp;
 use crate::http1::{Framing, Limits, Parse, ParseError, RequestHead, write_problem};
 use crate::record::{ClosedBy, ConnectionFacts, Record};
-use crate::signal::{Ask, Closing};
+use crate::signal::{Ask, Closing, still_fine};
 use crate::stream::Stream;
-
-/// How long a client may keep a connection without a request.
-const IDLE: Duration = Duration::from_secs(600);
 
 /// How long the head of a request may take from its first byte (security.md, row 28).
 const HEAD: Duration = Duration::from_secs(15);
@@ -45,6 +43,8 @@ pub(crate) struct Client {
     /// No request after this one.
     pub(crate) draining: bool,
     pub(crate) requests: u64,
+    /// How long the next request may let itself be waited for.
+    idle: Duration,
 }
 
 /// What came instead of a request, or a request.
@@ -68,17 +68,27 @@ impl Client {
             head: RequestHead::default(),
             draining: false,
             requests: 0,
+            idle: IDLE,
         }
     }
 
+    /// Nobody knows who this is, and nothing will be allowed: it gets no time to think.
+    pub(crate) fn hurry(&mut self) {
+        self.idle = HEAD;
+    }
+
     pub(crate) async fn next_request(&mut self) -> Next {
-        let Client { stream, live, limits, buffer, head, draining, .. } = self;
+        let Client { stream, live, limits, buffer, head, draining, idle, .. } = self;
         head.clear();
         live.set_in_flight(0);
+        // Whoever awaited something else may have heard it first.
+        *draining |= live.signal.is_draining();
         if buffer.is_empty() {
             // Gives its memory back while there is nothing to hold.
             *buffer = BytesMut::new();
-            live.wait_for(if *draining { DRAIN } else { IDLE }, Reason::Timeout);
+            live.wait_for(if *draining { DRAIN } else { *idle }, Reason::Timeout);
+            // From its first request on a client has shown what it is.
+            *idle = IDLE;
         } else {
             live.wait_for(HEAD, Reason::Timeout);
         }
@@ -123,7 +133,9 @@ impl Client {
     /// Answers in the proxy's own name. Returns whether another request may follow.
     pub(crate) async fn refuse(&mut self, reason: Reason, request_id: &str) -> Refused {
         let status = status_of(reason);
-        let keep = self.head.persistent() && self.head.framing() == Framing::None && !self.draining;
+        let keep = self.head.persistent() && self.head.framing() == Framing::None
+            && !self.draining
+            && !self.live.signal.is_draining();
         self.answer(status, reason, request_id, keep, self.head.is_head()).await
     }
 
@@ -138,10 +150,8 @@ impl Client {
         // Decided and done with: there is nothing a change of policy could ask again.
         self.live.set_in_flight(0);
         self.live.wait_for(HEAD, Reason::Timeout);
-        let sent = tokio::select! {
-            sent = self.stream.write_all(&mut out) => sent.is_ok(),
-            () = asked_to_close(&self.live) => false,
-        };
+        let answer = self.stream.write_all(&mut out);
+        let sent = matches!(self.live.signal.unless_closed(&still_fine, answer).await, Ok(Ok(())));
         if sent && !keep {
             self.linger().await;
         }
@@ -244,13 +254,17 @@ impl Client {
     }
 
     /// The protocol that both agreed on takes over. `live` is what the registry watches for it.
-    pub(crate) async fn tunnel(&mut self, record: &mut Record, server: &mut Upstream, live: &Live) {
-        let first = std::mem::take(&mut self.buffer);
-        let mut early = std::mem::take(&mut server.buffer);
-        if !early.is_empty() && self.stream.write_all(&mut early).await.is_err() {
-            return;
-        }
-        let relayed = tcp::relay(live, &mut self.stream, &mut server.stream, first).await;
+    pub(crate) async fn tunnel(
+        &mut self,
+        permit: &Permit,
+        record: &mut Record,
+        server: &mut Upstream,
+        live: &Live,
+        recheck: &dyn Fn() -> Result<(), Closing>,
+    ) {
+        let from_client = (&mut self.stream, std::mem::take(&mut self.buffer));
+        let from_server = (&mut server.stream, std::mem::take(&mut server.buffer));
+        let relayed = tcp::relay(permit, live, from_client, from_server, recheck).await;
         record.renewed = live.renewed();
         relayed.record(record);
     }
@@ -287,10 +301,3 @@ impl Refused {
     }
 }
 
-async fn asked_to_close(live: &Registered) {
-    loop {
-        if let Ask::Close(_) = live.signal.next().await {
-            return;
-        }
-    }
-}

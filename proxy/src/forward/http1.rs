@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use kith_policy::Reason;
 
+use crate::authorize::Permit;
 use crate::connections::Live;
 use crate::forward::pool::Upstream;
 use crate::http1::{
@@ -23,8 +24,8 @@ use crate::stream::Stream;
 /// What the client may send ahead while its answer is on the way; the rest waits in its socket.
 const READ_AHEAD: usize = 16 * 1024;
 
-/// How long a client may pause in the middle of a request body.
-const UPLOAD: Duration = Duration::from_secs(60);
+/// How long a client may make no progress with the body it sends or the answer it is sent.
+const STALLED: Duration = Duration::from_secs(300);
 
 /// The client's end of HTTP/1.1 connections.
 pub(crate) struct Downstream<'a> {
@@ -112,6 +113,7 @@ enum Phase {
 
 /// `head` is the request's head, rewritten; `body` what follows it.
 pub(crate) async fn exchange(
+    _permit: &Permit,
     client: Downstream<'_>,
     server: &mut Upstream,
     head: BytesMut,
@@ -121,29 +123,36 @@ pub(crate) async fn exchange(
 ) -> Outcome {
     let mut exchange = Exchange {
         to_server: head,
+        server_unflushed: true,
         uploaded: body.is_done(),
         request_body: body,
         upload_broken: false,
         client_ended: false,
         to_client: BytesMut::new(),
+        client_unflushed: false,
         response: ResponseHead::default(),
         phase: Phase::Head,
         started: Instant::now(),
         persistent: false,
         close: terms.close,
+        waited: false,
     };
     let Downstream { stream, buffer, live } = client;
     let outcome = std::future::poll_fn(|context| {
         if let Poll::Ready(closing) = exchange.poll_asks(context, live, server, terms) {
             return Poll::Ready(Outcome::Asked(closing));
         }
-        if let Poll::Ready(outcome) = exchange.poll_upload(context, stream, buffer, live, server) {
+        if let Poll::Ready(outcome) = exchange.poll_upload(context, stream, buffer, server) {
             return Poll::Ready(outcome);
         }
         if let Poll::Ready(outcome) = exchange.poll_download(context, stream, server, terms, answer) {
             return Poll::Ready(outcome);
         }
-        exchange.poll_client(context, stream, buffer)
+        let poll = exchange.poll_client(context, stream, buffer);
+        if poll.is_pending() {
+            exchange.watch_for_stalls(live);
+        }
+        poll
     })
     .await;
     answer.bytes_in = exchange.request_body.payload_bytes();
@@ -155,17 +164,22 @@ pub(crate) async fn exchange(
 
 struct Exchange {
     to_server: BytesMut,
+    /// TLS may hold back what was written; only a finished flush says that it went out.
+    server_unflushed: bool,
     request_body: Body,
     uploaded: bool,
     /// The server takes no more; it may still have answered.
     upload_broken: bool,
     client_ended: bool,
     to_client: BytesMut,
+    client_unflushed: bool,
     response: ResponseHead,
     phase: Phase,
     started: Instant,
     persistent: bool,
     close: bool,
+    /// A deadline for the client is set.
+    waited: bool,
 }
 
 impl Exchange {
@@ -199,17 +213,16 @@ impl Exchange {
         context: &mut Context<'_>,
         client: &mut Stream,
         buffer: &mut BytesMut,
-        live: &Live,
         server: &mut Upstream,
     ) -> Poll<Outcome> {
         loop {
             if self.upload_broken {
                 return Poll::Pending;
             }
-            if !self.to_server.is_empty() {
+            if self.server_unflushed {
                 match server.stream.poll_drain(context, &mut self.to_server) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Ok(())) => self.server_unflushed = false,
                     Poll::Ready(Err(_)) => {
                         // The answer may be there already; reading will tell.
                         self.upload_broken = true;
@@ -222,10 +235,7 @@ impl Exchange {
             }
             if buffer.is_empty() {
                 match client.poll_read_onto(context, buffer) {
-                    Poll::Pending => {
-                        live.wait_for(UPLOAD, Reason::Timeout);
-                        return Poll::Pending;
-                    }
+                    Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(0)) => {
                         return Poll::Ready(Outcome::ClientGone(io::ErrorKind::UnexpectedEof.into()));
                     }
@@ -237,7 +247,7 @@ impl Exchange {
                 Ok(progress) => {
                     self.to_server.unsplit(buffer.split_to(progress.consumed));
                     self.uploaded = progress.done;
-                    live.wait_forever();
+                    self.server_unflushed = true;
                 }
                 Err(error) => {
                     return Poll::Ready(Outcome::BadRequest { error, answered: self.answer_began() });
@@ -255,16 +265,16 @@ impl Exchange {
         answer: &mut Answer,
     ) -> Poll<Outcome> {
         loop {
-            if !self.to_client.is_empty() {
+            if self.client_unflushed {
                 match client.poll_drain(context, &mut self.to_client) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Ok(())) => self.client_unflushed = false,
                     Poll::Ready(Err(error)) => return Poll::Ready(Outcome::ClientGone(error)),
                 }
             }
             match &mut self.phase {
                 Phase::Done => {
-                    let complete = self.uploaded && self.to_server.is_empty() && !self.upload_broken;
+                    let complete = self.uploaded && !self.server_unflushed && !self.upload_broken;
                     // Answered before it ended, by a server that keeps the connection and so takes the rest: closing now
                     // would cut off a client that reads its answer only when it has sent everything.
                     if self.persistent && !complete && !self.upload_broken && server.buffer.is_empty() {
@@ -323,7 +333,10 @@ impl Exchange {
                         }
                     }
                     match body.advance(&server.buffer) {
-                        Ok(progress) => self.to_client.unsplit(server.buffer.split_to(progress.consumed)),
+                        Ok(progress) => {
+                            self.to_client.unsplit(server.buffer.split_to(progress.consumed));
+                            self.client_unflushed = true;
+                        }
                         Err(error) => return Poll::Ready(Outcome::Cut(Broken::Malformed(error))),
                     }
                 }
@@ -387,6 +400,7 @@ impl Exchange {
             }
         }
         self.to_client = out;
+        self.client_unflushed = true;
         Ok(())
     }
 
@@ -401,6 +415,17 @@ impl Exchange {
             }
         }
         Poll::Pending
+    }
+
+    /// Whoever waits for the client waits this long and no longer (security.md, row 28). Each poll is progress.
+    fn watch_for_stalls(&mut self, live: &Live) {
+        let waits = !self.uploaded || self.client_unflushed;
+        if waits {
+            live.wait_for(STALLED, Reason::Timeout);
+        } else if self.waited {
+            live.wait_forever();
+        }
+        self.waited = waits;
     }
 
     fn answer_began(&self) -> bool {

@@ -10,24 +10,34 @@ use h2::client::SendRequest;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
+use kith_policy::Principal;
 
+use crate::authorize::Permit;
 use crate::connections::{Live, Registered};
-use crate::forward::pool::UpstreamMesh;
+use crate::forward::pool::{UpstreamMesh, proves};
 use crate::signal::{Ask, Closing, Signal};
 use crate::stream::{Prefixed, Stream};
 use crate::worker::contain_panic;
 
 /// Flow-control windows (RFC 9113 section 5.2): room for one fast stream, bounded for a thousand.
 const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Requests share a connection: a few that stall must not take the window from all others.
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
 /// Decoded header bytes of one message (security.md, row 26).
 const HEADER_LIST: u32 = 64 * 1024;
 
-const SEND_BUFFER: usize = 256 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
 
 /// Streams that one client may have open on one connection.
-const STREAMS: u32 = 1000;
+const STREAMS: u32 = 250;
+
+/// Requests sent before the server has said how many it takes (RFC 9113 section 6.5.2 recommends no less than 100).
+const FIRST_STREAMS: usize = 100;
+
+/// How often a server with requests in flight is asked for a sign of life, and how long it may take.
+const PING: Duration = Duration::from_secs(30);
+const PONG: Duration = Duration::from_secs(20);
 
 /// A connection to a server that any number of requests share.
 pub(crate) struct Http2Upstream {
@@ -35,9 +45,18 @@ pub(crate) struct Http2Upstream {
     pub(crate) live: Rc<Live>,
     pub(crate) mesh: Option<UpstreamMesh>,
     pub(crate) address: std::net::SocketAddr,
-    active: Cell<u32>,
+    /// The server is this very pod.
+    itself: bool,
     last_used: Cell<Instant>,
-    ended: Rc<Cell<bool>>,
+    state: Rc<State>,
+}
+
+/// What the task that drives the connection and the requests on it tell each other.
+struct State {
+    active: Cell<u32>,
+    /// How many requests the server takes at a time.
+    most: Cell<usize>,
+    ended: Cell<bool>,
 }
 
 /// One request on it.
@@ -49,42 +68,58 @@ impl Http2Upstream {
         live: Registered,
         mesh: Option<UpstreamMesh>,
         address: std::net::SocketAddr,
+        itself: bool,
     ) -> Result<Rc<Self>, h2::Error> {
         let (send, connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEADER_LIST)
             .max_send_buffer_size(SEND_BUFFER)
+            .initial_max_send_streams(FIRST_STREAMS)
             .enable_push(false)
             .handshake::<_, Bytes>(stream)
             .await?;
-        let ended = Rc::new(Cell::new(false));
+        let state =
+            Rc::new(State { active: Cell::new(0), most: Cell::new(FIRST_STREAMS), ended: Cell::new(false) });
         let upstream = Rc::new(Http2Upstream {
             send,
             live: Rc::clone(&live),
             mesh,
             address,
-            active: Cell::new(0),
+            itself,
             last_used: Cell::new(Instant::now()),
-            ended: Rc::clone(&ended),
+            state: Rc::clone(&state),
         });
-        tokio::task::spawn_local(contain_panic(drive(connection, live, ended), move || {
+        tokio::task::spawn_local(contain_panic(drive(connection, live, state), move || {
             tracing::error!(%address, "an HTTP/2 connection was ended by a panic; please report it");
         }));
         Ok(upstream)
     }
 
-    pub(crate) fn takes_requests(&self) -> bool {
-        !self.ended.get() && !self.live.signal.is_draining() && !self.live.signal.is_closing()
+    /// May requests for a destination that expects one of these be sent on it, and is there room?
+    pub(crate) fn serves(&self, expected: &[Principal]) -> bool {
+        let room = (self.state.active.get() as usize) < self.state.most.get();
+        room && self.stands() && (self.itself || proves(self.mesh.as_ref(), expected))
+    }
+
+    /// It takes requests, now or when others have ended.
+    pub(crate) fn stands(&self) -> bool {
+        !self.state.ended.get() && !self.live.signal.is_draining() && !self.live.signal.is_closing()
+    }
+
+    /// It turned out to take no more requests; those under way may finish.
+    pub(crate) fn give_up(&self) {
+        self.state.ended.set(true);
     }
 
     pub(crate) fn idle_for(&self, now: Instant, time: Duration) -> bool {
-        self.active.get() == 0 && now.duration_since(self.last_used.get()) >= time
+        self.state.active.get() == 0 && now.duration_since(self.last_used.get()) >= time
     }
 
     pub(crate) fn borrow(self: &Rc<Self>) -> Borrowed {
-        self.active.set(self.active.get() + 1);
-        self.live.set_in_flight(self.active.get());
+        let active = self.state.active.get() + 1;
+        self.state.active.set(active);
+        self.live.set_in_flight(active);
         Borrowed(Rc::clone(self))
     }
 }
@@ -98,27 +133,46 @@ impl std::ops::Deref for Borrowed {
 
 impl Drop for Borrowed {
     fn drop(&mut self) {
-        self.0.active.set(self.0.active.get() - 1);
-        self.0.live.set_in_flight(self.0.active.get());
+        let active = self.0.state.active.get() - 1;
+        self.0.state.active.set(active);
+        self.0.live.set_in_flight(active);
         self.0.last_used.set(Instant::now());
     }
 }
 
-/// Owns the connection until it ends or the registry says so.
-async fn drive(mut connection: h2::client::Connection<Stream, Bytes>, live: Registered, ended: Rc<Cell<bool>>) {
+/// Owns the connection until it ends, dies silently, or the registry says so.
+async fn drive(mut connection: h2::client::Connection<Stream, Bytes>, live: Registered, state: Rc<State>) {
+    let mut ping_pong = connection.ping_pong();
+    let mut heartbeat = tokio::time::interval(PING);
+    heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut asked: Option<Instant> = None;
     let result = std::future::poll_fn(|context| {
-        loop {
-            match live.signal.poll(context) {
-                // Dropping it ends its streams; their tasks find the cause in the signal.
-                Poll::Ready(Ask::Close(_)) => return Poll::Ready(Ok(())),
-                Poll::Ready(Ask::Drain | Ask::Recheck(_)) => {}
-                Poll::Pending => break,
+        while let Poll::Ready(ask) = live.signal.poll(context) {
+            // Dropping it ends its streams; their tasks find the cause in the signal.
+            if let Ask::Close(_) = ask {
+                return Poll::Ready(Ok(()));
             }
         }
-        std::pin::Pin::new(&mut connection).poll(context)
+        if let Some(ping_pong) = &mut ping_pong {
+            while heartbeat.poll_tick(context).is_ready() {
+                if asked.is_some_and(|asked| asked.elapsed() >= PONG) {
+                    tracing::info!(destination = %live.destination, "a server with requests in flight gives no sign of life");
+                    return Poll::Ready(Ok(()));
+                }
+                if asked.is_none() && state.active.get() > 0 && ping_pong.send_ping(h2::Ping::opaque()).is_ok() {
+                    asked = Some(Instant::now());
+                }
+            }
+            if asked.is_some() && ping_pong.poll_pong(context).is_ready() {
+                asked = None;
+            }
+        }
+        let poll = std::pin::Pin::new(&mut connection).poll(context);
+        state.most.set(connection.max_concurrent_send_streams());
+        poll
     })
     .await;
-    ended.set(true);
+    state.ended.set(true);
     if let Err(error) = result {
         tracing::debug!(destination = %live.destination, %error, "an HTTP/2 connection failed");
     }
@@ -172,19 +226,27 @@ pub(crate) struct Terms<'a> {
     pub(crate) edit_answer: &'a dyn Fn(&mut HeaderMap),
 }
 
-/// Sends a request. The second value is its stream, whose id is part of the hop id.
+/// Sends a request. The second value is its stream, whose id is part of the hop id. Of an error the server has
+/// seen nothing.
 pub(crate) async fn send(
+    _permit: &Permit,
     upstream: &Http2Upstream,
-    request: Request<()>,
+    request: impl FnOnce() -> Request<()>,
     end: bool,
 ) -> Result<(h2::client::ResponseFuture, SendStream<Bytes>), h2::Error> {
-    let mut send = upstream.send.clone().ready().await?;
-    send.send_request(request, end)
+    let sent = match upstream.send.clone().ready().await {
+        Ok(mut send) => send.send_request(request(), end),
+        Err(error) => Err(error),
+    };
+    if sent.is_err() {
+        upstream.give_up();
+    }
+    sent
 }
 
 /// Moves the bodies both ways and the answer back.
 pub(crate) async fn exchange(
-    mut request: RecvStream,
+    request: &mut RecvStream,
     respond: &mut SendResponse<Bytes>,
     response: h2::client::ResponseFuture,
     mut to_server: SendStream<Bytes>,
@@ -211,7 +273,7 @@ pub(crate) async fn exchange(
             }
         }
         if !uploaded {
-            match upload.poll(context, &mut request, &mut to_server) {
+            match upload.poll(context, request, &mut to_server) {
                 Poll::Ready(Ok(())) => uploaded = true,
                 Poll::Ready(Err(Broken::Source(error))) => return Poll::Ready(Outcome::ClientGone(error.reason())),
                 // The server wants no more of it; its answer tells why (RFC 9113 section 8.1).
@@ -238,7 +300,9 @@ pub(crate) async fn exchange(
                         Poll::Pending => Poll::Pending,
                     };
                 }
-                Poll::Ready(Err(error)) if is_unsent(&error) => return Poll::Ready(Outcome::Unsent(error)),
+                Poll::Ready(Err(error)) if is_unsent(&error) && upload.is_fresh() => {
+                    return Poll::Ready(Outcome::Unsent(error));
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Outcome::NoAnswer(error)),
                 Poll::Ready(Ok(head)) => {
                     let (mut parts, body) = head.into_parts();
@@ -282,9 +346,10 @@ fn closed_from_outside(outcome: Outcome, lives: &[&Live; 2]) -> Outcome {
     }
 }
 
-/// The server guarantees that it did nothing (RFC 9113 section 8.7).
+/// The server guarantees that it did nothing: it refused the stream, or its GOAWAY came with a lower last stream id,
+/// which is the only way in which a stream sees a remote GOAWAY as its error (RFC 9113 section 8.7).
 fn is_unsent(error: &h2::Error) -> bool {
-    error.reason() == Some(h2::Reason::REFUSED_STREAM)
+    error.reason() == Some(h2::Reason::REFUSED_STREAM) || (error.is_go_away() && error.is_remote())
 }
 
 impl Answer {
@@ -314,6 +379,13 @@ struct Pump {
     chunk: Bytes,
     bytes: u64,
     grpc_status: Option<u32>,
+}
+
+impl Pump {
+    /// Nothing was taken from the source.
+    fn is_fresh(&self) -> bool {
+        self.bytes == 0 && self.chunk.is_empty()
+    }
 }
 
 enum Broken {

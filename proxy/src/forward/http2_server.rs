@@ -10,26 +10,34 @@ use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use kith_policy::Reason;
 
-use crate::connections::Live;
+use crate::connections::{IDLE, Live};
 use crate::error::{grpc_status_of, status_of};
 use crate::record::{ClosedBy, Record};
-use crate::signal::{Ask, Closing};
+use crate::signal::{Ask, Closing, still_fine};
 use crate::stream::Prefixed;
 
 /// How long the last frames of a connection that is being closed may take.
 const GOODBYE: Duration = Duration::from_millis(200);
 
-/// How long a client may keep a connection without a request.
-const IDLE: Duration = Duration::from_secs(600);
+/// How long a client may take to say that it speaks HTTP/2 (RFC 9113 section 3.4).
+const PREFACE: Duration = Duration::from_secs(15);
 
-/// Accepts requests until the connection ends, handing each to `serve`.
+/// Accepts requests until the connection ends, handing each to `serve`. Tells why, when the registry ended it.
 pub(crate) async fn requests(
     stream: Prefixed,
     live: &Rc<Live>,
     mut serve: impl FnMut(Request<RecvStream>, SendResponse<Bytes>),
-) -> Result<(), h2::Error> {
+) -> Result<Option<Closing>, h2::Error> {
+    live.wait_for(PREFACE, Reason::Timeout);
+    let accepted = live.signal.unless_closed(&still_fine, super::http2::accept(stream)).await;
+    let mut connection = match accepted {
+        Ok(accepted) => accepted?,
+        Err(closing) => return Ok(Some(closing)),
+    };
     live.wait_for(IDLE, Reason::Timeout);
-    let mut connection = super::http2::accept(stream).await?;
+    if live.signal.is_draining() {
+        connection.graceful_shutdown();
+    }
     let mut closing: Option<Closing> = None;
     loop {
         let next = std::future::poll_fn(|context| {
@@ -48,23 +56,16 @@ pub(crate) async fn requests(
         })
         .await;
         match next {
-            Some(Ok((request, respond))) => {
-                live.wait_forever();
-                serve(request, respond);
-            }
+            Some(Ok((request, respond))) => serve(request, respond),
             Some(Err(error)) => return Err(error),
             None => break,
         }
     }
-    if let Some(closing) = closing {
-        if closing.by.is_none() && live.is_busy() {
-            // Idle by the clock, but not in truth.
-            tracing::debug!(source = %live.source, "an HTTP/2 connection was closed with requests in flight");
-        }
+    if closing.is_some() {
         connection.abrupt_shutdown(h2::Reason::NO_ERROR);
         let _ = tokio::time::timeout(GOODBYE, std::future::poll_fn(|context| connection.poll_closed(context))).await;
     }
-    Ok(())
+    Ok(closing)
 }
 
 /// Answers in the proxy's own name: a problem document, or trailers-only for gRPC.

@@ -36,6 +36,8 @@ pub(crate) struct Upstream {
     /// Its own place in the registry; absent on the connection to the application, which lives and dies with the client's.
     pub(crate) live: Option<Registered>,
     pub(crate) mesh: Option<UpstreamMesh>,
+    /// The server is this very pod: nothing leaves it, and nobody is there to authenticate.
+    pub(crate) itself: bool,
     /// Requests sent on it so far; the ordinal is part of the hop id.
     pub(crate) requests: u64,
     /// Bytes read beyond the last answer; must be empty for reuse.
@@ -56,12 +58,13 @@ struct Idle {
     since: Instant,
 }
 
-type SharedHttp2 = Rc<OnceCell<Rc<Http2Upstream>>>;
+/// A connection that is there, or being made, or could not be made. Whoever asks meanwhile gets the same outcome.
+pub(crate) type SharedHttp2 = Rc<OnceCell<Option<Rc<Http2Upstream>>>>;
 
 #[derive(Default)]
 pub(crate) struct Pool {
     idle: RefCell<HashMap<SocketAddr, Vec<Idle>>>,
-    http2: RefCell<HashMap<SocketAddr, SharedHttp2>>,
+    http2: RefCell<HashMap<SocketAddr, SharedConnections>>,
 }
 
 impl Pool {
@@ -70,7 +73,7 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         let at_address = idle.get_mut(&address)?;
         while let Some(Idle { mut upstream, .. }) = at_address.pop() {
-            if upstream.is_reusable() && proves(upstream.mesh.as_ref(), expected) {
+            if upstream.is_reusable() && (upstream.itself || proves(upstream.mesh.as_ref(), expected)) {
                 return Some(upstream);
             }
         }
@@ -88,21 +91,9 @@ impl Pool {
         }
     }
 
-    /// The shared connection to `address`, or the place where it is being made.
+    /// A shared connection to `address`, as [`SharedConnections::one`] finds it.
     pub(crate) fn http2(&self, address: SocketAddr, expected: &[Principal]) -> SharedHttp2 {
-        let mut http2 = self.http2.borrow_mut();
-        let cell = http2.entry(address).or_default();
-        if let Some(upstream) = cell.get() {
-            if !upstream.takes_requests() || !proves(upstream.mesh.as_ref(), expected) {
-                *cell = SharedHttp2::default();
-            }
-        }
-        Rc::clone(cell)
-    }
-
-    /// It turned out to be ended.
-    pub(crate) fn forget_http2(&self, address: SocketAddr) {
-        self.http2.borrow_mut().remove(&address);
+        self.http2.borrow_mut().entry(address).or_default().one(expected)
     }
 
     /// Ends what has been idle for long, was ended by its server, or must not be used again.
@@ -121,10 +112,9 @@ impl Pool {
             !at_address.is_empty()
         });
         ended.into_iter().for_each(|idle: Idle| idle.upstream.end());
-        self.http2.borrow_mut().retain(|_, cell| match cell.get() {
-            Some(upstream) => upstream.takes_requests() && !upstream.idle_for(now, IDLE),
-            // Nobody waits for it any more.
-            None => Rc::strong_count(cell) > 1,
+        self.http2.borrow_mut().retain(|_, shared| {
+            shared.keep(|upstream| !upstream.idle_for(now, IDLE));
+            !shared.0.is_empty()
         });
     }
 
@@ -132,11 +122,43 @@ impl Pool {
     pub(crate) fn retire(&self) {
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
         idle.into_values().flatten().for_each(|idle| idle.upstream.end());
-        self.http2.borrow_mut().retain(|_, cell| cell.get().is_none());
+        self.http2.borrow_mut().retain(|_, shared| {
+            shared.keep(|_| false);
+            !shared.0.is_empty()
+        });
     }
 }
 
-fn proves(mesh: Option<&UpstreamMesh>, expected: &[Principal]) -> bool {
+/// HTTP/2 connections to one address; more than one only when the server limits how many requests each takes.
+#[derive(Default)]
+pub(crate) struct SharedConnections(Vec<SharedHttp2>);
+
+impl SharedConnections {
+    /// One with room for a request, or the place where one is being made. What comes out of a place that was being
+    /// filled is to be checked with [`Http2Upstream::serves`].
+    pub(crate) fn one(&mut self, expected: &[Principal]) -> SharedHttp2 {
+        self.keep(|_| true);
+        let usable = |cell: &&SharedHttp2| cell.get().is_none_or(|made| made.as_ref().is_some_and(|it| it.serves(expected)));
+        if let Some(cell) = self.0.iter().find(usable) {
+            return Rc::clone(cell);
+        }
+        let cell = SharedHttp2::default();
+        self.0.push(Rc::clone(&cell));
+        cell
+    }
+
+    fn keep(&mut self, wanted: impl Fn(&Http2Upstream) -> bool) {
+        self.0.retain(|cell| match cell.get() {
+            Some(Some(upstream)) => upstream.stands() && wanted(upstream),
+            Some(None) => false,
+            // Somebody is making it, as long as anybody else holds it.
+            None => Rc::strong_count(cell) > 1,
+        });
+    }
+}
+
+/// Is this server one of those that may answer? Nobody may only where the destination is not in the mesh.
+pub(crate) fn proves(mesh: Option<&UpstreamMesh>, expected: &[Principal]) -> bool {
     match mesh {
         Some(mesh) => expected.contains(mesh.peer.principal()),
         None => expected.is_empty(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use kith_policy::Reason;
 
+use crate::authorize::Permit;
 use crate::connections::Live;
 use crate::forward::pump::{Broken, Pump};
 use crate::record::{ClosedBy, Record};
@@ -54,18 +55,31 @@ impl Relayed {
     }
 }
 
-/// `first` is what the client already said. A reset at one end is a reset at the other, an end is an end.
-pub(crate) async fn relay(live: &Live, client: &mut Stream, server: &mut Stream, first: BytesMut) -> Relayed {
-    let mut up = Pump::new(first);
-    let mut down = Pump::default();
+/// Each side comes with what it already said. A reset at one end is a reset at the other, an end is an end.
+/// `recheck` says whether a change of policy ends it.
+pub(crate) async fn relay(
+    _permit: &Permit,
+    live: &Live,
+    client: (&mut Stream, BytesMut),
+    server: (&mut Stream, BytesMut),
+    recheck: &dyn Fn() -> Result<(), Closing>,
+) -> Relayed {
+    let ((client, from_client), (server, from_server)) = (client, server);
+    let mut up = Pump::new(from_client);
+    let mut down = Pump::new(from_server);
     let mut client_first = None;
     let end = poll_fn(|context| {
         loop {
             match live.signal.poll(context) {
                 Poll::Ready(Ask::Close(closing)) => return Poll::Ready(End::Asked(closing)),
-                // The registry has decided about this connection as a whole; and opaque bytes have no
-                // boundary at which they could be drained, so they go on until the deadline.
-                Poll::Ready(Ask::Recheck(_) | Ask::Drain) => {}
+                Poll::Ready(Ask::Recheck(barrier)) => {
+                    if let Err(closing) = recheck() {
+                        live.signal.hold(barrier);
+                        return Poll::Ready(End::Asked(closing));
+                    }
+                }
+                // Opaque bytes have no boundary at which they could be drained: they go on until the deadline.
+                Poll::Ready(Ask::Drain) => {}
                 Poll::Pending => break,
             }
         }

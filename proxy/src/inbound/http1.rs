@@ -7,7 +7,9 @@ use bytes::BytesMut;
 use kith_policy::{Reason, Request, normalise_host, normalise_target};
 
 use super::Inbound;
+use crate::authenticate::Peer;
 use crate::authorize::{self, Denial};
+use crate::connections::Live;
 use crate::correlation;
 use crate::forward::client::{Client, Next, Remains};
 use crate::forward::connect::connect;
@@ -18,6 +20,7 @@ use crate::http1::{Body, ConnectionHeader, ForwardTarget, RequestHead, Rewrite, 
 use crate::record::{self, ClosedBy, Kind, Record};
 use crate::signal::Closing;
 use crate::stream::{Socket, Stream};
+use crate::worker::Worker;
 
 /// The application's own connection, kept as long as the client's.
 struct Application {
@@ -25,9 +28,12 @@ struct Application {
 }
 
 pub(super) async fn serve(inbound: Inbound) {
-    let Inbound { worker, stream, live, facts, peer, hop, first } = inbound;
+    let Inbound { worker, stream, live, facts, peer, hop, first, strict, .. } = inbound;
     let client_cert = peer.as_ref().map(|peer| forwarded_client_cert(&worker, peer));
     let mut client = Client::new(stream, live, facts, first);
+    if strict && peer.is_none() {
+        client.hurry();
+    }
     let mut application = Application { upstream: None };
     loop {
         let head = match client.next_request().await {
@@ -39,6 +45,7 @@ pub(super) async fn serve(inbound: Inbound) {
                 if let Some(hop) = &hop {
                     record.travels(hop, client.requests);
                 }
+                record.revision = worker.shared.snapshot().as_ref().map(|snapshot| snapshot.revision_shared());
                 client.malformed(&mut record, error).await;
                 return;
             }
@@ -48,6 +55,11 @@ pub(super) async fn serve(inbound: Inbound) {
             }
             Next::Asked(closing) => {
                 if closing.by.is_none() {
+                    if !client.buffer.is_empty() {
+                        // Not idle: it began a request and did not finish its head.
+                        let mut record = Record::open(Kind::Connection, &client.facts);
+                        record.refuse(closing.reason);
+                    }
                     return client.end().await;
                 }
                 tracing::info!(source = %client.live.source, reason = closing.reason.as_str(), "closed an idle connection");
@@ -69,13 +81,13 @@ pub(super) async fn serve(inbound: Inbound) {
 
 /// Returns whether another request may follow.
 async fn one_request(
-    worker: &crate::worker::Worker,
+    worker: &Worker,
     client: &mut Client,
     application: &mut Application,
     record: &mut Record,
     bytes: &BytesMut,
     client_cert: Option<&[u8]>,
-    peer: Option<&Rc<crate::authenticate::Peer>>,
+    peer: Option<&Rc<Peer>>,
 ) -> bool {
     let head = &client.head;
     let (request_id, new_id) = correlation::request_id(head.x_request_id(bytes));
@@ -85,8 +97,8 @@ async fn one_request(
     let host = head.host(bytes).unwrap_or_default();
 
     // One snapshot for everything that is decided about this request.
-    let snapshot = worker.shared.snapshot();
-    let Some(snapshot) = &*snapshot else {
+    let snapshot = worker.shared.snapshot.load_full();
+    let Some(snapshot) = &snapshot else {
         record.refuse(Reason::NoConfiguration);
         return refuse(client, record, Reason::NoConfiguration, request_id.as_str()).await;
     };
@@ -105,18 +117,26 @@ async fn one_request(
 
     let headers = Received { head, bytes };
     let request = Request { method: head.method(bytes), host, path: &target.path, headers: &headers };
-    match authorize::inbound(snapshot, &client.live, peer, Some(&request)) {
-        Ok(permit) => record.decide(permit.decision()),
+    let permit = match authorize::inbound(snapshot, &client.live, peer, Some(&request)) {
+        Ok(permit) => permit,
         Err(denial) => {
             record.revision = Some(snapshot.revision_shared());
             denial.record(record);
             return refuse(client, record, denial.reason(), request_id.as_str()).await;
         }
-    }
+    };
+    record.decide(permit.decision());
 
-    let mut server = match application.connection(worker, client).await {
-        Ok(server) => server,
-        Err(error) => {
+    let recheck = || still_allowed(worker, &client.live, peer, &request);
+    let connecting = application.connection(worker, client);
+    let mut server = match client.live.signal.unless_closed(&recheck, connecting).await {
+        Ok(Ok(server)) => server,
+        Err(closing) => {
+            closing.record(record);
+            client.stream.reset_on_close();
+            return false;
+        }
+        Ok(Err(error)) => {
             tracing::debug!(%error, destination = %client.live.destination, "the application does not accept");
             record.fail(Reason::ServerUnreachable);
             record.closed_by = Some(ClosedBy::Server);
@@ -138,25 +158,17 @@ async fn one_request(
     let forward = ForwardTarget { path: &target.path, query: target.query };
     write_request_head(&mut out, head, bytes, forward, &rewrite);
 
-    let recheck = || -> Result<(), Closing> {
-        match &*worker.shared.snapshot() {
-            Some(snapshot) => {
-                authorize::inbound(snapshot, &client.live, peer, Some(&request)).map(drop).map_err(Denial::closing)
-            }
-            None => Ok(()),
-        }
-    };
     let terms = Terms {
         asked: head.asked(),
         remove: FROM_APPLICATION,
-        close: client.draining || !head.persistent(),
+        close: client.draining || client.live.signal.is_draining() || !head.persistent(),
         limits: &client.limits,
         recheck: &recheck,
     };
     let mut answer = Answer::default();
     let downstream = Downstream { stream: &mut client.stream, buffer: &mut client.buffer, live: &client.live };
     let body = Body::new(head.framing());
-    let outcome = exchange(downstream, &mut server, out, body, &terms, &mut answer).await;
+    let outcome = exchange(&permit, downstream, &mut server, out, body, &terms, &mut answer).await;
     answer.record(record);
     match client.conclude(record, outcome, &server, request_id.as_str()).await {
         Remains::Client { server: reusable } => {
@@ -164,11 +176,22 @@ async fn one_request(
             true
         }
         Remains::Tunnel => {
-            let live = Rc::clone(&client.live);
-            client.tunnel(record, &mut server, &live).await;
+            let (head, live) = (std::mem::take(&mut client.head), Rc::clone(&client.live));
+            let headers = Received { head: &head, bytes };
+            let request = Request { method: head.method(bytes), host, path: &target.path, headers: &headers };
+            let recheck = || still_allowed(worker, &live, peer, &request);
+            client.tunnel(&permit, record, &mut server, &live, &recheck).await;
             false
         }
         Remains::Server | Remains::Nothing => false,
+    }
+}
+
+/// Asked when the policy changes while the request, or what it was upgraded to, is in flight.
+fn still_allowed(worker: &Worker, live: &Live, peer: Option<&Rc<Peer>>, request: &Request<'_>) -> Result<(), Closing> {
+    match &*worker.shared.snapshot() {
+        Some(snapshot) => authorize::inbound(snapshot, live, peer, Some(request)).map(drop).map_err(Denial::closing),
+        None => Ok(()),
     }
 }
 
@@ -193,7 +216,7 @@ fn describe(record: &mut Record, head: &RequestHead, bytes: &[u8], host: &str, p
 
 impl Application {
     /// The connection that served the last request, when it still stands, else a new one.
-    async fn connection(&mut self, worker: &crate::worker::Worker, client: &Client) -> std::io::Result<Upstream> {
+    async fn connection(&mut self, worker: &Worker, client: &Client) -> std::io::Result<Upstream> {
         if let Some(mut kept) = self.upstream.take() {
             if kept.is_reusable() {
                 return Ok(kept);
@@ -208,6 +231,7 @@ impl Application {
             address: None,
             live: None,
             mesh: None,
+            itself: false,
             requests: 0,
             buffer: BytesMut::new(),
         })

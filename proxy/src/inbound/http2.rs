@@ -1,6 +1,7 @@
 //! HTTP/2 and gRPC requests to the application.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -10,7 +11,6 @@ use h2::server::SendResponse;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Uri, header};
 use kith_policy::{Reason, normalise_host, normalise_target};
-use tokio::sync::OnceCell;
 
 use super::Inbound;
 use crate::authenticate::Peer;
@@ -18,14 +18,18 @@ use crate::authorize::{self, Denial};
 use crate::connections::{Live, StreamHold};
 use crate::correlation;
 use crate::forward::connect::connect;
-use crate::forward::http2::{Answer, Http2Upstream, Outcome, Terms, exchange, send};
+use crate::forward::http2::{Answer, Borrowed, Http2Upstream, Outcome, Terms, exchange, send};
 use crate::forward::http2_server::{failed, is_grpc, refuse, requests};
+use crate::forward::pool::SharedConnections;
 use crate::headers::{ReceivedMap, forwarded_client_cert, remove_internal, remove_kith};
 use crate::record::{self, ConnectionFacts, Direction, Hop, Kind, Record};
 use crate::signal::Closing;
-use crate::snapshot::Protocol;
+use crate::snapshot::{Protocol, Snapshot};
 use crate::stream::{Socket, Stream};
 use crate::worker::{Worker, contain_panic};
+
+/// Connections tried for one request; another only when the application surely did nothing with it.
+const ATTEMPTS: u32 = 3;
 
 /// What the requests of one connection have in common.
 struct Common {
@@ -35,12 +39,12 @@ struct Common {
     peer: Option<Rc<Peer>>,
     hop: Option<Rc<Hop>>,
     client_cert: Option<HeaderValue>,
-    /// The connection to the application, made with the first request and made again when it ends.
-    application: std::cell::RefCell<Rc<OnceCell<Rc<Http2Upstream>>>>,
+    /// To the application: made with the first request, and made again when they end.
+    application: RefCell<SharedConnections>,
 }
 
 pub(super) async fn serve(inbound: Inbound) {
-    let Inbound { worker, stream, live, facts, peer, hop, first } = inbound;
+    let Inbound { worker, stream, live, facts, peer, hop, first, .. } = inbound;
     let stream = stream.with_first(first);
     let client_cert = peer.as_ref().and_then(|peer| HeaderValue::from_bytes(&forwarded_client_cert(&worker, peer)).ok());
     let common = Rc::new(Common {
@@ -50,7 +54,7 @@ pub(super) async fn serve(inbound: Inbound) {
         peer,
         hop,
         client_cert,
-        application: std::cell::RefCell::default(),
+        application: RefCell::default(),
     });
     let source = live.source;
     let result = requests(stream, &live, |request, respond| {
@@ -61,12 +65,23 @@ pub(super) async fn serve(inbound: Inbound) {
         }));
     })
     .await;
-    if let Err(error) = result {
-        tracing::debug!(%source, %error, "an HTTP/2 connection failed");
-        if error.is_go_away() || error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) {
-            let mut record = Record::open(Kind::Connection, &common.facts);
-            record.refuse(Reason::Overload);
+    match result {
+        Err(error) => {
+            tracing::debug!(%source, %error, "an HTTP/2 connection failed");
+            if error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) && !error.is_remote() {
+                let mut record = Record::open(Kind::Connection, &common.facts);
+                record.refuse(Reason::Overload);
+            }
         }
+        // Its requests have records of their own; without any, this is the only trace of it.
+        Ok(Some(closing)) if closing.by.is_some() => {
+            let mut record = Record::open(Kind::Connection, &common.facts);
+            if let Some(hop) = &common.hop {
+                record.travels(hop, 0);
+            }
+            closing.record(&mut record);
+        }
+        Ok(_) => {}
     }
 }
 
@@ -81,7 +96,7 @@ async fn one_request(
         record.travels(hop, u64::from(respond.stream_id().as_u32()));
     }
     record.renewed = common.live.renewed();
-    let (mut parts, body) = request.into_parts();
+    let (parts, mut body) = request.into_parts();
     let grpc = is_grpc(&parts.headers);
     let head_only = parts.method == http::Method::HEAD;
     let given = parts.headers.get("x-request-id").cloned();
@@ -112,96 +127,108 @@ async fn one_request(
     describe(&mut record, &parts, &host, &target.path, target.query);
 
     // Decided on, and again whenever the policy changes while the request is in flight.
-    let method = parts.method.clone();
-    // A re-check needs the headers as they were received; the originals are forwarded.
-    let received = parts.headers.clone();
-    let decide = |snapshot: &crate::snapshot::Snapshot, headers: &HeaderMap| {
-        let headers = ReceivedMap(headers);
-        let request = kith_policy::Request { method: method.as_str(), host: &host, path: &target.path, headers: &headers };
-        authorize::inbound(snapshot, &common.live, common.peer.as_ref(), Some(&request))
-    };
-    match decide(&snapshot, &parts.headers) {
-        Ok(permit) => record.decide(permit.decision()),
+    let received = ReceivedMap(&parts.headers);
+    let asked = kith_policy::Request { method: parts.method.as_str(), host: &host, path: &target.path, headers: &received };
+    let decide = |snapshot: &Snapshot| authorize::inbound(snapshot, &common.live, common.peer.as_ref(), Some(&asked));
+    let permit = match decide(&snapshot) {
+        Ok(permit) => permit,
         Err(denial) => {
             denial.record(&mut record);
             return refuse(&mut respond, &mut record, grpc, head_only, denial.reason(), request_id.as_str());
         }
-    }
-
+    };
+    record.decide(permit.decision());
+    drop(snapshot);
+    let recheck = || -> Result<(), Closing> {
+        match &*common.worker.shared.snapshot() {
+            Some(snapshot) => decide(snapshot).map(drop).map_err(Denial::closing),
+            None => Ok(()),
+        }
+    };
     let Some(uri) = forwarded_uri(&parts.uri, &host, &target.path, target.query) else {
         record.refuse(Reason::RequestMalformed);
         return refuse(&mut respond, &mut record, grpc, head_only, Reason::RequestMalformed, request_id.as_str());
     };
-    remove_internal(&mut parts.headers);
-    if new_id {
-        if let Ok(value) = HeaderValue::from_str(request_id.as_str()) {
-            parts.headers.insert("x-request-id", value);
+    // Identity and correlation are set last, so that nothing the caller sent can stand in their place.
+    let forwarded = || {
+        let mut headers = parts.headers.clone();
+        remove_internal(&mut headers);
+        set_correlation(&mut headers, new_id.then_some(request_id.as_str()), &traceparent);
+        if let Some(client_cert) = &common.client_cert {
+            headers.insert("x-forwarded-client-cert", client_cert.clone());
         }
-    }
-    if let Ok(value) = HeaderValue::from_bytes(&traceparent) {
-        parts.headers.insert("traceparent", value);
-    }
-    if let Some(client_cert) = &common.client_cert {
-        parts.headers.insert("x-forwarded-client-cert", client_cert.clone());
-    }
-    let mut forward = Request::new(());
-    *forward.method_mut() = parts.method;
-    *forward.uri_mut() = uri;
-    *forward.headers_mut() = parts.headers;
+        let mut request = Request::new(());
+        *request.method_mut() = parts.method.clone();
+        *request.uri_mut() = uri.clone();
+        *request.headers_mut() = headers;
+        request
+    };
 
-    let sent = match common.application().await {
-        Ok(upstream) => {
-            let borrowed = upstream.borrow();
-            send(&borrowed, forward, body.is_end_stream()).await.map(|sent| (borrowed, sent)).map_err(|error| error.to_string())
-        }
-        Err(error) => Err(error),
-    };
-    let (upstream, (response, to_server)) = match sent {
-        Ok(sent) => sent,
-        Err(message) => {
-            tracing::debug!(message, destination = %common.live.destination, "the application does not take HTTP/2");
-            record.fail(Reason::ServerUnreachable);
-            record.closed_by = Some(record::ClosedBy::Server);
-            return refuse(&mut respond, &mut record, grpc, head_only, Reason::ServerUnreachable, request_id.as_str());
-        }
-    };
-    let recheck = || -> Result<(), Closing> {
-        match &*common.worker.shared.snapshot() {
-            Some(snapshot) => decide(snapshot, &received).map(drop).map_err(Denial::closing),
-            None => Ok(()),
-        }
-    };
-    let terms = Terms {
-        signal: &hold.signal,
-        lives: [&common.live, &upstream.live],
-        recheck: &recheck,
-        edit_answer: &remove_kith,
-    };
-    let mut answer = Answer::default();
-    let outcome = exchange(body, &mut respond, response, to_server, &terms, &mut answer).await;
-    answer.record(&mut record);
-    record.renewed = common.live.renewed();
-    if let Some(reason) = failed(&mut record, &outcome) {
-        refuse(&mut respond, &mut record, grpc, head_only, reason, request_id.as_str());
-    }
-    if let Outcome::Asked(_) = outcome {
-        // The reset goes out before whoever asked is told that it is done.
-        tokio::task::yield_now().await;
-        tokio::task::yield_now().await;
+    for attempt in 1..=ATTEMPTS {
+        let connected = hold.signal.unless_closed(&recheck, common.application()).await;
+        let problem = match connected {
+            Err(closing) => {
+                closing.record(&mut record);
+                return respond.send_reset(h2::Reason::CANCEL);
+            }
+            Ok(Ok(upstream)) => match send(&permit, &upstream, forwarded, body.is_end_stream()).await {
+                Ok((response, to_server)) => {
+                    let terms = Terms {
+                        signal: &hold.signal,
+                        lives: [&common.live, &upstream.live],
+                        recheck: &recheck,
+                        edit_answer: &remove_kith,
+                    };
+                    let mut answer = Answer::default();
+                    let outcome = exchange(&mut body, &mut respond, response, to_server, &terms, &mut answer).await;
+                    if let (Outcome::Unsent(_), true) = (&outcome, attempt < ATTEMPTS) {
+                        upstream.give_up();
+                        continue;
+                    }
+                    answer.record(&mut record);
+                    record.renewed = common.live.renewed();
+                    if let Some(reason) = failed(&mut record, &outcome) {
+                        refuse(&mut respond, &mut record, grpc, head_only, reason, request_id.as_str());
+                    }
+                    if let Outcome::Asked(_) = outcome {
+                        // The reset goes out before whoever asked is told that it is done.
+                        tokio::task::yield_now().await;
+                        tokio::task::yield_now().await;
+                    }
+                    return;
+                }
+                Err(_) if attempt < ATTEMPTS => continue,
+                Err(error) => error.to_string(),
+            },
+            Ok(Err(problem)) => problem,
+        };
+        tracing::debug!(problem, destination = %common.live.destination, "the application does not take HTTP/2");
+        record.fail(Reason::ServerUnreachable);
+        record.closed_by = Some(record::ClosedBy::Server);
+        return refuse(&mut respond, &mut record, grpc, head_only, Reason::ServerUnreachable, request_id.as_str());
     }
 }
 
 impl Common {
-    async fn application(&self) -> Result<Rc<Http2Upstream>, String> {
-        let cell = {
-            let mut application = self.application.borrow_mut();
-            if application.get().is_some_and(|upstream| !upstream.takes_requests()) {
-                *application = Rc::default();
+    /// A connection to the application with room for a request.
+    async fn application(&self) -> Result<Borrowed, String> {
+        loop {
+            let cell = self.application.borrow_mut().one(&[]);
+            let mut problem = String::new();
+            let made = cell
+                .get_or_init(|| async {
+                    let made = self.connect().await;
+                    made.map_err(|error| problem = error).ok()
+                })
+                .await;
+            match made {
+                Some(upstream) if upstream.serves(&[]) => return Ok(upstream.borrow()),
+                // Others were faster.
+                Some(_) => {}
+                None if problem.is_empty() => return Err("the connection that others waited for could not be made".into()),
+                None => return Err(problem),
             }
-            Rc::clone(&application)
-        };
-        let upstream = cell.get_or_try_init(|| self.connect()).await?;
-        Ok(Rc::clone(upstream))
+        }
     }
 
     async fn connect(&self) -> Result<Rc<Http2Upstream>, String> {
@@ -209,7 +236,19 @@ impl Common {
         let tcp = connect(address, self.worker.mark()).await.map_err(|error| error.to_string())?;
         let live = self.worker.registry.open(Direction::Outbound, self.live.source, address);
         live.protocol.set(Some(Protocol::Http2));
-        Http2Upstream::start(Stream::Plain(Socket::new(tcp)), live, None, address).await.map_err(|error| error.to_string())
+        Http2Upstream::start(Stream::Plain(Socket::new(tcp)), live, None, address, false)
+            .await
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// What lets records be put together.
+pub(crate) fn set_correlation(headers: &mut HeaderMap, new_id: Option<&str>, traceparent: &[u8]) {
+    if let Some(Ok(id)) = new_id.map(HeaderValue::from_str) {
+        headers.insert("x-request-id", id);
+    }
+    if let Ok(traceparent) = HeaderValue::from_bytes(traceparent) {
+        headers.insert("traceparent", traceparent);
     }
 }
 

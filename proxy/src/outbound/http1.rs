@@ -5,7 +5,8 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use kith_policy::Reason;
 
-use super::{Outbound, Unreachable, establish, permitted};
+use super::{Outbound, Route, Unreachable, establish, route};
+use crate::authorize::Permit;
 use crate::correlation;
 use crate::forward::balance::Load;
 use crate::forward::client::{Client, Next, Remains};
@@ -14,21 +15,21 @@ use crate::forward::pool::Upstream;
 use crate::headers::{FROM_APPLICATION, INTERNAL};
 use crate::http1::{Body, ConnectionHeader, ForwardTarget, Rewrite, Version, write_request_head};
 use crate::record::{self, Direction, Kind, Record};
-use crate::resolve::Resolved;
+use crate::resolve::{Dialled, Resolved};
+use crate::signal::still_fine;
 use crate::snapshot::Protocol;
 use crate::worker::Worker;
 
 pub(super) async fn serve(outbound: Outbound) {
-    let Outbound { worker, stream, live, facts, route, revision, first } = outbound;
+    let Outbound { worker, stream, live, facts, dialled, first } = outbound;
     let mut client = Client::new(stream, live, facts, first);
-    let decision = permitted(&revision);
     loop {
         let head = match client.next_request().await {
             Next::Request(head) => head,
             Next::End => return client.end().await,
             Next::Malformed(error) => {
                 let mut record = Record::open(Kind::Request, &client.facts);
-                client.malformed(&mut record, error).await;
+                            client.malformed(&mut record, error).await;
                 return;
             }
             Next::Failed(_) => return client.stream.reset_on_close(),
@@ -36,7 +37,7 @@ pub(super) async fn serve(outbound: Outbound) {
         };
         client.requests += 1;
         let mut record = Record::open(Kind::Request, &client.facts);
-        if !one_request(&worker, &mut client, &route, &decision, &mut record, &head).await {
+        if !one_request(&worker, &mut client, &dialled, &mut record, &head).await {
             return;
         }
     }
@@ -46,8 +47,7 @@ pub(super) async fn serve(outbound: Outbound) {
 async fn one_request(
     worker: &Rc<Worker>,
     client: &mut Client,
-    route: &Result<Resolved, Reason>,
-    decision: &kith_policy::Decision,
+    dialled: &Dialled,
     record: &mut Record,
     bytes: &BytesMut,
 ) -> bool {
@@ -56,7 +56,6 @@ async fn one_request(
     let (trace, traceparent) = correlation::trace(head.traceparent(bytes));
     record.request_id(request_id.as_str().as_bytes());
     record.trace = Some(trace);
-    record.revision = Some(decision.revision.clone());
     record.request(&record::RequestHead {
         method: head.method(bytes).as_bytes(),
         authority: head.host(bytes).unwrap_or_default().as_bytes(),
@@ -67,24 +66,32 @@ async fn one_request(
             Version::Http11 => "1.1",
         },
     });
-    let resolved = match route {
+    let Route { resolved, revision } = route(worker, dialled).await;
+    let resolved = match resolved {
         Ok(resolved) => resolved,
         Err(reason) => {
-            record.refuse(*reason);
-            return refuse(client, record, *reason, request_id.as_str()).await;
+            record.revision = Some(revision).filter(|revision| !revision.is_empty());
+            record.refuse(reason);
+            return refuse(client, record, reason, request_id.as_str()).await;
         }
     };
     record.service = resolved.service.clone();
-    let (mut server, load) = match server(worker, resolved, record).await {
-        Ok(server) => server,
-        Err(problem) => {
+    let connecting = server(worker, &resolved, record);
+    let (mut server, load) = match client.live.signal.unless_closed(&still_fine, connecting).await {
+        Ok(Ok(server)) => server,
+        Err(closing) => {
+            closing.record(record);
+            client.stream.reset_on_close();
+            return false;
+        }
+        Ok(Err(problem)) => {
             tracing::debug!(destination = %client.live.destination, message = problem.message, "no server could be reached");
-            record.refuse(problem.reason);
-            record.tls_error(&problem.message);
+            problem.record(record);
             return refuse(client, record, problem.reason, request_id.as_str()).await;
         }
     };
-    record.decide(decision);
+    let permit = Permit::outbound(&revision);
+    record.decide(permit.decision());
     server.requests += 1;
     let kith = match &server.mesh {
         Some(mesh) => {
@@ -114,14 +121,14 @@ async fn one_request(
         asked: head.asked(),
         // A Kith server vouches for these; any other server's word would be taken for the proxy's.
         remove: if kith { &[] } else { FROM_APPLICATION },
-        close: client.draining || !head.persistent(),
+        close: client.draining || client.live.signal.is_draining() || !head.persistent(),
         limits: &client.limits,
-        recheck: &|| Ok(()),
+        recheck: &still_fine,
     };
     let mut answer = Answer::default();
     let body = Body::new(head.framing());
     let downstream = Downstream { stream: &mut client.stream, buffer: &mut client.buffer, live: &client.live };
-    let outcome = exchange(downstream, &mut server, out, body, &terms, &mut answer).await;
+    let outcome = exchange(&permit, downstream, &mut server, out, body, &terms, &mut answer).await;
     drop(load);
     answer.record(record);
     if let Some(live) = &server.live {
@@ -145,7 +152,7 @@ async fn one_request(
             let live = Rc::clone(server.live.as_deref().unwrap_or(&client.live));
             client.live.protocol.set(Some(Protocol::Tcp));
             live.protocol.set(Some(Protocol::Tcp));
-            client.tunnel(record, &mut server, &live).await;
+            client.tunnel(&permit, record, &mut server, &live, &still_fine).await;
             false
         }
         Remains::Nothing => false,
@@ -172,6 +179,7 @@ async fn server(worker: &Rc<Worker>, resolved: &Resolved, record: &mut Record) -
         address: Some(address),
         live: Some(live),
         mesh: upstream,
+        itself: established.itself,
         requests: 0,
         buffer: BytesMut::new(),
     };

@@ -215,7 +215,19 @@ mod tests {
     use super::*;
 
     fn headers(flags: u8, payload: &[u8]) -> BytesMut {
-        let mut frame = BytesMut::from(&[0, 0, u8::try_from(payload.len()).unwrap(), HEADERS, flags, 0, 0, 0, 1][..]);
+        let mut frame = BytesMut::from(
+            &[
+                0,
+                0,
+                u8::try_from(payload.len()).unwrap(),
+                HEADERS,
+                flags,
+                0,
+                0,
+                0,
+                1,
+            ][..],
+        );
         frame.extend_from_slice(payload);
         frame
     }
@@ -238,18 +250,34 @@ mod tests {
         // After other literals, a size update, and in a long form; Huffman-coded.
         let other = b"\x3f\xe1\x1f\x40\x01x\x01y\x04\x01/";
         let long = [b"\x41\x7f\x01", &[b'a'; 128][..]].concat();
-        check(0x4, &[other, &long[..]].concat(), &[other, &b"\x41\x01u"[..]].concat());
+        check(
+            0x4,
+            &[other, &long[..]].concat(),
+            &[other, &b"\x41\x01u"[..]].concat(),
+        );
         check(0x4, b"\x41\x83\x1d\x2e\x3f", b"\x41\x01u");
     }
 
     #[test]
     fn padding_and_priority_stay() {
-        check(0x2c, b"\x02\0\0\0\0\x10\x41\x03a%b\0\0", b"\x02\0\0\0\0\x10\x41\x01u\0\0");
+        check(
+            0x2c,
+            b"\x02\0\0\0\0\x10\x41\x03a%b\0\0",
+            b"\x02\0\0\0\0\x10\x41\x01u\0\0",
+        );
     }
 
     #[test]
     fn what_has_no_literal_authority_stays() {
-        for payload in [&b""[..], b"\x83\x86", b"\xbe", b"\x41\x00", b"\x41\x05ab", b"\x41", b"\x7f\xff\xff\xff\xff\xff\x01"] {
+        for payload in [
+            &b""[..],
+            b"\x83\x86",
+            b"\xbe",
+            b"\x41\x00",
+            b"\x41\x05ab",
+            b"\x41",
+            b"\x7f\xff\xff\xff\xff\xff\x01",
+        ] {
             check(0x4, payload, payload);
         }
         check(0xc, b"\xff", b"\xff");
@@ -277,7 +305,10 @@ mod tests {
                 }
             });
             let mut heard = Vec::new();
-            AnyAuthority::new(server).read_to_end(&mut heard).await.unwrap();
+            AnyAuthority::new(server)
+                .read_to_end(&mut heard)
+                .await
+                .unwrap();
             say.await.unwrap();
             assert_eq!(heard, expected, "in pieces of {piece}");
         }
