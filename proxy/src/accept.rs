@@ -40,8 +40,16 @@ pub(crate) enum Sharing {
 }
 
 /// One listener per data worker; the kernel spreads connections over them (SO_REUSEPORT).
-pub(crate) fn listen(address: SocketAddr, mark: Option<u32>, sharing: Sharing) -> io::Result<std::net::TcpListener> {
-    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+pub(crate) fn listen(
+    address: SocketAddr,
+    mark: Option<u32>,
+    sharing: Sharing,
+) -> io::Result<std::net::TcpListener> {
+    let socket = RawSocket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     if address.is_ipv6() && address.ip().is_unspecified() {
         socket.set_only_v6(false)?;
     }
@@ -63,7 +71,10 @@ pub(crate) fn set_mark(socket: &SockRef<'_>, mark: Option<u32>) -> io::Result<()
 }
 
 /// Accepts the next connection, however many attempts fail before.
-pub(crate) async fn accept(listener: &TcpListener, mut failed: impl FnMut(&io::Error)) -> (TcpStream, SocketAddr) {
+pub(crate) async fn accept(
+    listener: &TcpListener,
+    mut failed: impl FnMut(&io::Error),
+) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((tcp, source)) => return (tcp, canonical(source)),
@@ -81,7 +92,9 @@ pub(crate) async fn accept(listener: &TcpListener, mut failed: impl FnMut(&io::E
 impl std::fmt::Display for NotCaptured {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            NotCaptured::Direct(local) => write!(f, "it was not redirected but came straight to {local}"),
+            NotCaptured::Direct(local) => {
+                write!(f, "it was not redirected but came straight to {local}")
+            }
             NotCaptured::Gone(error) => error.fmt(f),
         }
     }
@@ -95,13 +108,21 @@ pub(crate) fn captured(tcp: TcpStream, source: SocketAddr) -> Result<Accepted, N
         IpAddr::V4(_) => socket.original_dst_v4(),
         IpAddr::V6(_) => socket.original_dst_v6(),
     };
-    let destination = match original.ok().and_then(|address| address.as_socket()).map(canonical) {
+    let destination = match original
+        .ok()
+        .and_then(|address| address.as_socket())
+        .map(canonical)
+    {
         Some(destination) if destination != local => destination,
         _ => return Err(NotCaptured::Direct(local)),
     };
     let _ = tcp.set_nodelay(true);
     keep_alive(&socket);
-    Ok(Accepted { tcp, source, destination })
+    Ok(Accepted {
+        tcp,
+        source,
+        destination,
+    })
 }
 
 /// A peer that vanished without a word is noticed within a minute and a half.

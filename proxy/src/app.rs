@@ -8,7 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 use kith_certs::trust::RefusedBundle;
 use kith_certs::{Endpoint, IdentitySource, SourceConfig};
 use kith_policy::Principal;
-use kith_xds_client::{Backoff, Client, Config as XdsConfig, Connector, Kind, OnDemand, OnDemandSettings};
+use kith_xds_client::{
+    Backoff, Client, Config as XdsConfig, Connector, Kind, OnDemand, OnDemandSettings,
+};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -45,29 +47,53 @@ pub(crate) fn run(config: Config) -> Result<(), String> {
 }
 
 async fn serve(config: Config, log: logging::LogFilter) -> Result<(), String> {
-    let endpoint = Endpoint::parse(&config.spiffe_endpoint_socket).map_err(|error| format!("SPIFFE_ENDPOINT_SOCKET: {error}"))?;
-    let expected = Principal::parse(&config.xds_spiffe_id).map_err(|error| format!("KITH_XDS_SPIFFE_ID: {error}"))?;
+    let endpoint = Endpoint::parse(&config.spiffe_endpoint_socket)
+        .map_err(|error| format!("SPIFFE_ENDPOINT_SOCKET: {error}"))?;
+    let expected = Principal::parse(&config.xds_spiffe_id)
+        .map_err(|error| format!("KITH_XDS_SPIFFE_ID: {error}"))?;
 
     // Everything that can be in the way is found out before anything is started. SO_REUSEPORT would let a second
     // sidecar share the ports of a first.
-    for (variable, address) in
-        [("KITH_INBOUND_LISTEN", config.inbound_listen), ("KITH_OUTBOUND_LISTEN", config.outbound_listen)]
-    {
+    for (variable, address) in [
+        ("KITH_INBOUND_LISTEN", config.inbound_listen),
+        ("KITH_OUTBOUND_LISTEN", config.outbound_listen),
+    ] {
         bind(variable, address, None, Sharing::Alone)?;
     }
     let mut listeners = Vec::with_capacity(config.workers);
     for _ in 0..config.workers {
         listeners.push(Listeners {
-            inbound: bind("KITH_INBOUND_LISTEN", config.inbound_listen, config.socket_mark, Sharing::Workers)?,
-            outbound: bind("KITH_OUTBOUND_LISTEN", config.outbound_listen, config.socket_mark, Sharing::Workers)?,
+            inbound: bind(
+                "KITH_INBOUND_LISTEN",
+                config.inbound_listen,
+                config.socket_mark,
+                Sharing::Workers,
+            )?,
+            outbound: bind(
+                "KITH_OUTBOUND_LISTEN",
+                config.outbound_listen,
+                config.socket_mark,
+                Sharing::Workers,
+            )?,
         });
     }
-    let admin_listener = admin::bind_admin(&config.admin_listen).await.map_err(|error| error.to_string())?;
-    let health_listener = admin::bind_health(config.health_listen).await.map_err(|error| error.to_string())?;
-    let recorder = Recorder::start(&config.access_log, config.records_when_full, config.log_query)
-        .map_err(|error| format!("KITH_ACCESS_LOG: {error}"))?;
+    let admin_listener = admin::bind_admin(&config.admin_listen)
+        .await
+        .map_err(|error| error.to_string())?;
+    let health_listener = admin::bind_health(config.health_listen)
+        .await
+        .map_err(|error| error.to_string())?;
+    let recorder = Recorder::start(
+        &config.access_log,
+        config.records_when_full,
+        config.log_query,
+    )
+    .map_err(|error| format!("KITH_ACCESS_LOG: {error}"))?;
 
-    let identity = IdentitySource::start(SourceConfig { hint: config.svid_hint.clone(), ..SourceConfig::new(endpoint) });
+    let identity = IdentitySource::start(SourceConfig {
+        hint: config.svid_hint.clone(),
+        ..SourceConfig::new(endpoint)
+    });
     let authority = config.xds_address.trim_start_matches("https://").to_owned();
     let (client, deliveries) = Client::start(XdsConfig {
         authority: authority.clone(),
@@ -78,9 +104,15 @@ async fn serve(config: Config, log: logging::LogFilter) -> Result<(), String> {
         backoff: Backoff::default(),
     });
     let destinations = OnDemand::new(client.clone(), Kind::Address, OnDemandSettings::default());
-    let shared = Arc::new(Shared::new(config, identity.clone(), destinations, recorder));
+    let shared = Arc::new(Shared::new(
+        config,
+        identity.clone(),
+        destinations,
+        recorder,
+    ));
 
-    let (senders, receivers): (Vec<_>, Vec<_>) = listeners.iter().map(|_| mpsc::unbounded_channel()).unzip();
+    let (senders, receivers): (Vec<_>, Vec<_>) =
+        listeners.iter().map(|_| mpsc::unbounded_channel()).unzip();
     let workers = Workers::new(senders);
     let mut threads = Vec::new();
     // Told when a worker's thread ends, however it ends: without it the sidecar would look alive and serve nobody.
@@ -97,15 +129,32 @@ async fn serve(config: Config, log: logging::LogFilter) -> Result<(), String> {
         threads.push(thread);
     }
 
-    let (missing, missing_seen) = watch::channel(vec!["the configuration of this workload".to_owned()]);
-    let control = Control::new(Arc::clone(&shared), workers.clone(), client.clone(), missing);
+    let (missing, missing_seen) =
+        watch::channel(vec!["the configuration of this workload".to_owned()]);
+    let control = Control::new(
+        Arc::clone(&shared),
+        workers.clone(),
+        client.clone(),
+        missing,
+    );
     tokio::spawn(control.run(deliveries, identity.subscribe()));
     let (drain, mut drain_asked) = mpsc::channel(1);
-    let state = Arc::new(admin_state(&shared, &workers, &client, missing_seen, drain, log));
+    let state = Arc::new(admin_state(
+        &shared,
+        &workers,
+        &client,
+        missing_seen,
+        drain,
+        log,
+    ));
     tokio::spawn(admin::serve_admin(admin_listener, Arc::clone(&state)));
     tokio::spawn(admin::serve_health(health_listener, state));
     tokio::spawn(observe(Arc::clone(&shared), client));
-    tracing::info!(node = shared.config.node_id, version = env!("CARGO_PKG_VERSION"), "kith-proxy is running");
+    tracing::info!(
+        node = shared.config.node_id,
+        version = env!("CARGO_PKG_VERSION"),
+        "kith-proxy is running"
+    );
 
     stop_asked(&shared, &mut drain_asked, &mut worker_ended).await?;
     drain_and_stop(&shared, &workers).await;
@@ -117,7 +166,9 @@ async fn serve(config: Config, log: logging::LogFilter) -> Result<(), String> {
         }
     }
     if !shared.recorder.flush(FLUSH) {
-        tracing::error!("not all records could be written before the end; is the disk full or the pipe unread?");
+        tracing::error!(
+            "not all records could be written before the end; is the disk full or the pipe unread?"
+        );
     }
     Ok(())
 }
@@ -133,9 +184,16 @@ fn bind(
         Err(error)
             if address.ip().is_unspecified()
                 && address.is_ipv6()
-                && matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) =>
+                && matches!(
+                    error.raw_os_error(),
+                    Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+                ) =>
         {
-            accept::listen((Ipv4Addr::UNSPECIFIED, address.port()).into(), mark, sharing)
+            accept::listen(
+                (Ipv4Addr::UNSPECIFIED, address.port()).into(),
+                mark,
+                sharing,
+            )
         }
         other => other,
     };
@@ -155,17 +213,35 @@ fn bind(
 fn limits() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let files = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum }) {
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: files.maximum,
+            maximum: files.maximum,
+        },
+    ) {
         tracing::warn!(%error, "the limit of open files could not be raised");
     }
-    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let _ = setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    );
 }
 
 /// Opens authenticated streams to the control plane: our SVID, its SVID, its expected name.
-fn connector(identity: IdentitySource, authority: String, expected: Principal, mark: Option<u32>) -> Connector {
+fn connector(
+    identity: IdentitySource,
+    authority: String,
+    expected: Principal,
+    mark: Option<u32>,
+) -> Connector {
     let config = kith_certs::tls::client_config(&identity, &[b"h2"]);
     Arc::new(move || {
-        let (config, authority, expected) = (Arc::clone(&config), authority.clone(), expected.clone());
+        let (config, authority, expected) =
+            (Arc::clone(&config), authority.clone(), expected.clone());
         Box::pin(async move { control_plane(config, &authority, &expected, mark).await })
     })
 }
@@ -188,7 +264,14 @@ fn admin_state(
         certs: Box::new(move || describe_certs(&certs)),
         connections: Box::new(move || {
             let workers = workers.clone();
-            Box::pin(async move { workers.ask(Command::List).await.into_iter().flatten().collect() })
+            Box::pin(async move {
+                workers
+                    .ask(Command::List)
+                    .await
+                    .into_iter()
+                    .flatten()
+                    .collect()
+            })
         }),
         drain: Box::new(move || {
             let _ = drain.try_send(());
@@ -202,13 +285,35 @@ fn readiness(shared: &Shared, xds: &kith_xds_client::Status, missing: &[String])
     let svid = match (shared.identity.current(), &status.last_error) {
         (Some(svid), None) if status.expired => {
             let expired = crate::record::rfc3339(svid.not_after());
-            (false, format!("{} expired at {expired}, and {} has sent no other", svid.principal(), status.endpoint))
+            (
+                false,
+                format!(
+                    "{} expired at {expired}, and {} has sent no other",
+                    svid.principal(),
+                    status.endpoint
+                ),
+            )
         }
-        (Some(svid), None) => (true, format!("{} until {}", svid.principal(), crate::record::rfc3339(svid.not_after()))),
-        (Some(svid), Some(error)) => {
-            (!status.expired, format!("{} until {}, but: {error}", svid.principal(), crate::record::rfc3339(svid.not_after())))
-        }
-        (None, Some(error)) => (false, format!("no SVID yet from {}: {error}", status.endpoint)),
+        (Some(svid), None) => (
+            true,
+            format!(
+                "{} until {}",
+                svid.principal(),
+                crate::record::rfc3339(svid.not_after())
+            ),
+        ),
+        (Some(svid), Some(error)) => (
+            !status.expired,
+            format!(
+                "{} until {}, but: {error}",
+                svid.principal(),
+                crate::record::rfc3339(svid.not_after())
+            ),
+        ),
+        (None, Some(error)) => (
+            false,
+            format!("no SVID yet from {}: {error}", status.endpoint),
+        ),
         (None, None) => (false, format!("no SVID yet from {}", status.endpoint)),
     };
     let snapshot = shared.snapshot();
@@ -218,12 +323,23 @@ fn readiness(shared: &Shared, xds: &kith_xds_client::Status, missing: &[String])
         (None, false) => format!("not connected to {} yet", shared.config.xds_address),
     };
     let configuration = match &*snapshot {
-        Some(snapshot) => (true, format!("revision {}, {connected}", snapshot.revision())),
+        Some(snapshot) => (
+            true,
+            format!("revision {}, {connected}", snapshot.revision()),
+        ),
         None if missing.is_empty() => (false, connected),
-        None => (false, format!("missing {}; {connected}", missing.join(", "))),
+        None => (
+            false,
+            format!("missing {}; {connected}", missing.join(", ")),
+        ),
     };
     let condition = |name, (met, why)| Condition { name, met, why };
-    Readiness { conditions: vec![condition("svid", svid), condition("configuration", configuration)] }
+    Readiness {
+        conditions: vec![
+            condition("svid", svid),
+            condition("configuration", configuration),
+        ],
+    }
 }
 
 fn describe_config(shared: &Shared, xds: &kith_xds_client::Status) -> serde_json::Value {
@@ -272,8 +388,17 @@ fn describe_certs(shared: &Shared) -> serde_json::Value {
             })
         })
         .collect();
-    let bundles: Vec<_> = status.bundles.iter().map(|bundle| bundle.trust_domain.as_str()).collect();
-    let refused = |bundles: &[RefusedBundle]| -> Vec<_> { bundles.iter().map(|it| json!({ "trust_domain": it.trust_domain, "why": it.why })).collect() };
+    let bundles: Vec<_> = status
+        .bundles
+        .iter()
+        .map(|bundle| bundle.trust_domain.as_str())
+        .collect();
+    let refused = |bundles: &[RefusedBundle]| -> Vec<_> {
+        bundles
+            .iter()
+            .map(|it| json!({ "trust_domain": it.trust_domain, "why": it.why }))
+            .collect()
+    };
     json!({
         "endpoint": status.endpoint,
         "connected": status.connected,
@@ -295,9 +420,14 @@ async fn observe(shared: Arc<Shared>, client: Client) {
     loop {
         interval.tick().await;
         metrics::xds_connected(status.borrow().connected);
-        let expired = shared.identity.current().is_some_and(|svid| svid.not_after() < SystemTime::now());
+        let expired = shared
+            .identity
+            .current()
+            .is_some_and(|svid| svid.not_after() < SystemTime::now());
         if expired && told.is_none_or(|told| told.elapsed() >= REMIND) {
-            tracing::error!("our SVID has expired and every handshake fails; is the SPIFFE agent up? see /certs");
+            tracing::error!(
+                "our SVID has expired and every handshake fails; is the SPIFFE agent up? see /certs"
+            );
             told = Some(Instant::now());
         }
     }
@@ -318,8 +448,11 @@ async fn stop_asked(
     worker_ended: &mut mpsc::Receiver<()>,
 ) -> Result<(), String> {
     let on = |kind: SignalKind| signal(kind).map_err(|error| format!("signals: {error}"));
-    let (mut terminate, mut interrupt, mut hangup) =
-        (on(SignalKind::terminate())?, on(SignalKind::interrupt())?, on(SignalKind::hangup())?);
+    let (mut terminate, mut interrupt, mut hangup) = (
+        on(SignalKind::terminate())?,
+        on(SignalKind::interrupt())?,
+        on(SignalKind::hangup())?,
+    );
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
@@ -339,12 +472,18 @@ async fn drain_and_stop(shared: &Shared, workers: &Workers) {
         loop {
             tokio::time::sleep(Duration::from_millis(100)).await;
             let counts = workers.ask(Command::Count).await;
-            if counts.iter().all(|(inbound, outbound)| inbound + outbound == 0) {
+            if counts
+                .iter()
+                .all(|(inbound, outbound)| inbound + outbound == 0)
+            {
                 return;
             }
         }
     };
-    if tokio::time::timeout(shared.config.drain, drained).await.is_err() {
+    if tokio::time::timeout(shared.config.drain, drained)
+        .await
+        .is_err()
+    {
         tracing::warn!("the drain deadline has come; closing what is still open");
     }
     workers.ask(Command::Stop).await;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use kith_certs::tls::{ClientAuth, svid_error};
-use kith_certs::{ IdentitySource, PeerSvid, SvidReason, TrustSnapshot, Usage};
+use kith_certs::{IdentitySource, PeerSvid, SvidReason, TrustSnapshot, Usage};
 use kith_policy::{Principal, Reason};
 use kith_xds_client::AsyncIo;
 use rustls::{ClientConfig, ServerConfig};
@@ -45,7 +45,9 @@ impl Peer {
 
     /// Would this SVID still be accepted by the trust of today?
     pub(crate) fn still_trusted(&self, trust: &TrustSnapshot) -> Result<(), Reason> {
-        trust.still_trusts(&self.svid, SystemTime::now()).map_err(|error| reason_of(error.reason()))
+        trust
+            .still_trusts(&self.svid, SystemTime::now())
+            .map_err(|error| reason_of(error.reason()))
     }
 }
 
@@ -113,7 +115,8 @@ pub(crate) struct Tls {
 impl Tls {
     pub(crate) fn new(identity: &IdentitySource) -> Tls {
         let server = |alpn: &[&[u8]]| -> TlsAcceptor {
-            let config: Arc<ServerConfig> = kith_certs::tls::server_config(identity, alpn, ClientAuth::Required);
+            let config: Arc<ServerConfig> =
+                kith_certs::tls::server_config(identity, alpn, ClientAuth::Required);
             config.into()
         };
         let client = |alpn: &[&[u8]]| -> TlsConnector {
@@ -125,7 +128,14 @@ impl Tls {
             // A server chooses by its own order, among what the client offers.
             server_http1: server(&[b"kith-h1", b"kith-tcp", b"kith-renew", b"http/1.1"]),
             server_http2: server(&[b"kith-h2", b"kith-tcp", b"kith-renew", b"h2"]),
-            server_any: server(&[b"kith-h2", b"kith-h1", b"kith-tcp", b"kith-renew", b"http/1.1", b"h2"]),
+            server_any: server(&[
+                b"kith-h2",
+                b"kith-h1",
+                b"kith-tcp",
+                b"kith-renew",
+                b"http/1.1",
+                b"h2",
+            ]),
             client_http1: client(&[b"kith-h1", b"http/1.1"]),
             client_http2: client(&[b"kith-h2", b"h2"]),
             client_tcp: client(&[b"kith-tcp"]),
@@ -149,23 +159,43 @@ impl Tls {
         let stream = within_deadline(acceptor.accept(socket)).await?;
         let (_, session) = stream.get_ref();
         let peer = peer_of(session, Usage::Client)?;
-        let hop = hop_of(|out| session.export_keying_material(out, HOP_LABEL, None).map(drop))?;
+        let hop = hop_of(|out| {
+            session
+                .export_keying_material(out, HOP_LABEL, None)
+                .map(drop)
+        })?;
         let alpn = Alpn::of(session.alpn_protocol());
         let facts = facts_of(session);
-        Ok((Stream::TlsServer(Box::new(stream)), Authenticated { own, peer, alpn, hop, facts, took: started.elapsed() }))
+        Ok((
+            Stream::TlsServer(Box::new(stream)),
+            Authenticated {
+                own,
+                peer,
+                alpn,
+                hop,
+                facts,
+                took: started.elapsed(),
+            },
+        ))
     }
 
     /// Without a valid SVID of our own every handshake would fail, and blame the peer.
     fn own_svid(&self) -> Result<Arc<TrustSnapshot>, Unauthenticated> {
         let Some(own) = self.identity.current() else {
-            let message = "no SVID of our own; is the SPIFFE agent up, and is this workload registered?".into();
-            return Err(Unauthenticated { reason: Reason::NoConfiguration, message });
+            let message =
+                "no SVID of our own; is the SPIFFE agent up, and is this workload registered?"
+                    .into();
+            return Err(Unauthenticated {
+                reason: Reason::NoConfiguration,
+                message,
+            });
         };
         match own.check_own_validity(SystemTime::now()) {
             Ok(()) => Ok(own),
-            Err(error) => {
-                Err(Unauthenticated { reason: reason_of(error.reason()), message: format!("our own SVID: {error}") })
-            }
+            Err(error) => Err(Unauthenticated {
+                reason: reason_of(error.reason()),
+                message: format!("our own SVID: {error}"),
+            }),
         }
     }
 
@@ -184,20 +214,39 @@ impl Tls {
             Carries::Bytes(Protocol::Tcp | Protocol::Tls) | Carries::Unnamed => &self.client_tcp,
             Carries::Renewal => &self.client_renewal,
         };
-        let stream = within_deadline(connector.connect(kith_certs::tls::server_name(), socket)).await?;
+        let stream =
+            within_deadline(connector.connect(kith_certs::tls::server_name(), socket)).await?;
         let (_, session) = stream.get_ref();
         let peer = peer_of(session, Usage::Server)?;
         if !expected.contains(peer.principal()) {
             let wanted: Vec<&str> = expected.iter().map(Principal::as_str).collect();
             return Err(Unauthenticated {
                 reason: Reason::ServerIdentityMismatch,
-                message: format!("the server is {}, expected {}", peer.principal().as_str(), wanted.join(" or ")),
+                message: format!(
+                    "the server is {}, expected {}",
+                    peer.principal().as_str(),
+                    wanted.join(" or ")
+                ),
             });
         }
-        let hop = hop_of(|out| session.export_keying_material(out, HOP_LABEL, None).map(drop))?;
+        let hop = hop_of(|out| {
+            session
+                .export_keying_material(out, HOP_LABEL, None)
+                .map(drop)
+        })?;
         let alpn = Alpn::of(session.alpn_protocol());
         let facts = facts_of(session);
-        Ok((Stream::TlsClient(Box::new(stream)), Authenticated { own, peer, alpn, hop, facts, took: started.elapsed() }))
+        Ok((
+            Stream::TlsClient(Box::new(stream)),
+            Authenticated {
+                own,
+                peer,
+                alpn,
+                hop,
+                facts,
+                took: started.elapsed(),
+            },
+        ))
     }
 }
 
@@ -217,9 +266,13 @@ pub(crate) async fn control_plane(
                 continue;
             }
         };
-        let handshake = TlsConnector::from(Arc::clone(&config)).connect(kith_certs::tls::server_name(), tcp);
-        let stream = within_deadline(handshake).await.map_err(|problem| io::Error::other(problem.message))?;
-        let peer = peer_of(stream.get_ref().1, Usage::Server).map_err(|problem| io::Error::other(problem.message))?;
+        let handshake =
+            TlsConnector::from(Arc::clone(&config)).connect(kith_certs::tls::server_name(), tcp);
+        let stream = within_deadline(handshake)
+            .await
+            .map_err(|problem| io::Error::other(problem.message))?;
+        let peer = peer_of(stream.get_ref().1, Usage::Server)
+            .map_err(|problem| io::Error::other(problem.message))?;
         if peer.principal() != expected {
             return Err(io::Error::other(format!(
                 "{authority} is {}, but KITH_XDS_SPIFFE_ID says {}; one of the two is wrong",
@@ -232,7 +285,9 @@ pub(crate) async fn control_plane(
     Err(failure)
 }
 
-async fn within_deadline<T>(handshake: impl Future<Output = io::Result<T>>) -> Result<T, Unauthenticated> {
+async fn within_deadline<T>(
+    handshake: impl Future<Output = io::Result<T>>,
+) -> Result<T, Unauthenticated> {
     match tokio::time::timeout(HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(explain(&error)),
@@ -244,18 +299,30 @@ async fn within_deadline<T>(handshake: impl Future<Output = io::Result<T>>) -> R
 }
 
 fn peer_of(session: &rustls::CommonState, usage: Usage) -> Result<Rc<Peer>, Unauthenticated> {
-    let svid = kith_certs::tls::peer_svid(session, usage)
-        .map_err(|error| Unauthenticated { reason: reason_of(error.reason()), message: error.to_string() })?;
-    let principal = Principal::parse(svid.as_str())
-        .map_err(|error| Unauthenticated { reason: Reason::SvidMalformed, message: error.to_string() })?;
-    Ok(Rc::new(Peer { principal, svid: Arc::new(svid) }))
+    let svid = kith_certs::tls::peer_svid(session, usage).map_err(|error| Unauthenticated {
+        reason: reason_of(error.reason()),
+        message: error.to_string(),
+    })?;
+    let principal = Principal::parse(svid.as_str()).map_err(|error| Unauthenticated {
+        reason: Reason::SvidMalformed,
+        message: error.to_string(),
+    })?;
+    Ok(Rc::new(Peer {
+        principal,
+        svid: Arc::new(svid),
+    }))
 }
 
-fn hop_of(export: impl FnOnce(&mut HopId) -> Result<(), rustls::Error>) -> Result<HopId, Unauthenticated> {
+fn hop_of(
+    export: impl FnOnce(&mut HopId) -> Result<(), rustls::Error>,
+) -> Result<HopId, Unauthenticated> {
     let mut hop = HopId::default();
     match export(&mut hop) {
         Ok(()) => Ok(hop),
-        Err(error) => Err(Unauthenticated { reason: Reason::SvidMalformed, message: format!("no hop id: {error}") }),
+        Err(error) => Err(Unauthenticated {
+            reason: Reason::SvidMalformed,
+            message: format!("no hop id: {error}"),
+        }),
     }
 }
 
@@ -268,7 +335,10 @@ fn facts_of(session: &rustls::CommonState) -> TlsFacts {
             _ => "unknown",
         },
         cipher: cipher.and_then(|suite| suite.as_str()).unwrap_or("unknown"),
-        group: match session.negotiated_key_exchange_group().map(|group| group.name()) {
+        group: match session
+            .negotiated_key_exchange_group()
+            .map(|group| group.name())
+        {
             Some(X25519MLKEM768) => "X25519MLKEM768",
             Some(X25519) => "X25519",
             Some(secp256r1) => "P-256",
@@ -279,7 +349,9 @@ fn facts_of(session: &rustls::CommonState) -> TlsFacts {
 
 /// Maps a failed handshake to what the record says. Ours to refuse: the SVID's own reason. The peer's: an alert.
 fn explain(error: &io::Error) -> Unauthenticated {
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let reason = match tls {
         Some(rustls::Error::NoCertificatesPresented) => Reason::PeerUnauthenticated,
         Some(tls) => match svid_error(tls) {
@@ -288,7 +360,10 @@ fn explain(error: &io::Error) -> Unauthenticated {
         },
         None => Reason::PeerUnauthenticated,
     };
-    Unauthenticated { reason, message: error.to_string() }
+    Unauthenticated {
+        reason,
+        message: error.to_string(),
+    }
 }
 
 fn reason_of(reason: SvidReason) -> Reason {

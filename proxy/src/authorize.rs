@@ -74,18 +74,27 @@ pub(crate) fn inbound(
     peer: Option<&Rc<Peer>>,
     request: Option<&Request<'_>>,
 ) -> Result<Permit, Denial> {
-    plaintext_allowed(snapshot, live.destination.port(), peer.is_some()).map_err(Denial::Refused)?;
+    plaintext_allowed(snapshot, live.destination.port(), peer.is_some())
+        .map_err(Denial::Refused)?;
     let mut attributes = live.attributes(peer);
     if let Some(request) = request {
         attributes.remote = remote_address(snapshot, live, request);
     }
     let decision = snapshot.policies().decide(&attributes, request);
-    if decision.allow { Ok(Permit(decision)) } else { Err(Denial::Decided(decision)) }
+    if decision.allow {
+        Ok(Permit(decision))
+    } else {
+        Err(Denial::Decided(decision))
+    }
 }
 
 /// Plaintext is refused where mTLS is strict, and wherever any policy of the port is about identity: a
 /// permissive port must not let somebody without a name pass as "not that principal" (resources.md, stricter rule 3).
-pub(crate) fn plaintext_allowed(snapshot: &Snapshot, port: u16, authenticated: bool) -> Result<(), Reason> {
+pub(crate) fn plaintext_allowed(
+    snapshot: &Snapshot,
+    port: u16,
+    authenticated: bool,
+) -> Result<(), Reason> {
     let strict = snapshot.port(port).mtls == MtlsMode::Strict;
     if !authenticated && (strict || snapshot.policies().uses_identity(port)) {
         return Err(Reason::PeerUnauthenticated);
@@ -108,7 +117,11 @@ fn remote_address(snapshot: &Snapshot, live: &Live, request: &Request<'_>) -> st
             addresses.push(text.and_then(|text| text.parse().ok()));
         }
     });
-    match addresses.len().checked_sub(hops).and_then(|index| addresses.get(index)) {
+    match addresses
+        .len()
+        .checked_sub(hops)
+        .and_then(|index| addresses.get(index))
+    {
         Some(Some(address)) => address.to_canonical(),
         _ => peer,
     }

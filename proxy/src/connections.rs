@@ -32,7 +32,11 @@ const AT_ONCE: usize = 16;
 /// 16 bytes of exporter output (RFC 8446 section 7.5): both ends of a TLS connection know it, nobody else does.
 pub(crate) type HopId = [u8; 16];
 
-const EXPIRED: Closing = Closing { by: Some(ClosedBy::Expiry), reason: Reason::SvidExpired, decision: None };
+const EXPIRED: Closing = Closing {
+    by: Some(ClosedBy::Expiry),
+    reason: Reason::SvidExpired,
+    decision: None,
+};
 
 /// One live connection. Its owner holds it; when the owner lets go, it leaves the registry.
 pub(crate) struct Live {
@@ -105,7 +109,12 @@ impl Drop for Registered {
 }
 
 impl Registry {
-    pub(crate) fn open(self: &Rc<Self>, direction: Direction, source: SocketAddr, destination: SocketAddr) -> Registered {
+    pub(crate) fn open(
+        self: &Rc<Self>,
+        direction: Direction,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> Registered {
         let live = Rc::new(Live {
             direction,
             source,
@@ -122,7 +131,8 @@ impl Registry {
             key: Cell::new(0),
             registry: Rc::downgrade(self),
         });
-        live.key.set(self.live.borrow_mut().insert(Rc::clone(&live)));
+        live.key
+            .set(self.live.borrow_mut().insert(Rc::clone(&live)));
         if direction == Direction::Inbound && self.draining.get() {
             live.signal.drain();
         }
@@ -134,12 +144,20 @@ impl Registry {
     }
 
     pub(crate) fn count(&self, direction: Direction, counts: impl Fn(&Live) -> bool) -> usize {
-        self.live.borrow().iter().filter(|(_, live)| live.direction == direction && counts(live)).count()
+        self.live
+            .borrow()
+            .iter()
+            .filter(|(_, live)| live.direction == direction && counts(live))
+            .count()
     }
 
     /// A copy, so that asking never holds the registry while somebody leaves it.
     pub(crate) fn all(&self) -> Vec<Rc<Live>> {
-        self.live.borrow().iter().map(|(_, live)| Rc::clone(live)).collect()
+        self.live
+            .borrow()
+            .iter()
+            .map(|(_, live)| Rc::clone(live))
+            .collect()
     }
 
     /// Closes what the snapshot forbids and has requests in flight decided again. The barrier falls when all
@@ -168,11 +186,17 @@ impl Registry {
 
     /// Closes the connections whose peer this trust does not vouch for. Only those of trust domains whose bundle
     /// changed are looked at, a few at a time, since each costs a chain verification.
-    pub(crate) async fn recheck_trust(&self, before: Option<&TrustSnapshot>, trust: &TrustSnapshot) {
+    pub(crate) async fn recheck_trust(
+        &self,
+        before: Option<&TrustSnapshot>,
+        trust: &TrustSnapshot,
+    ) {
         let mut verified = 0;
         for live in self.all() {
             let Some(peer) = live.peer() else { continue };
-            if before.is_some_and(|before| !before.bundle_differs(trust, peer.svid().trust_domain())) {
+            if before
+                .is_some_and(|before| !before.bundle_differs(trust, peer.svid().trust_domain()))
+            {
                 continue;
             }
             if let Err(reason) = peer.still_trusted(trust) {
@@ -195,10 +219,15 @@ impl Registry {
                 }
             }
             // The client lets go first, so that no request is on its way when the server does.
-            let now = if live.direction == Direction::Outbound { now + AHEAD } else { now };
+            let now = if live.direction == Direction::Outbound {
+                now + AHEAD
+            } else {
+                now
+            };
             let stage = match &*live.mesh.borrow() {
                 Some(mesh) => {
-                    live.last_moments.set(mesh.lease.stage(now + LAST_MOMENTS, grace, mesh.kith) == Stage::Over);
+                    live.last_moments
+                        .set(mesh.lease.stage(now + LAST_MOMENTS, grace, mesh.kith) == Stage::Over);
                     mesh.lease.stage(now, grace, mesh.kith)
                 }
                 None => continue,
@@ -241,7 +270,10 @@ impl Live {
     }
 
     pub(crate) fn peer(&self) -> Option<Rc<Peer>> {
-        self.mesh.borrow().as_ref().map(|mesh| Rc::clone(&mesh.peer))
+        self.mesh
+            .borrow()
+            .as_ref()
+            .map(|mesh| Rc::clone(&mesh.peer))
     }
 
     pub(crate) fn renewed(&self) -> u32 {
@@ -261,11 +293,16 @@ impl Live {
         match protocol {
             Protocol::Tcp | Protocol::Tls => {
                 let decision = snapshot.policies().decide(&attributes, None);
-                if decision.allow { Ok(()) } else { Err(Closing::forbidden(decision)) }
+                if decision.allow {
+                    Ok(())
+                } else {
+                    Err(Closing::forbidden(decision))
+                }
             }
-            Protocol::Http1 | Protocol::Http2 => {
-                snapshot.policies().could_allow(&attributes).map_err(Closing::forbidden)
-            }
+            Protocol::Http1 | Protocol::Http2 => snapshot
+                .policies()
+                .could_allow(&attributes)
+                .map_err(Closing::forbidden),
         }
     }
 
@@ -287,7 +324,9 @@ impl Live {
 
     /// The other end cut the connection off: why, when it is to be blamed on the lease that both ends hold.
     pub(crate) fn cut_off(&self) -> Option<Closing> {
-        self.signal.closing().or_else(|| self.last_moments.get().then_some(EXPIRED))
+        self.signal
+            .closing()
+            .or_else(|| self.last_moments.get().then_some(EXPIRED))
     }
 
     pub(crate) fn is_busy(&self) -> bool {
@@ -322,7 +361,11 @@ impl Live {
         let signal = Rc::new(Signal::default());
         let key = self.streams.borrow_mut().insert(Rc::downgrade(&signal));
         self.wait_forever();
-        StreamHold { signal, live: Rc::clone(self), key }
+        StreamHold {
+            signal,
+            live: Rc::clone(self),
+            key,
+        }
     }
 
     pub(crate) fn wait_until(&self, deadline: Instant, reason: Reason) {

@@ -37,7 +37,12 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    pub(crate) fn new(shared: Arc<Shared>, workers: Workers, client: Client, missing: watch::Sender<Vec<String>>) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        workers: Workers,
+        client: Client,
+        missing: watch::Sender<Vec<String>>,
+    ) -> Self {
         Control {
             shared,
             workers,
@@ -73,7 +78,9 @@ impl Control {
 
     fn trust(&self, current: &mut Option<Arc<TrustSnapshot>>, latest: Option<Arc<TrustSnapshot>>) {
         let Some(trust) = latest else { return };
-        let rotated = current.as_ref().is_some_and(|before| before.serial() != trust.serial());
+        let rotated = current
+            .as_ref()
+            .is_some_and(|before| before.serial() != trust.serial());
         if current.is_none() || rotated {
             tracing::info!(
                 principal = trust.principal().as_str(),
@@ -85,23 +92,35 @@ impl Control {
         }
         metrics::bundles(trust.bundles().count());
         let before = current.replace(Arc::clone(&trust));
-        self.workers.tell(|| Command::Trust { before: before.clone(), trust: Arc::clone(&trust), rotated });
+        self.workers.tell(|| Command::Trust {
+            before: before.clone(),
+            trust: Arc::clone(&trust),
+            rotated,
+        });
     }
 
     async fn deliver(&mut self, delivery: Delivery) {
         let rejections = match delivery.kind {
             Kind::WorkloadConfig => self.workload_config(&delivery),
             Kind::AuthorizationPolicy => self.authorization_policies(&delivery),
-            Kind::Address => self.shared.destinations.apply(&delivery, |name, resource| match resource {
-                Resource::Address(address) => translate::destination(address).map_err(|errors| rejection(name, &errors)),
-                _ => Err(foreign(name)),
-            }),
+            Kind::Address => {
+                self.shared
+                    .destinations
+                    .apply(&delivery, |name, resource| match resource {
+                        Resource::Address(address) => translate::destination(address)
+                            .map_err(|errors| rejection(name, &errors)),
+                        _ => Err(foreign(name)),
+                    })
+            }
             Kind::RevocationList => revocations(&delivery),
         };
         count(&delivery, rejections.len());
         for rejected in delivery.refused.iter().chain(&rejections) {
             tracing::warn!(
-                kind = delivery.kind.name(), name = rejected.name, field = rejected.field, message = rejected.message,
+                kind = delivery.kind.name(),
+                name = rejected.name,
+                field = rejected.field,
+                message = rejected.message,
                 "refused a resource of the control plane; what was in force stays"
             );
         }
@@ -129,14 +148,17 @@ impl Control {
             match translate::workload(&versioned.name, config) {
                 Ok(workload) => {
                     let names: BTreeSet<String> = workload.policies.iter().cloned().collect();
-                    self.client.set_subscription(Kind::AuthorizationPolicy, names);
+                    self.client
+                        .set_subscription(Kind::AuthorizationPolicy, names);
                     self.workload = Some(Arc::new(workload));
                 }
                 Err(errors) => rejections.push(rejection(&versioned.name, &errors)),
             }
         }
         if !delivery.removed.is_empty() {
-            tracing::warn!("the control plane has no configuration for this workload any more; the last good one stays in force");
+            tracing::warn!(
+                "the control plane has no configuration for this workload any more; the last good one stays in force"
+            );
         }
         rejections
     }
@@ -151,7 +173,12 @@ impl Control {
             match translate::policy(&versioned.name, policy) {
                 Ok(policy) => {
                     for warning in policy.warnings() {
-                        tracing::warn!(policy = versioned.name, field = warning.field, warning = warning.message, "a policy may not mean what it seems to");
+                        tracing::warn!(
+                            policy = versioned.name,
+                            field = warning.field,
+                            warning = warning.message,
+                            "a policy may not mean what it seems to"
+                        );
                     }
                     self.policies.insert(versioned.name.clone(), policy);
                 }
@@ -166,12 +193,17 @@ impl Control {
 
     /// Puts in force what is complete, has everything live checked against it, then acknowledges.
     async fn publish(&mut self) {
-        let Some(workload) = &self.workload else { return };
+        let Some(workload) = &self.workload else {
+            return;
+        };
         let policies = &self.policies;
         let snapshot = match Snapshot::complete(workload, |name| policies.get(name).cloned()) {
             Ok(snapshot) => snapshot,
             Err(missing) => {
-                tracing::debug!(?missing, "the configuration names policies that are not here yet; the one before stays in force");
+                tracing::debug!(
+                    ?missing,
+                    "the configuration names policies that are not here yet; the one before stays in force"
+                );
                 self.missing.send_replace(missing);
                 return;
             }
@@ -179,7 +211,8 @@ impl Control {
         let first = self.shared.snapshot().is_none();
         let revision = snapshot.revision_shared();
         // Unnamed policies can't come back into force without being sent again.
-        self.policies.retain(|name, _| workload.policies.contains(name));
+        self.policies
+            .retain(|name, _| workload.policies.contains(name));
         self.shared.snapshot.store(Some(Arc::new(snapshot)));
         let started = Instant::now();
         let answers = self.workers.ask(Command::Recheck);
@@ -213,7 +246,9 @@ fn revocations(delivery: &Delivery) -> Vec<Rejection> {
             Resource::RevocationList(_) => Some(Rejection {
                 name: versioned.name.clone(),
                 field: "revocations".into(),
-                message: "this version can't enforce revocations; remove them, or upgrade the sidecar".into(),
+                message:
+                    "this version can't enforce revocations; remove them, or upgrade the sidecar"
+                        .into(),
             }),
             _ => Some(foreign(&versioned.name)),
         })
@@ -222,22 +257,39 @@ fn revocations(delivery: &Delivery) -> Vec<Rejection> {
 
 fn rejection(name: &str, errors: &[FieldError]) -> Rejection {
     let mut errors = errors.iter();
-    let (field, mut message) =
-        errors.next().map_or_else(Default::default, |first| (first.field.clone(), first.message.clone()));
+    let (field, mut message) = errors.next().map_or_else(Default::default, |first| {
+        (first.field.clone(), first.message.clone())
+    });
     // The field of the first is said by whoever shows this.
     message.extend(errors.map(|error| format!("; {}: {}", error.field, error.message)));
-    Rejection { name: name.to_owned(), field, message }
+    Rejection {
+        name: name.to_owned(),
+        field,
+        message,
+    }
 }
 
 fn foreign(name: &str) -> Rejection {
-    Rejection { name: name.to_owned(), field: String::new(), message: "is a resource of another kind".into() }
+    Rejection {
+        name: name.to_owned(),
+        field: String::new(),
+        message: "is a resource of another kind".into(),
+    }
 }
 
 fn count(delivery: &Delivery, rejected: usize) {
     let kind = delivery.kind.name();
     let now = SystemTime::now();
     for index in 0..delivery.changed.len() {
-        metrics::xds_update(kind, if index < rejected { "rejected" } else { "applied" }, now);
+        metrics::xds_update(
+            kind,
+            if index < rejected {
+                "rejected"
+            } else {
+                "applied"
+            },
+            now,
+        );
     }
     for _ in &delivery.refused {
         metrics::xds_update(kind, "rejected", now);

@@ -27,7 +27,9 @@ pub(crate) enum RequestId<'a> {
 
 impl RequestId<'_> {
     fn new() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let random = fastrand::u128(..).to_le_bytes();
         let mut ten = [0; 10];
         ten.copy_from_slice(&random[..10]);
@@ -48,7 +50,10 @@ impl RequestId<'_> {
 
 fn is_well_formed(id: &[u8]) -> bool {
     (1..=LONGEST).contains(&id.len())
-        && id.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/' | b'+' | b'='))
+        && id.iter().all(|byte| {
+            byte.is_ascii_alphanumeric()
+                || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/' | b'+' | b'=')
+        })
 }
 
 /// The header to send on.
@@ -67,7 +72,14 @@ pub(crate) fn trace(given: Option<&[u8]>) -> (Trace, TraceParent) {
     hex(&trace_id, &mut text[3..35]);
     hex(&span_id, &mut text[36..52]);
     hex(&[flags], &mut text[53..55]);
-    (Trace { trace_id, span_id, parent_id }, text)
+    (
+        Trace {
+            trace_id,
+            span_id,
+            parent_id,
+        },
+        text,
+    )
 }
 
 /// Version 00 exactly, or the same fields of a later version (section 4.3). All-zero ids are invalid.
@@ -124,7 +136,10 @@ mod tests {
         assert!(header.starts_with(b"00-0af7651916cd43dd8448eb211c80319c-"));
         assert!(header.ends_with(b"-01"));
         assert_ne!(&header[36..52], b"b7ad6b7169203331");
-        assert_eq!(trace.parent_id, Some([0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]));
+        assert_eq!(
+            trace.parent_id,
+            Some([0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31])
+        );
     }
 
     #[test]
@@ -137,7 +152,12 @@ mod tests {
             b"ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
         ] {
-            assert_eq!(trace(Some(bad)).0.parent_id, None, "{}", String::from_utf8_lossy(bad));
+            assert_eq!(
+                trace(Some(bad)).0.parent_id,
+                None,
+                "{}",
+                String::from_utf8_lossy(bad)
+            );
         }
     }
 

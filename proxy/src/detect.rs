@@ -47,26 +47,50 @@ impl How {
 }
 
 /// An error is the client's: it reset before it said anything.
-pub(crate) async fn detect(stream: &mut Stream, port: u16, declared: Option<Protocol>) -> io::Result<Detected> {
+pub(crate) async fn detect(
+    stream: &mut Stream,
+    port: u16,
+    declared: Option<Protocol>,
+) -> io::Result<Detected> {
     if let Some(protocol) = declared {
-        return Ok(Detected { protocol, how: How::Declared, first: BytesMut::new() });
+        return Ok(Detected {
+            protocol,
+            how: How::Declared,
+            first: BytesMut::new(),
+        });
     }
     if SERVER_FIRST.contains(&port) {
-        return Ok(Detected { protocol: Protocol::Tcp, how: How::WellKnown, first: BytesMut::new() });
+        return Ok(Detected {
+            protocol: Protocol::Tcp,
+            how: How::WellKnown,
+            first: BytesMut::new(),
+        });
     }
     let mut first = BytesMut::new();
     let (protocol, how) = match tokio::time::timeout(PATIENCE, look(stream, &mut first)).await {
         Ok(protocol) => (protocol?, How::Sniffed),
         Err(_) => (Protocol::Tcp, How::TimedOut),
     };
-    Ok(Detected { protocol, how, first })
+    Ok(Detected {
+        protocol,
+        how,
+        first,
+    })
 }
 
 /// Looks on without hurry at what `first` began. Silence to the end is opaque.
-pub(crate) async fn look_on(stream: &mut Stream, most: Duration, mut first: BytesMut) -> io::Result<Detected> {
+pub(crate) async fn look_on(
+    stream: &mut Stream,
+    most: Duration,
+    mut first: BytesMut,
+) -> io::Result<Detected> {
     let looked = tokio::time::timeout(most, look(stream, &mut first)).await;
     let protocol = looked.unwrap_or(Ok(Protocol::Tcp))?;
-    Ok(Detected { protocol, how: How::Sniffed, first })
+    Ok(Detected {
+        protocol,
+        how: How::Sniffed,
+        first,
+    })
 }
 
 async fn look(stream: &mut Stream, first: &mut BytesMut) -> io::Result<Protocol> {
@@ -115,7 +139,10 @@ pub(crate) struct Hello {
 }
 
 /// Reads the ClientHello and puts its bytes back. `None`: not a ClientHello.
-pub(crate) async fn client_hello(socket: &mut Socket, patience: Duration) -> io::Result<Option<Hello>> {
+pub(crate) async fn client_hello(
+    socket: &mut Socket,
+    patience: Duration,
+) -> io::Result<Option<Hello>> {
     let mut first = BytesMut::new();
     let hello = tokio::time::timeout(patience, read_hello(socket, &mut first)).await;
     socket.put_back(first);
@@ -142,8 +169,13 @@ async fn read_hello(socket: &mut Socket, first: &mut BytesMut) -> io::Result<Opt
                 Ok(None) => {}
                 Ok(Some(accepted)) => {
                     let hello = accepted.client_hello();
-                    let mesh = hello.alpn().is_some_and(|mut names| names.any(|name| name == b"kith-tcp" || name == b"kith-renew"));
-                    return Ok(Some(Hello { server_name: hello.server_name().map(str::to_owned), mesh }));
+                    let mesh = hello.alpn().is_some_and(|mut names| {
+                        names.any(|name| name == b"kith-tcp" || name == b"kith-renew")
+                    });
+                    return Ok(Some(Hello {
+                        server_name: hello.server_name().map(str::to_owned),
+                        mesh,
+                    }));
                 }
                 Err(_) => return Ok(None),
             }

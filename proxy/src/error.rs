@@ -49,8 +49,14 @@ mod tests {
                 text if text.starts_with("token-") => 401,
                 "request-malformed" | "path-refused" => 400,
                 "timeout" => 504,
-                "server-identity-mismatch" | "server-unauthenticated" | "server-unreachable" | "server-closed"
-                | "no-route" | "no-configuration" | "overload" | "draining" => 503,
+                "server-identity-mismatch"
+                | "server-unauthenticated"
+                | "server-unreachable"
+                | "server-closed"
+                | "no-route"
+                | "no-configuration"
+                | "overload"
+                | "draining" => 503,
                 _ => 403,
             };
             assert_eq!(status_of(*reason), expected, "{}", reason.as_str());

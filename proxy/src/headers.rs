@@ -33,7 +33,10 @@ impl Headers for Received<'_> {
 impl Headers for ReceivedMap<'_> {
     fn for_each(&self, name: &str, visit: &mut dyn FnMut(&[u8])) {
         if !is_internal(name) {
-            self.0.get_all(name).iter().for_each(|value| visit(value.as_bytes()));
+            self.0
+                .get_all(name)
+                .iter()
+                .for_each(|value| visit(value.as_bytes()));
         }
     }
 }
@@ -65,7 +68,11 @@ pub(crate) fn remove_kith(headers: &mut HeaderMap) {
 }
 
 fn remove(headers: &mut HeaderMap, named: impl Fn(&str) -> bool) {
-    let doomed: Vec<HeaderName> = headers.keys().filter(|name| named(name.as_str())).cloned().collect();
+    let doomed: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| named(name.as_str()))
+        .cloned()
+        .collect();
     for name in doomed {
         headers.remove(name);
     }
@@ -96,10 +103,19 @@ mod tests {
     #[test]
     fn row_17_internal_headers_are_removed_in_any_spelling() {
         let mut headers = HeaderMap::new();
-        for name in ["x-forwarded-client-cert", "x_forwarded_client_cert", "x-kith-reason", "x_kith-hop", "x-other"] {
+        for name in [
+            "x-forwarded-client-cert",
+            "x_forwarded_client_cert",
+            "x-kith-reason",
+            "x_kith-hop",
+            "x-other",
+        ] {
             headers.insert(name, http::HeaderValue::from_static("v"));
         }
         remove_internal(&mut headers);
-        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-other"]);
+        assert_eq!(
+            headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            ["x-other"]
+        );
     }
 }

@@ -55,10 +55,16 @@ struct Inbound {
 }
 
 pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
-    let Accepted { tcp, source, destination } = accepted;
+    let Accepted {
+        tcp,
+        source,
+        destination,
+    } = accepted;
     let facts = ConnectionFacts::new(&worker.sink, Direction::Inbound, source, destination);
     let mut record = Record::open(Kind::Connection, &facts);
-    let live = worker.registry.open(Direction::Inbound, source, destination);
+    let live = worker
+        .registry
+        .open(Direction::Inbound, source, destination);
     let _open = metrics::OpenConnection::new(Direction::Inbound);
     let socket = Socket::new(tcp);
 
@@ -78,10 +84,24 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
             return;
         }
     };
-    let mut connection = Inbound { worker, stream, live, facts, peer: None, hop: None, first: BytesMut::new(), own_expiry: None, strict: port.mtls == MtlsMode::Strict };
+    let mut connection = Inbound {
+        worker,
+        stream,
+        live,
+        facts,
+        peer: None,
+        hop: None,
+        first: BytesMut::new(),
+        own_expiry: None,
+        strict: port.mtls == MtlsMode::Strict,
+    };
     let alpn = authenticated.map(|authenticated| connection.identify(authenticated, &mut record));
 
-    if let Some(Alpn { carries: Carries::Renewal, .. }) = alpn {
+    if let Some(Alpn {
+        carries: Carries::Renewal,
+        ..
+    }) = alpn
+    {
         return connection.renew(record).await;
     }
     match connection.protocol(alpn, port).await {
@@ -103,10 +123,16 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
 
 /// Only what capture sent here, for this workload, under a complete configuration.
 async fn admit(worker: &Worker, live: &Live, record: &mut Record) -> Result<Port, Reason> {
-    let Some(snapshot) = configuration(worker).await else { return Err(Reason::NoConfiguration) };
+    let Some(snapshot) = configuration(worker).await else {
+        return Err(Reason::NoConfiguration);
+    };
     record.revision = Some(snapshot.revision_shared());
     let destination = live.destination;
-    let own_port = worker.shared.config.own_ports().contains(&destination.port());
+    let own_port = worker
+        .shared
+        .config
+        .own_ports()
+        .contains(&destination.port());
     if own_port || !snapshot.is_own_address(destination.ip()) {
         return Err(Reason::NoRoute);
     }
@@ -117,7 +143,9 @@ async fn admit(worker: &Worker, live: &Live, record: &mut Record) -> Result<Port
 pub(crate) async fn configuration(worker: &Worker) -> Option<Arc<Snapshot>> {
     let until = Instant::now() + HELD;
     loop {
-        if let (Some(snapshot), Some(_)) = (&*worker.shared.snapshot(), worker.shared.identity.current()) {
+        if let (Some(snapshot), Some(_)) =
+            (&*worker.shared.snapshot(), worker.shared.identity.current())
+        {
             return Some(Arc::clone(snapshot));
         }
         if Instant::now() >= until {
@@ -135,10 +163,16 @@ async fn secure(
     mut socket: Socket,
     port: Port,
 ) -> Result<(Stream, Option<Authenticated>), Unauthenticated> {
-    let gone = |error: io::Error| Unauthenticated { reason: Reason::ClientClosed, message: error.to_string() };
+    let gone = |error: io::Error| Unauthenticated {
+        reason: Reason::ClientClosed,
+        message: error.to_string(),
+    };
     let mesh = match (port.mtls, port.protocol) {
         (MtlsMode::Disable, _) => false,
-        (_, Some(Protocol::Tls)) => match detect::client_hello(&mut socket, OPENING).await.map_err(gone)? {
+        (_, Some(Protocol::Tls)) => match detect::client_hello(&mut socket, OPENING)
+            .await
+            .map_err(gone)?
+        {
             Some(hello) => {
                 if let (false, Some(name)) = (hello.mesh, hello.server_name) {
                     let _ = live.sni.set(name);
@@ -150,7 +184,11 @@ async fn secure(
         (mode, _) => {
             // Where plaintext may be meant, a silent client may be one whose server speaks first.
             let client_first = matches!(port.protocol, Some(Protocol::Http1 | Protocol::Http2));
-            let patience = if mode == MtlsMode::Strict || client_first { OPENING } else { detect::PATIENCE };
+            let patience = if mode == MtlsMode::Strict || client_first {
+                OPENING
+            } else {
+                detect::PATIENCE
+            };
             match detect::opening(&socket, patience).await.map_err(gone)? {
                 Opening::Tls => true,
                 Opening::Plain => false,
@@ -158,7 +196,10 @@ async fn secure(
                 // Whatever it may still say, it has no identity, and silence must not hold a connection.
                 Opening::Silent => {
                     let message = format!("no handshake within {} s", OPENING.as_secs());
-                    return Err(Unauthenticated { reason: Reason::PeerUnauthenticated, message });
+                    return Err(Unauthenticated {
+                        reason: Reason::PeerUnauthenticated,
+                        message,
+                    });
                 }
             }
         }
@@ -173,7 +214,14 @@ async fn secure(
 impl Inbound {
     /// From here on the connection has a name.
     fn identify(&mut self, authenticated: Authenticated, record: &mut Record) -> Alpn {
-        let Authenticated { own, peer, alpn, hop, facts, took } = authenticated;
+        let Authenticated {
+            own,
+            peer,
+            alpn,
+            hop,
+            facts,
+            took,
+        } = authenticated;
         metrics::handshake(Side::Server, took);
         let rendered = Hop::new(&HopFacts {
             id: &hop,
@@ -227,9 +275,12 @@ impl Inbound {
     /// Policy denies this connection as opaque bytes but might allow requests on it: worth waiting for them.
     fn only_as_http(&self) -> bool {
         let snapshot = self.worker.shared.snapshot();
-        let Some(snapshot) = &*snapshot else { return false };
+        let Some(snapshot) = &*snapshot else {
+            return false;
+        };
         let attributes = self.live.attributes(self.peer.as_ref());
-        !snapshot.policies().decide(&attributes, None).allow && snapshot.policies().could_allow(&attributes).is_ok()
+        !snapshot.policies().decide(&attributes, None).allow
+            && snapshot.policies().could_allow(&attributes).is_ok()
     }
 
     async fn opaque(mut self, mut record: Record) {
@@ -252,7 +303,12 @@ impl Inbound {
         let started = Instant::now();
         // The registry decides about opaque connections as a whole, and closes those that lose.
         let connecting = connect(self.live.destination, self.worker.mark());
-        let mut server = match self.live.signal.unless_closed(&still_fine, connecting).await {
+        let mut server = match self
+            .live
+            .signal
+            .unless_closed(&still_fine, connecting)
+            .await
+        {
             Ok(Ok(tcp)) => Stream::Plain(Socket::new(tcp)),
             Ok(Err(error)) => {
                 tracing::debug!(%error, destination = %self.live.destination, "the application does not accept");
@@ -266,7 +322,10 @@ impl Inbound {
             }
         };
         record.upstream = Some(started.elapsed());
-        let (client, application) = ((&mut self.stream, self.first), (&mut server, BytesMut::new()));
+        let (client, application) = (
+            (&mut self.stream, self.first),
+            (&mut server, BytesMut::new()),
+        );
         let relayed = tcp::relay(&permit, &self.live, client, application, &still_fine).await;
         record.renewed = self.live.renewed();
         relayed.record(&mut record);
@@ -274,9 +333,14 @@ impl Inbound {
 
     /// No connection of the application: it proves the client anew, for others that are open.
     async fn renew(mut self, mut record: Record) {
-        let Some(peer) = self.peer.clone() else { return };
+        let Some(peer) = self.peer.clone() else {
+            return;
+        };
         let refused = match &*self.worker.shared.snapshot() {
-            Some(snapshot) => snapshot.policies().could_allow(&self.live.attributes(Some(&peer))).err(),
+            Some(snapshot) => snapshot
+                .policies()
+                .could_allow(&self.live.attributes(Some(&peer)))
+                .err(),
             None => None,
         };
         if let Some(decision) = refused {

@@ -29,7 +29,10 @@ pub(crate) enum Stage {
 
 impl Lease {
     pub(crate) fn new(now: SystemTime, own_expiry: SystemTime, peer_expiry: SystemTime) -> Lease {
-        Lease { granted: now, until: own_expiry.min(peer_expiry) }
+        Lease {
+            granted: now,
+            until: own_expiry.min(peer_expiry),
+        }
     }
 
     pub(crate) fn until(&self) -> SystemTime {
@@ -54,7 +57,11 @@ impl Lease {
             return Stage::Valid;
         }
         let grace = if kith { grace.kith } else { grace.foreign };
-        if now < self.until + grace { Stage::RanOut } else { Stage::Over }
+        if now < self.until + grace {
+            Stage::RanOut
+        } else {
+            Stage::Over
+        }
     }
 }
 
@@ -66,7 +73,10 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    const GRACE: Grace = Grace { kith: Duration::from_secs(30), foreign: Duration::from_secs(3600) };
+    const GRACE: Grace = Grace {
+        kith: Duration::from_secs(30),
+        foreign: Duration::from_secs(3600),
+    };
 
     #[test]
     fn lasts_until_the_earlier_expiry() {

@@ -54,21 +54,38 @@ struct Route {
 
 async fn route(worker: &Worker, dialled: &Dialled) -> Route {
     let Some(snapshot) = configuration(worker).await else {
-        return Route { resolved: Err(Reason::NoConfiguration), revision: Arc::from("") };
+        return Route {
+            resolved: Err(Reason::NoConfiguration),
+            revision: Arc::from(""),
+        };
     };
-    let resolved = resolve(&worker.shared.destinations, dialled, snapshot.workload().egress).await;
+    let resolved = resolve(
+        &worker.shared.destinations,
+        dialled,
+        snapshot.workload().egress,
+    )
+    .await;
     let resolved = resolved.map_err(|problem| {
         tracing::debug!(destination = %dialled.address, %problem, "there is no route for an outbound connection");
         problem.reason()
     });
-    Route { resolved, revision: snapshot.revision_shared() }
+    Route {
+        resolved,
+        revision: snapshot.revision_shared(),
+    }
 }
 
 pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
-    let Accepted { tcp, source, destination } = accepted;
+    let Accepted {
+        tcp,
+        source,
+        destination,
+    } = accepted;
     let facts = ConnectionFacts::new(&worker.sink, Direction::Outbound, source, destination);
     let mut record = Record::open(Kind::Connection, &facts);
-    let live = worker.registry.open(Direction::Outbound, source, destination);
+    let live = worker
+        .registry
+        .open(Direction::Outbound, source, destination);
     let _open = metrics::OpenConnection::new(Direction::Outbound);
     let socket = Socket::new(tcp);
 
@@ -76,7 +93,10 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let Route { resolved, revision } = route(&worker, &dialled).await;
     record.revision = Some(revision).filter(|revision| !revision.is_empty());
     let mut stream = Stream::Plain(socket);
-    let declared = resolved.as_ref().ok().and_then(|resolved| resolved.protocol);
+    let declared = resolved
+        .as_ref()
+        .ok()
+        .and_then(|resolved| resolved.protocol);
     let detected = match detect::detect(&mut stream, destination.port(), declared).await {
         Ok(detected) => detected,
         Err(error) => {
@@ -87,7 +107,14 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     };
     metrics::detected(detected.protocol.as_str(), detected.how.as_str());
     live.protocol.set(Some(detected.protocol));
-    let connection = Outbound { worker, stream, live, facts, dialled, first: detected.first };
+    let connection = Outbound {
+        worker,
+        stream,
+        live,
+        facts,
+        dialled,
+        first: detected.first,
+    };
     match detected.protocol {
         Protocol::Http1 => {
             record.carries_requests();
@@ -150,7 +177,12 @@ impl Outbound {
         record.service = resolved.service.clone();
         let started = Instant::now();
         let connecting = establish(&self.worker, &resolved, Protocol::Tcp, &mut record);
-        let mut server = match self.live.signal.unless_closed(&still_fine, connecting).await {
+        let mut server = match self
+            .live
+            .signal
+            .unless_closed(&still_fine, connecting)
+            .await
+        {
             Ok(Ok(server)) => server,
             Ok(Err(problem)) => {
                 tracing::debug!(destination = %self.live.destination, message = problem.message, "no server could be reached");
@@ -173,7 +205,10 @@ impl Outbound {
             }
             None => record.destination = Some(server.target.address),
         }
-        let (client, server_end) = ((&mut self.stream, self.first), (&mut server.stream, BytesMut::new()));
+        let (client, server_end) = (
+            (&mut self.stream, self.first),
+            (&mut server.stream, BytesMut::new()),
+        );
         let relayed = tcp::relay(&permit, &self.live, client, server_end, &still_fine).await;
         record.renewed = self.live.renewed();
         relayed.record(&mut record);
@@ -192,14 +227,20 @@ async fn establish(
     loop {
         record.attempts += 1;
         let Some(target) = worker.loads.pick(&resolved.targets, &failed) else {
-            return Err(Unreachable { reason: Reason::ServerUnreachable, message: "the service has no endpoint".into() });
+            return Err(Unreachable {
+                reason: Reason::ServerUnreachable,
+                message: "the service has no endpoint".into(),
+            });
         };
         match establish_one(worker, target, protocol).await {
             Ok(established) => return Ok(established),
             Err(problem) => {
                 tracing::debug!(endpoint = %target.address, message = problem.message, "an endpoint was given up");
                 failed.push(target.address);
-                let untried = resolved.targets.iter().any(|other| !failed.contains(&other.address));
+                let untried = resolved
+                    .targets
+                    .iter()
+                    .any(|other| !failed.contains(&other.address));
                 if record.attempts >= ATTEMPTS || !untried {
                     return Err(problem);
                 }
@@ -208,26 +249,49 @@ async fn establish(
     }
 }
 
-async fn establish_one(worker: &Worker, target: &Arc<Target>, protocol: Protocol) -> Result<Established, Unreachable> {
+async fn establish_one(
+    worker: &Worker,
+    target: &Arc<Target>,
+    protocol: Protocol,
+) -> Result<Established, Unreachable> {
     let load = worker.loads.begin(target.address);
     let tcp = connect(target.address, worker.mark())
         .await
-        .map_err(|error| Unreachable { reason: Reason::ServerUnreachable, message: error.to_string() })?;
+        .map_err(|error| Unreachable {
+            reason: Reason::ServerUnreachable,
+            message: error.to_string(),
+        })?;
     let socket = Socket::new(tcp);
     // The pod calling itself: capture leaves traffic inside the pod alone, so that no sidecar would answer, and
     // nothing leaves the pod.
-    let itself = worker.shared.snapshot().as_ref().is_some_and(|snapshot| snapshot.is_own_address(target.address.ip()));
+    let itself = worker
+        .shared
+        .snapshot()
+        .as_ref()
+        .is_some_and(|snapshot| snapshot.is_own_address(target.address.ip()));
     if itself || !target.in_mesh() {
-        return Ok(Established { stream: Stream::Plain(socket), target: Arc::clone(target), mesh: None, itself, load });
+        return Ok(Established {
+            stream: Stream::Plain(socket),
+            target: Arc::clone(target),
+            mesh: None,
+            itself,
+            load,
+        });
     }
-    let connected = worker.tls.connect(socket, Carries::Bytes(protocol), &target.principals).await;
+    let connected = worker
+        .tls
+        .connect(socket, Carries::Bytes(protocol), &target.principals)
+        .await;
     let (stream, authenticated) = connected.map_err(|problem| {
         let reason = match problem.reason {
             Reason::PeerUnauthenticated => Reason::ServerUnauthenticated,
             other => other,
         };
         metrics::handshake_failed(Side::Client, reason.as_str());
-        Unreachable { reason, message: problem.message }
+        Unreachable {
+            reason,
+            message: problem.message,
+        }
     })?;
     metrics::handshake(Side::Client, authenticated.took);
     let (own, peer) = (authenticated.own, authenticated.peer);
@@ -248,6 +312,16 @@ async fn establish_one(worker: &Worker, target: &Arc<Target>, protocol: Protocol
         renewed: 0,
         server: target.address,
     };
-    let upstream = UpstreamMesh { peer, kith: mesh.kith, rendered };
-    Ok(Established { stream, target: Arc::clone(target), mesh: Some((mesh, upstream)), itself: false, load })
+    let upstream = UpstreamMesh {
+        peer,
+        kith: mesh.kith,
+        rendered,
+    };
+    Ok(Established {
+        stream,
+        target: Arc::clone(target),
+        mesh: Some((mesh, upstream)),
+        itself: false,
+        load,
+    })
 }

@@ -70,19 +70,28 @@ pub(crate) async fn serve(
             hops: Arc::new(hops),
         };
         // The connections may live on any worker.
-        let renewed: Vec<Renewed> =
-            worker.workers.ask(|answer| Command::Renew(renewal.clone(), answer)).await.into_iter().flatten().collect();
+        let renewed: Vec<Renewed> = worker
+            .workers
+            .ask(|answer| Command::Renew(renewal.clone(), answer))
+            .await
+            .into_iter()
+            .flatten()
+            .collect();
         write_hops(stream, &[], &renewed).await?;
         stream.shutdown().await?;
         Ok(renewed.len())
     };
-    tokio::time::timeout(EXCHANGE, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    tokio::time::timeout(EXCHANGE, exchange)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 /// Extends what this worker has of the named connections: the same principal, still allowed.
 pub(crate) fn extend(worker: &Worker, renewal: &Renewal) -> Vec<Renewed> {
     let snapshot = worker.shared.snapshot();
-    let Some(snapshot) = &*snapshot else { return Vec::new() };
+    let Some(snapshot) = &*snapshot else {
+        return Vec::new();
+    };
     let mut renewed = Vec::new();
     for live in worker.registry.all() {
         if live.direction != Direction::Inbound || live.signal.is_closing() {
@@ -121,9 +130,10 @@ fn start(worker: &Rc<Worker>, due: impl Fn(&Lease) -> bool) {
         }
         if let Some(mesh) = &*live.mesh.borrow() {
             if mesh.kith && due(&mesh.lease) {
-                let batch = by_server
-                    .entry(mesh.server)
-                    .or_insert_with(|| Batch { principal: mesh.peer.principal().clone(), connections: Vec::new() });
+                let batch = by_server.entry(mesh.server).or_insert_with(|| Batch {
+                    principal: mesh.peer.principal().clone(),
+                    connections: Vec::new(),
+                });
                 if batch.connections.len() < MOST && batch.principal == *mesh.peer.principal() {
                     batch.connections.push((mesh.hop, Rc::clone(&live)));
                 }
@@ -149,7 +159,11 @@ fn start(worker: &Rc<Worker>, due: impl Fn(&Lease) -> bool) {
                     "leases could not be renewed; the connections end when they run out, unless a later attempt succeeds"
                 ),
             }
-            worker.renewals.0.borrow_mut().insert(server, Instant::now() + rest(shortest, SystemTime::now()));
+            worker
+                .renewals
+                .0
+                .borrow_mut()
+                .insert(server, Instant::now() + rest(shortest, SystemTime::now()));
         });
     }
 }
@@ -163,14 +177,19 @@ struct Batch {
 impl Batch {
     fn shortest(&self) -> Option<SystemTime> {
         let until = |live: &Rc<Live>| live.mesh.borrow().as_ref().map(|mesh| mesh.lease.until());
-        self.connections.iter().filter_map(|(_, live)| until(live)).min()
+        self.connections
+            .iter()
+            .filter_map(|(_, live)| until(live))
+            .min()
     }
 }
 
 /// An attempt that gained nothing, because neither SVID has rotated yet, is not worth one a second; but the nearer
 /// the end, the more often.
 fn rest(until: Option<SystemTime>, now: SystemTime) -> Duration {
-    let left = until.and_then(|until| until.duration_since(now).ok()).unwrap_or_default();
+    let left = until
+        .and_then(|until| until.duration_since(now).ok())
+        .unwrap_or_default();
     (left / 16).clamp(AGAIN, SELDOM)
 }
 
@@ -187,7 +206,11 @@ async fn renew(worker: &Worker, server: SocketAddr, batch: Batch) -> io::Result<
         write_hops(&mut stream, &[VERSION], &hops).await?;
         let renewed: HashSet<HopId> = read_hops(&mut stream).await?;
         let own_expiry = authenticated.own.not_after();
-        let lease = Lease::new(SystemTime::now(), own_expiry, authenticated.peer.svid().not_after());
+        let lease = Lease::new(
+            SystemTime::now(),
+            own_expiry,
+            authenticated.peer.svid().not_after(),
+        );
         let mut count = 0;
         for (hop, live) in &batch.connections {
             if let (true, Some(mesh)) = (renewed.contains(hop), &mut *live.mesh.borrow_mut()) {
@@ -197,13 +220,18 @@ async fn renew(worker: &Worker, server: SocketAddr, batch: Batch) -> io::Result<
         }
         Ok(count)
     };
-    tokio::time::timeout(EXCHANGE, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    tokio::time::timeout(EXCHANGE, exchange)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 async fn read_request(stream: &mut Stream) -> io::Result<HashSet<HopId>> {
     let version = stream.read_u8().await?;
     if version != VERSION {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("renewal version {version} is unknown")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("renewal version {version} is unknown"),
+        ));
     }
     read_hops(stream).await
 }
@@ -211,7 +239,10 @@ async fn read_request(stream: &mut Stream) -> io::Result<HashSet<HopId>> {
 async fn read_hops(stream: &mut Stream) -> io::Result<HashSet<HopId>> {
     let count = usize::from(stream.read_u16().await?);
     if count > MOST {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{count} hop ids; the most is {MOST}")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{count} hop ids; the most is {MOST}"),
+        ));
     }
     let mut hops = HashSet::with_capacity(count);
     for _ in 0..count {

@@ -12,7 +12,10 @@ use crate::snapshot::{Egress, Port, Protocol};
 /// A Service or a Workload, as an `Address` resource describes it.
 #[derive(Debug)]
 pub enum Destination {
-    Service { name: Arc<str>, ports: HashMap<u16, DestinationPort> },
+    Service {
+        name: Arc<str>,
+        ports: HashMap<u16, DestinationPort>,
+    },
     /// A workload dialled by its own address.
     Workload(Endpoint),
 }
@@ -56,7 +59,10 @@ pub(crate) struct Dialled {
 
 impl Dialled {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Dialled { address, name: address.ip().to_string() }
+        Dialled {
+            address,
+            name: address.ip().to_string(),
+        }
     }
 }
 
@@ -127,7 +133,11 @@ impl Destination {
                 if at.targets.is_empty() {
                     return Err(Unresolved::NoEndpoint);
                 }
-                Ok(Resolved { protocol: at.protocol, service: Some(Arc::clone(name)), targets: Arc::clone(&at.targets) })
+                Ok(Resolved {
+                    protocol: at.protocol,
+                    service: Some(Arc::clone(name)),
+                    targets: Arc::clone(&at.targets),
+                })
             }
             Destination::Workload(endpoint) => Ok(Resolved {
                 protocol: endpoint.ports.get(&port).and_then(|port| port.protocol),

@@ -40,7 +40,10 @@ impl Shared {
         destinations: OnDemand<Destination>,
         recorder: Recorder,
     ) -> Self {
-        let grace = Grace { kith: config.expiry_grace, foreign: config.expiry_grace_foreign };
+        let grace = Grace {
+            kith: config.expiry_grace,
+            foreign: config.expiry_grace_foreign,
+        };
         Shared {
             config,
             identity,

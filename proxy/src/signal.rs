@@ -23,11 +23,19 @@ pub(crate) struct Closing {
 
 impl Closing {
     pub(crate) fn new(by: impl Into<Option<ClosedBy>>, reason: Reason) -> Self {
-        Closing { by: by.into(), reason, decision: None }
+        Closing {
+            by: by.into(),
+            reason,
+            decision: None,
+        }
     }
 
     pub(crate) fn forbidden(decision: Decision) -> Self {
-        Closing { by: Some(ClosedBy::Policy), reason: Reason::PolicyChanged, decision: Some(decision) }
+        Closing {
+            by: Some(ClosedBy::Policy),
+            reason: Reason::PolicyChanged,
+            decision: Some(decision),
+        }
     }
 }
 
@@ -35,7 +43,9 @@ impl Closing {
     /// Writes it down: an allowed connection or request lost what it was allowed.
     pub(crate) fn record(&self, record: &mut Record) {
         match self.by {
-            Some(ClosedBy::Policy | ClosedBy::Expiry) => record.revoke(self.reason, self.decision.as_ref()),
+            Some(ClosedBy::Policy | ClosedBy::Expiry) => {
+                record.revoke(self.reason, self.decision.as_ref())
+            }
             _ => record.fail(self.reason),
         }
         record.closed_by = self.by;
@@ -150,7 +160,6 @@ impl Signal {
         }
         Poll::Pending
     }
-
 
     /// Does `work` unless the registry wants it ended; `recheck` says whether a change of policy does. Draining is a
     /// state, not an event, and stays to be seen in [`is_draining`](Self::is_draining).

@@ -21,7 +21,10 @@ pub(crate) struct Socket {
 
 impl Socket {
     pub(crate) fn new(tcp: TcpStream) -> Self {
-        Socket { first: BytesMut::new(), tcp }
+        Socket {
+            first: BytesMut::new(),
+            tcp,
+        }
     }
 
     /// The bytes are read again before anything else is.
@@ -41,7 +44,11 @@ impl Socket {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if !self.first.is_empty() {
             take_first(&mut self.first, out);
             return Poll::Ready(Ok(()));
@@ -51,7 +58,11 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.tcp).poll_write(context, data)
     }
 
@@ -99,16 +110,27 @@ impl Stream {
 
     /// Puts `first` before everything that is still to be read, under TLS or not.
     pub(crate) fn with_first(self, first: BytesMut) -> Prefixed {
-        Prefixed { first, stream: self }
+        Prefixed {
+            first,
+            stream: self,
+        }
     }
 
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
-        self.socket().tcp.local_addr().ok().map(crate::addr::canonical)
+        self.socket()
+            .tcp
+            .local_addr()
+            .ok()
+            .map(crate::addr::canonical)
     }
 
     /// Reads what is there onto the end of `buffer`, through a scratch buffer of the thread, so that a
     /// connection with nothing to read holds no memory for reading. 0 bytes: the peer sent its end.
-    pub(crate) fn poll_read_onto(&mut self, context: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_read_onto(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
         with_scratch(|scratch| {
             let mut out = ReadBuf::new(scratch);
             ready!(Pin::new(self).poll_read(context, &mut out))?;
@@ -122,7 +144,11 @@ impl Stream {
     }
 
     /// Writes all of `data`, taking it off the front, and flushes.
-    pub(crate) fn poll_drain(&mut self, context: &mut Context<'_>, data: &mut BytesMut) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_drain(
+        &mut self,
+        context: &mut Context<'_>,
+        data: &mut BytesMut,
+    ) -> Poll<io::Result<()>> {
         while !data.is_empty() {
             let n = ready!(Pin::new(&mut *self).poll_write(context, data))?;
             if n == 0 {
@@ -149,7 +175,11 @@ pub(crate) struct Prefixed {
 }
 
 impl AsyncRead for Prefixed {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.first.is_empty() {
             return Pin::new(&mut self.stream).poll_read(context, out);
         }
@@ -159,7 +189,11 @@ impl AsyncRead for Prefixed {
 }
 
 impl AsyncWrite for Prefixed {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, data)
     }
 
@@ -225,13 +259,21 @@ macro_rules! delegate {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         delegate!(self, stream => stream.poll_read(context, out))
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
         delegate!(self, stream => stream.poll_write(context, data))
     }
 

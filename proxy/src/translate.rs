@@ -9,8 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use kith_policy::{
-    Action, Condition, DefaultAction, EncodedSlash, FieldError, Mesh, Operation, Policy, Principal, Rule, Source,
-    ValidPolicy,
+    Action, Condition, DefaultAction, EncodedSlash, FieldError, Mesh, Operation, Policy, Principal,
+    Rule, Source, ValidPolicy,
 };
 use kith_xds_client::api::mesh as wire;
 
@@ -20,28 +20,47 @@ use crate::snapshot::{Egress, MtlsMode, Port, Protocol, Workload};
 type Errors = Vec<FieldError>;
 
 fn error(field: impl Into<String>, message: impl Into<String>) -> FieldError {
-    FieldError { field: field.into(), message: message.into() }
+    FieldError {
+        field: field.into(),
+        message: message.into(),
+    }
 }
 
 fn finish<T>(value: T, errors: Errors) -> Result<T, Errors> {
-    if errors.is_empty() { Ok(value) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(value)
+    } else {
+        Err(errors)
+    }
 }
 
 /// The resource name must be the node id of the workload that it describes.
 pub fn workload(name: &str, config: &wire::WorkloadConfig) -> Result<Workload, Vec<FieldError>> {
     let mut errors = Vec::new();
-    for (field, value) in
-        [("revision", &config.revision), ("namespace", &config.namespace), ("name", &config.name), ("trust_domain", &config.trust_domain)]
-    {
+    for (field, value) in [
+        ("revision", &config.revision),
+        ("namespace", &config.namespace),
+        ("name", &config.name),
+        ("trust_domain", &config.trust_domain),
+    ] {
         if value.is_empty() {
             errors.push(error(field, "must not be empty"));
         }
     }
     if name != format!("{}/{}", config.namespace, config.name) {
-        errors.push(error("name", format!("describes {}/{} but was sent as {name}", config.namespace, config.name)));
+        errors.push(error(
+            "name",
+            format!(
+                "describes {}/{} but was sent as {name}",
+                config.namespace, config.name
+            ),
+        ));
     }
     if config.addresses.is_empty() {
-        errors.push(error("addresses", "must name at least one address of the workload"));
+        errors.push(error(
+            "addresses",
+            "must name at least one address of the workload",
+        ));
     }
     let addresses = config
         .addresses
@@ -49,13 +68,20 @@ pub fn workload(name: &str, config: &wire::WorkloadConfig) -> Result<Workload, V
         .enumerate()
         .filter_map(|(index, text)| address(text, || format!("addresses[{index}]"), &mut errors))
         .collect();
-    let default_mtls = mtls(config.default_mtls_mode, || "default_mtls_mode".into(), &mut errors);
+    let default_mtls = mtls(
+        config.default_mtls_mode,
+        || "default_mtls_mode".into(),
+        &mut errors,
+    );
     let ports = ports(&config.ports, "ports", &mut errors);
     let default_action = match wire::DefaultAction::try_from(config.default_action) {
         Ok(wire::DefaultAction::Deny) => DefaultAction::Deny,
         Ok(wire::DefaultAction::Allow) => DefaultAction::Allow,
         _ => {
-            errors.push(error("default_action", format!("{} is neither DENY nor ALLOW", config.default_action)));
+            errors.push(error(
+                "default_action",
+                format!("{} is neither DENY nor ALLOW", config.default_action),
+            ));
             DefaultAction::Deny
         }
     };
@@ -63,7 +89,10 @@ pub fn workload(name: &str, config: &wire::WorkloadConfig) -> Result<Workload, V
         Ok(wire::EgressMode::Refuse) => Egress::Refuse,
         Ok(wire::EgressMode::Allow) => Egress::Allow,
         _ => {
-            errors.push(error("egress_mode", format!("{} is neither REFUSE nor ALLOW", config.egress_mode)));
+            errors.push(error(
+                "egress_mode",
+                format!("{} is neither REFUSE nor ALLOW", config.egress_mode),
+            ));
             Egress::Refuse
         }
     };
@@ -86,14 +115,28 @@ pub fn workload(name: &str, config: &wire::WorkloadConfig) -> Result<Workload, V
     finish(workload, errors)
 }
 
-pub fn policy(name: &str, resource: &wire::AuthorizationPolicy) -> Result<Arc<ValidPolicy>, Vec<FieldError>> {
+pub fn policy(
+    name: &str,
+    resource: &wire::AuthorizationPolicy,
+) -> Result<Arc<ValidPolicy>, Vec<FieldError>> {
     if name != format!("{}/{}", resource.namespace, resource.name) {
-        return Err(vec![error("name", format!("is {}/{} but was sent as {name}", resource.namespace, resource.name))]);
+        return Err(vec![error(
+            "name",
+            format!(
+                "is {}/{} but was sent as {name}",
+                resource.namespace, resource.name
+            ),
+        )]);
     }
     let action = match wire::Action::try_from(resource.action) {
         Ok(wire::Action::Allow) => Action::Allow,
         Ok(wire::Action::Deny) => Action::Deny,
-        _ => return Err(vec![error("action", format!("{} is neither ALLOW nor DENY", resource.action))]),
+        _ => {
+            return Err(vec![error(
+                "action",
+                format!("{} is neither ALLOW nor DENY", resource.action),
+            )]);
+        }
     };
     let rules = resource
         .rules
@@ -112,8 +155,13 @@ pub fn policy(name: &str, resource: &wire::AuthorizationPolicy) -> Result<Arc<Va
                 .collect(),
         })
         .collect();
-    ValidPolicy::new(Policy { namespace: resource.namespace.clone(), name: resource.name.clone(), action, rules })
-        .map(Arc::new)
+    ValidPolicy::new(Policy {
+        namespace: resource.namespace.clone(),
+        name: resource.name.clone(),
+        action,
+        rules,
+    })
+    .map(Arc::new)
 }
 
 fn source(source: &wire::Source) -> Source {
@@ -149,9 +197,26 @@ fn source(source: &wire::Source) -> Source {
 }
 
 fn operation(operation: &wire::Operation) -> Operation {
-    let wire::Operation { hosts, not_hosts, ports, not_ports, methods, not_methods, paths, not_paths } =
-        operation.clone();
-    Operation { hosts, not_hosts, ports, not_ports, methods, not_methods, paths, not_paths }
+    let wire::Operation {
+        hosts,
+        not_hosts,
+        ports,
+        not_ports,
+        methods,
+        not_methods,
+        paths,
+        not_paths,
+    } = operation.clone();
+    Operation {
+        hosts,
+        not_hosts,
+        ports,
+        not_ports,
+        methods,
+        not_methods,
+        paths,
+        not_paths,
+    }
 }
 
 /// The resource name is the address or host that it answers for.
@@ -159,21 +224,30 @@ pub fn destination(resource: &wire::Address) -> Result<Destination, Vec<FieldErr
     let mut errors = Vec::new();
     let destination = match &resource.kind {
         None => return Err(vec![error("kind", "is neither a service nor a workload")]),
-        Some(wire::address::Kind::Workload(workload)) => Destination::Workload(endpoint(workload, "workload", &mut errors)),
+        Some(wire::address::Kind::Workload(workload)) => {
+            Destination::Workload(endpoint(workload, "workload", &mut errors))
+        }
         Some(wire::address::Kind::Service(service)) => {
             let endpoints: Vec<Endpoint> = service
                 .endpoints
                 .iter()
                 .enumerate()
-                .map(|(index, it)| endpoint(it, &format!("service.endpoints[{index}]"), &mut errors))
+                .map(|(index, it)| {
+                    endpoint(it, &format!("service.endpoints[{index}]"), &mut errors)
+                })
                 .collect();
             let ports = service
                 .ports
                 .iter()
                 .enumerate()
-                .filter_map(|(index, port)| service_port(service, port, index, &endpoints, &mut errors))
+                .filter_map(|(index, port)| {
+                    service_port(service, port, index, &endpoints, &mut errors)
+                })
                 .collect();
-            Destination::Service { name: format!("{}/{}", service.namespace, service.name).into(), ports }
+            Destination::Service {
+                name: format!("{}/{}", service.namespace, service.name).into(),
+                ports,
+            }
         }
     };
     finish(destination, errors)
@@ -194,7 +268,11 @@ fn service_port(
     for (endpoint, resource) in endpoints.iter().zip(&service.endpoints) {
         let target_port = match resource.target_ports.get(&port.number) {
             None => default_target,
-            Some(own) => port_number(*own, || format!("{at}: target_ports of {}", resource.workload), errors)?,
+            Some(own) => port_number(
+                *own,
+                || format!("{at}: target_ports of {}", resource.workload),
+                errors,
+            )?,
         };
         targets.push(Arc::new(Target {
             workload: Arc::clone(&endpoint.workload),
@@ -202,7 +280,13 @@ fn service_port(
             principals: endpoint.principals.clone(),
         }));
     }
-    Some((number, DestinationPort { protocol, targets: targets.into() }))
+    Some((
+        number,
+        DestinationPort {
+            protocol,
+            targets: targets.into(),
+        },
+    ))
 }
 
 fn endpoint(endpoint: &wire::Endpoint, at: &str, errors: &mut Errors) -> Endpoint {
@@ -211,7 +295,10 @@ fn endpoint(endpoint: &wire::Endpoint, at: &str, errors: &mut Errors) -> Endpoin
     for (index, id) in endpoint.spiffe_ids.iter().enumerate() {
         match Principal::parse(id) {
             Ok(principal) => principals.push(principal),
-            Err(problem) => errors.push(error(format!("{at}.spiffe_ids[{index}]"), problem.to_string())),
+            Err(problem) => errors.push(error(
+                format!("{at}.spiffe_ids[{index}]"),
+                problem.to_string(),
+            )),
         }
     }
     Endpoint {
@@ -226,13 +313,20 @@ fn ports(ports: &[wire::Port], at: &str, errors: &mut Errors) -> HashMap<u16, Po
     let mut by_number = HashMap::with_capacity(ports.len());
     for (index, port) in ports.iter().enumerate() {
         let at = format!("{at}[{index}]");
-        let Some(number) = port_number(port.number, || format!("{at}.number"), errors) else { continue };
+        let Some(number) = port_number(port.number, || format!("{at}.number"), errors) else {
+            continue;
+        };
         let encoded_slash = match wire::EncodedSlash::try_from(port.encoded_slash) {
-            Ok(wire::EncodedSlash::Unspecified | wire::EncodedSlash::Refuse) => EncodedSlash::Refuse,
+            Ok(wire::EncodedSlash::Unspecified | wire::EncodedSlash::Refuse) => {
+                EncodedSlash::Refuse
+            }
             Ok(wire::EncodedSlash::Keep) => EncodedSlash::Keep,
             Ok(wire::EncodedSlash::Decode) => EncodedSlash::Decode,
             Err(_) => {
-                errors.push(error(format!("{at}.encoded_slash"), format!("{} is unknown", port.encoded_slash)));
+                errors.push(error(
+                    format!("{at}.encoded_slash"),
+                    format!("{} is unknown", port.encoded_slash),
+                ));
                 EncodedSlash::Refuse
             }
         };
@@ -242,7 +336,10 @@ fn ports(ports: &[wire::Port], at: &str, errors: &mut Errors) -> HashMap<u16, Po
             encoded_slash,
         };
         if by_number.insert(number, value).is_some() {
-            errors.push(error(format!("{at}.number"), format!("port {number} is described twice")));
+            errors.push(error(
+                format!("{at}.number"),
+                format!("port {number} is described twice"),
+            ));
         }
     }
     by_number
@@ -256,7 +353,10 @@ fn protocol(value: i32, field: impl Fn() -> String, errors: &mut Errors) -> Opti
         Ok(wire::Protocol::Tcp) => Some(Protocol::Tcp),
         Ok(wire::Protocol::Tls) => Some(Protocol::Tls),
         Err(_) => {
-            errors.push(error(field(), format!("{value} is not a protocol known to this version")));
+            errors.push(error(
+                field(),
+                format!("{value} is not a protocol known to this version"),
+            ));
             None
         }
     }
@@ -268,7 +368,10 @@ fn mtls(value: i32, field: impl Fn() -> String, errors: &mut Errors) -> MtlsMode
         Ok(wire::MtlsMode::Permissive) => MtlsMode::Permissive,
         Ok(wire::MtlsMode::Disable) => MtlsMode::Disable,
         _ => {
-            errors.push(error(field(), format!("{value} is none of STRICT, PERMISSIVE, DISABLE")));
+            errors.push(error(
+                field(),
+                format!("{value} is none of STRICT, PERMISSIVE, DISABLE"),
+            ));
             MtlsMode::Strict
         }
     }

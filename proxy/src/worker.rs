@@ -32,7 +32,11 @@ pub(crate) enum Command {
     /// The snapshot was published: close what it forbids, then answer with how many.
     Recheck(oneshot::Sender<usize>),
     /// The bundles or the own SVID changed.
-    Trust { before: Option<Arc<TrustSnapshot>>, trust: Arc<TrustSnapshot>, rotated: bool },
+    Trust {
+        before: Option<Arc<TrustSnapshot>>,
+        trust: Arc<TrustSnapshot>,
+        rotated: bool,
+    },
     /// A client renews; connections are looked for on every worker.
     Renew(Renewal, oneshot::Sender<Vec<Renewed>>),
     /// For the admin listener.
@@ -114,7 +118,9 @@ pub(crate) fn run(
     listeners: Listeners,
     commands: mpsc::UnboundedReceiver<Command>,
 ) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let local = LocalSet::new();
     local.block_on(&runtime, async move {
         let worker = Rc::new(Worker {
@@ -130,8 +136,18 @@ pub(crate) fn run(
         let (stop_inbound, inbound_stopped) = watch::channel(());
         let inbound = TcpListener::from_std(listeners.inbound)?;
         let outbound = TcpListener::from_std(listeners.outbound)?;
-        tokio::task::spawn_local(accept_loop(Rc::clone(&worker), inbound, Direction::Inbound, Some(inbound_stopped)));
-        tokio::task::spawn_local(accept_loop(Rc::clone(&worker), outbound, Direction::Outbound, None));
+        tokio::task::spawn_local(accept_loop(
+            Rc::clone(&worker),
+            inbound,
+            Direction::Inbound,
+            Some(inbound_stopped),
+        ));
+        tokio::task::spawn_local(accept_loop(
+            Rc::clone(&worker),
+            outbound,
+            Direction::Outbound,
+            None,
+        ));
         tokio::task::spawn_local(tick(Rc::downgrade(&worker)));
         obey(&worker, commands, stop_inbound).await;
         Ok(())
@@ -165,7 +181,7 @@ async fn accept_loop(
         let accepted = match accept::captured(tcp, source) {
             Ok(accepted) => accepted,
             Err(problem) => {
-                    tracing::debug!(%source, %problem, "refused a connection");
+                tracing::debug!(%source, %problem, "refused a connection");
                 continue;
             }
         };
@@ -175,7 +191,12 @@ async fn accept_loop(
 }
 
 /// A panic ends one connection, is counted and logged (security.md, row 30); its record is written as it unwinds.
-async fn one_connection(worker: Rc<Worker>, accepted: accept::Accepted, direction: Direction, slot: Slot) {
+async fn one_connection(
+    worker: Rc<Worker>,
+    accepted: accept::Accepted,
+    direction: Direction,
+    slot: Slot,
+) {
     let source = accepted.source;
     let serve = async {
         match direction {
@@ -183,7 +204,11 @@ async fn one_connection(worker: Rc<Worker>, accepted: accept::Accepted, directio
             Direction::Outbound => crate::outbound::serve(worker, accepted).await,
         }
     };
-    contain_panic(serve, || tracing::error!(%source, "a connection was ended by a panic; please report it")).await;
+    contain_panic(
+        serve,
+        || tracing::error!(%source, "a connection was ended by a panic; please report it"),
+    )
+    .await;
     drop(slot);
 }
 
@@ -208,14 +233,24 @@ async fn tick(worker: std::rc::Weak<Worker>) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        let Some(worker) = worker.upgrade() else { return };
+        let Some(worker) = worker.upgrade() else {
+            return;
+        };
         // Leases and deadlines hang on this: one panic must not be the last tick.
         let report = || tracing::error!("a tick of a data worker panicked; please report it");
-        contain_panic(async { worker.tick(Instant::now(), SystemTime::now()) }, report).await;
+        contain_panic(
+            async { worker.tick(Instant::now(), SystemTime::now()) },
+            report,
+        )
+        .await;
     }
 }
 
-async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>, stop_inbound: watch::Sender<()>) {
+async fn obey(
+    worker: &Rc<Worker>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    stop_inbound: watch::Sender<()>,
+) {
     let mut stop_inbound = Some(stop_inbound);
     while let Some(command) = commands.recv().await {
         match command {
@@ -231,9 +266,15 @@ async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
                     let _ = answer.send(closed);
                 });
             }
-            Command::Trust { before, trust, rotated } => {
+            Command::Trust {
+                before,
+                trust,
+                rotated,
+            } => {
                 let registry = Rc::clone(&worker.registry);
-                tokio::task::spawn_local(async move { registry.recheck_trust(before.as_deref(), &trust).await });
+                tokio::task::spawn_local(async move {
+                    registry.recheck_trust(before.as_deref(), &trust).await
+                });
                 if rotated {
                     worker.pool.retire();
                     renew::start_all(worker);
@@ -243,18 +284,30 @@ async fn obey(worker: &Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command
                 let _ = answer.send(renew::extend(worker, &renewal));
             }
             Command::List(answer) => {
-                let _ = answer.send(worker.registry.all().iter().map(|live| live.describe()).collect());
+                let _ = answer.send(
+                    worker
+                        .registry
+                        .all()
+                        .iter()
+                        .map(|live| live.describe())
+                        .collect(),
+                );
             }
             Command::Count(answer) => {
                 let registry = &worker.registry;
-                let _ = answer.send((registry.count(Direction::Inbound, |_| true), registry.count(Direction::Outbound, |live| live.is_in_use())));
+                let _ = answer.send((
+                    registry.count(Direction::Inbound, |_| true),
+                    registry.count(Direction::Outbound, |live| live.is_in_use()),
+                ));
             }
             Command::Drain => {
                 stop_inbound = None;
                 worker.registry.drain();
             }
             Command::Stop(answer) => {
-                worker.registry.close(&Closing::new(ClosedBy::Drain, Reason::Draining));
+                worker
+                    .registry
+                    .close(&Closing::new(ClosedBy::Drain, Reason::Draining));
                 // Let the owners act on it: close their sockets, complete their records.
                 for _ in 0..50 {
                     if worker.registry.len() == 0 {

@@ -31,14 +31,27 @@ const SOONER: Duration = Duration::from_millis(1_100);
 const LATER: Duration = Duration::from_millis(1_500);
 
 fn options(environment: &[(&str, &str)]) -> LabOptions {
-    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    LabOptions { svid_ttl: TTL, environment, ..LabOptions::default() }
+    let environment = environment
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    LabOptions {
+        svid_ttl: TTL,
+        environment,
+        ..LabOptions::default()
+    }
 }
 
 async fn servers(workload: &Workload) -> Vec<kith::lab::Process> {
     vec![
-        workload.app(&["http", "--listen", "[::]:9090"]).await.unwrap(),
-        workload.app(&["tcp", "--listen", "[::]:7000"]).await.unwrap(),
+        workload
+            .app(&["http", "--listen", "[::]:9090"])
+            .await
+            .unwrap(),
+        workload
+            .app(&["tcp", "--listen", "[::]:7000"])
+            .await
+            .unwrap(),
     ]
 }
 
@@ -47,9 +60,16 @@ async fn inbound(workload: &Workload, port: u16) -> Vec<Value> {
     let all = workload.admin("/connections").await.unwrap().json();
     let to_port = |connection: &&Value| {
         connection["direction"] == "inbound"
-            && connection["destination"].as_str().is_some_and(|it| it.ends_with(&format!(":{port}")))
+            && connection["destination"]
+                .as_str()
+                .is_some_and(|it| it.ends_with(&format!(":{port}")))
     };
-    all.as_array().unwrap().iter().filter(to_port).cloned().collect()
+    all.as_array()
+        .unwrap()
+        .iter()
+        .filter(to_port)
+        .cloned()
+        .collect()
 }
 
 #[track_caller]
@@ -58,14 +78,25 @@ fn assert_ended_at(what: &str, outcome: &Outcome, expected: SystemTime) {
         Ok(late) => late.as_secs_f64(),
         Err(early) => -early.duration().as_secs_f64(),
     };
-    println!("{what}: {:?} after {} rounds, {off:+.2} s", outcome.how, outcome.rounds);
-    assert!(-SOONER.as_secs_f64() < off && off < LATER.as_secs_f64(), "{what} ended {off:+.2} s off its time: {outcome:?}");
+    println!(
+        "{what}: {:?} after {} rounds, {off:+.2} s",
+        outcome.how, outcome.rounds
+    );
+    assert!(
+        -SOONER.as_secs_f64() < off && off < LATER.as_secs_f64(),
+        "{what} ended {off:+.2} s off its time: {outcome:?}"
+    );
 }
 
 #[tokio::test]
 async fn with_renewal_cut_off_streams_and_connections_end_at_expiry_plus_grace() {
     const GRACE: Duration = Duration::from_secs(3);
-    let shop = Shop::with(options(&[("KITH_EXPIRY_GRACE", "3s")]), &[(9090, "GRPC"), (7000, "TCP")], ANYBODY).await;
+    let shop = Shop::with(
+        options(&[("KITH_EXPIRY_GRACE", "3s")]),
+        &[(9090, "GRPC"), (7000, "TCP")],
+        ANYBODY,
+    )
+    .await;
     let (web, orders) = (&shop.web, &shop.orders);
     let _servers = servers(orders).await;
     let stream = Lasting::grpc(web, shop.service(9090)).await;
@@ -73,14 +104,18 @@ async fn with_renewal_cut_off_streams_and_connections_end_at_expiry_plus_grace()
     // They live on renewals first, so that it is the loss of these that ends them.
     wait_for("renewals", TTL * 2, || async {
         let both = [inbound(orders, 7000).await, inbound(orders, 9090).await].concat();
-        (both.len() == 2 && both.iter().all(|it| it["lease_renewed"].as_u64() > Some(0))).then_some(())
+        (both.len() == 2 && both.iter().all(|it| it["lease_renewed"].as_u64() > Some(0)))
+            .then_some(())
     })
     .await;
     no_new_connections(web, orders).await;
     // A renewal that had begun is over.
     tokio::time::sleep(Duration::from_millis(300)).await;
     let lease = |connections: Vec<Value>| time(&connections[0]["lease_until"]);
-    let (stream_until, feed_until) = (lease(inbound(orders, 9090).await), lease(inbound(orders, 7000).await));
+    let (stream_until, feed_until) = (
+        lease(inbound(orders, 9090).await),
+        lease(inbound(orders, 7000).await),
+    );
     let (stream, feed) = tokio::join!(stream.ended(), feed.ended());
     assert_ended_at("gRPC stream", &stream, stream_until + GRACE);
     assert_ended_at("opaque connection", &feed, feed_until + GRACE);
@@ -88,7 +123,9 @@ async fn with_renewal_cut_off_streams_and_connections_end_at_expiry_plus_grace()
     for (workload, direction) in [(web, "outbound"), (orders, "inbound")] {
         for (port, kind) in [(9090, "request"), (7000, "connection")] {
             let wanted = |record: &Value| {
-                record["direction"] == direction && record["destination.port"] == port && record["record"] == kind
+                record["direction"] == direction
+                    && record["destination.port"] == port
+                    && record["record"] == kind
             };
             let record = workload.wait_record(wanted).await.unwrap();
             let end = (&record["closed_by"], &record["reason"]);
@@ -114,9 +151,14 @@ async fn foreign_feed(from: &Arc<Workload>, caller: &Caller, server: &Workload) 
 
 #[tokio::test]
 async fn peers_that_cannot_renew_go_on_for_the_grace_that_is_theirs() {
-    let environment = [("KITH_EXPIRY_GRACE", "1s"), ("KITH_EXPIRY_GRACE_FOREIGN", "5s")];
+    let environment = [
+        ("KITH_EXPIRY_GRACE", "1s"),
+        ("KITH_EXPIRY_GRACE_FOREIGN", "5s"),
+    ];
     let shop = Shop::with(options(&environment), &[(7000, "TCP")], ANYBODY).await;
-    let ledger = WorkloadSpec::new("shop", "ledger").port(7000, "TCP").env("KITH_EXPIRY_GRACE_FOREIGN", "0");
+    let ledger = WorkloadSpec::new("shop", "ledger")
+        .port(7000, "TCP")
+        .env("KITH_EXPIRY_GRACE_FOREIGN", "0");
     let ledger = shop.lab.workload(ledger).await.unwrap();
     let stranger = shop.stranger().await;
     let _apps = [servers(&shop.orders).await, servers(&ledger).await];
@@ -127,9 +169,16 @@ async fn peers_that_cannot_renew_go_on_for_the_grace_that_is_theirs() {
     let strict_until = time(&inbound(&ledger, 7000).await[0]["lease_until"]);
     let (generous, strict) = tokio::join!(generous.ended(), strict.ended());
     assert_ended_at("with a grace of none", &strict, strict_until);
-    assert_ended_at("with a grace of 5 s", &generous, generous_until + Duration::from_secs(5));
+    assert_ended_at(
+        "with a grace of 5 s",
+        &generous,
+        generous_until + Duration::from_secs(5),
+    );
     for workload in [&shop.orders, &ledger] {
-        let record = workload.wait_record(|record| record["destination.port"] == 7000).await.unwrap();
+        let record = workload
+            .wait_record(|record| record["destination.port"] == 7000)
+            .await
+            .unwrap();
         let end = (&record["closed_by"], &record["reason"]);
         assert_eq!(end, (&"expiry".into(), &"svid-expired".into()), "{record}");
         assert_eq!(record["source.principal"], "spiffe://example.org/batch");
@@ -179,25 +228,54 @@ async fn only_who_opened_a_connection_can_renew_it() {
     let feed = Lasting::start(&stranger, move |opened, stopped| async move {
         let mut stream = caller.connect(server, &[b"kith-tcp"]).await?;
         let mut hop = [0; 16];
-        stream.get_ref().1.export_keying_material(&mut hop, b"EXPORTER-kith-hop", Some(b"")).unwrap();
+        stream
+            .get_ref()
+            .1
+            .export_keying_material(&mut hop, b"EXPORTER-kith-hop", Some(b""))
+            .unwrap();
         let _ = tell.send(hop);
         talk_bytes(&mut stream, opened, stopped).await
     })
     .await;
     let hop = told.await.unwrap();
-    let renewed = || async { inbound(orders, 7000).await.iter().filter_map(|it| it["lease_renewed"].as_u64()).max() };
+    let renewed = || async {
+        inbound(orders, 7000)
+            .await
+            .iter()
+            .filter_map(|it| it["lease_renewed"].as_u64())
+            .max()
+    };
     assert_eq!(renewed().await, Some(0));
 
     let nothing = Some(vec![0, 0]);
-    let other = Impostor { caller: other, stranger: stranger.clone(), server };
-    let owner = Impostor { caller: owner, stranger: stranger.clone(), server };
-    assert_eq!(other.renew(renewal(1, &[hop])).await, nothing, "another principal knows the id");
-    assert_eq!(owner.renew(renewal(1, &[[7; 16]])).await, nothing, "an id that nobody has");
+    let other = Impostor {
+        caller: other,
+        stranger: stranger.clone(),
+        server,
+    };
+    let owner = Impostor {
+        caller: owner,
+        stranger: stranger.clone(),
+        server,
+    };
+    assert_eq!(
+        other.renew(renewal(1, &[hop])).await,
+        nothing,
+        "another principal knows the id"
+    );
+    assert_eq!(
+        owner.renew(renewal(1, &[[7; 16]])).await,
+        nothing,
+        "an id that nobody has"
+    );
     assert_eq!(owner.renew(renewal(1, &[])).await, nothing, "no id at all");
     for (what, bytes) in [
         ("an unknown version", renewal(2, &[hop])),
         ("more ids than allowed", renewal(1, &[[7; 16]; 4097])),
-        ("fewer ids than announced", [&renewal(1, &[hop, hop])[..20]].concat()),
+        (
+            "fewer ids than announced",
+            [&renewal(1, &[hop, hop])[..20]].concat(),
+        ),
         ("HTTP", b"GET / HTTP/1.1\r\nhost: orders\r\n\r\n".to_vec()),
         ("nothing", Vec::new()),
     ] {
@@ -205,12 +283,28 @@ async fn only_who_opened_a_connection_can_renew_it() {
         let refused = |record: &Value| record["reason"] == "request-malformed";
         orders.wait_record(refused).await.unwrap();
     }
-    let records = orders.wait_records(5, |record| record["reason"] == "request-malformed").await.unwrap();
-    assert!(records.iter().all(|record| record["source.principal"] == "spiffe://example.org/owner"), "{records:?}");
-    assert_eq!(renewed().await, Some(0), "nothing of this extended anything");
+    let records = orders
+        .wait_records(5, |record| record["reason"] == "request-malformed")
+        .await
+        .unwrap();
+    assert!(
+        records
+            .iter()
+            .all(|record| record["source.principal"] == "spiffe://example.org/owner"),
+        "{records:?}"
+    );
+    assert_eq!(
+        renewed().await,
+        Some(0),
+        "nothing of this extended anything"
+    );
 
     let answer = renewal(1, &[hop])[1..].to_vec();
-    assert_eq!(owner.renew(renewal(1, &[hop])).await, Some(answer), "the one who may");
+    assert_eq!(
+        owner.renew(renewal(1, &[hop])).await,
+        Some(answer),
+        "the one who may"
+    );
     assert_eq!(renewed().await, Some(1));
     assert_eq!(feed.stop().await.how, How::Stopped);
 }

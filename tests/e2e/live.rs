@@ -1,11 +1,12 @@
 //! Live connections and requests stay subject to policy and trust: what an edit forbids is closed before the edit is
 //! acknowledged, and nothing else is touched.
 
+mod thousand;
+
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use kith::lab::{LabOptions, Workload};
+use kith::lab::LabOptions;
 use kith_tests::caller::Caller;
 use kith_tests::foreign::Foreign;
 use kith_tests::lasting::{How, Lasting, talk_bytes};
@@ -13,11 +14,11 @@ use kith_tests::metrics::Metrics;
 use kith_tests::shop::Shop;
 use kith_tests::time::end;
 use kith_tests::wait::wait_for;
-use kith_tests::wire::until;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, watch};
+
+use thousand::{Event, IDLE, OPAQUE, REQUESTS, hold};
 
 /// Everything that stays is on ports 7000, 8080 and 9090, everything that goes on 7001, 8081 and 9091; the callers
 /// without sidecar are `keeps` and `loses`.
@@ -39,147 +40,8 @@ const UNTIL: &str = "
     to: [{operation: {ports: ['8080'], methods: [GET]}}]
 ";
 
-/// What one connection went through.
-#[derive(Debug)]
-enum Event {
-    Open,
-    /// Rounds before the end, and how it ended: 0 bytes or an error.
-    Closed { kind: &'static str, goes: bool, how: std::io::Result<()>, at: SystemTime },
-}
-
-/// How many of each kind, for those that stay and those that go alike: 500 and 500.
-const OPAQUE: usize = 380;
-const REQUESTS: usize = 80;
-const IDLE: usize = 40;
 /// Beside the thousand, because they share a connection between the sidecars.
 const STREAMS: usize = 10;
-
-/// A round over an opaque connection, whenever the test says so.
-async fn opaque(to: SocketAddr, number: u64, opened: impl FnOnce(), mut rounds: watch::Receiver<u64>) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect(to).await?;
-    let mut opened = Some(opened);
-    loop {
-        let round = *rounds.borrow_and_update();
-        let said = [number.to_be_bytes(), round.to_be_bytes()].concat();
-        stream.write_all(&said).await?;
-        let mut back = [0; 16];
-        stream.read_exact(&mut back).await?;
-        assert_eq!(back[..], said, "a byte was lost");
-        if let Some(opened) = opened.take() {
-            opened();
-        }
-        tokio::select! {
-            end = stream.read_u8() => return end.map(|byte| panic!("{byte} came unasked")),
-            changed = rounds.changed() => if changed.is_err() { return stream.shutdown().await },
-        }
-    }
-}
-
-/// A request whose answer takes forever: its ticks come without a gap.
-async fn request(to: SocketAddr, opened: impl FnOnce(), mut rounds: watch::Receiver<u64>) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect(to).await?;
-    stream.write_all(b"GET /stream?ticks=0&ms=200 HTTP/1.1\r\nhost: orders.shop\r\n\r\n").await?;
-    let mut opened = Some(opened);
-    let mut heard = String::new();
-    let mut next = 0;
-    let mut piece = [0; 4096];
-    loop {
-        tokio::select! {
-            count = stream.read(&mut piece) => {
-                let count = count?;
-                if count == 0 {
-                    return Ok(());
-                }
-                heard.push_str(std::str::from_utf8(&piece[..count]).unwrap());
-                while let Some(end) = heard.find(&format!("tick {next}\n")) {
-                    heard.drain(..end);
-                    next += 1;
-                    if let Some(opened) = opened.take() {
-                        opened();
-                    }
-                }
-                assert!(heard.len() < 4096, "tick {next} is missing in {heard}");
-            }
-            changed = rounds.changed() => if changed.is_err() { return Ok(()) },
-        }
-    }
-}
-
-/// A keep-alive connection with one answered request, then silence; another request in each round.
-async fn keep_alive<S>(mut stream: S, opened: impl FnOnce(), mut rounds: watch::Receiver<u64>) -> std::io::Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut opened = Some(opened);
-    loop {
-        rounds.mark_unchanged();
-        stream.write_all(b"GET /bytes?n=5 HTTP/1.1\r\nhost: orders.shop\r\n\r\n").await?;
-        stream.flush().await?;
-        until(&mut stream, "\r\n\r\nkkkkk").await?;
-        if let Some(opened) = opened.take() {
-            opened();
-        }
-        tokio::select! {
-            end = stream.read_u8() => return end.map(|byte| panic!("{byte} came unasked")),
-            changed = rounds.changed() => if changed.is_err() { return Ok(()) },
-        }
-    }
-}
-
-/// Opens all connections of one client, tells of each when it is open and when it ends, and keeps them until the sender of
-/// rounds is gone.
-async fn hold(
-    from: Arc<Workload>,
-    callers: Option<[Caller; 2]>,
-    orders: SocketAddr,
-    rounds: watch::Receiver<u64>,
-    events: mpsc::UnboundedSender<Event>,
-) {
-    let work = move || async move {
-        let mut tasks = Vec::new();
-        let at = move |port: u16| SocketAddr::new(orders.ip(), port);
-        let open = || {
-            let events = events.clone();
-            move || events.send(Event::Open).unwrap()
-        };
-        let mut watch = |kind: &'static str, goes: bool, talk: std::pin::Pin<Box<dyn Future<Output = std::io::Result<()>>>>| {
-            let events = events.clone();
-            tasks.push(tokio::task::spawn_local(async move {
-                let how = talk.await;
-                let _ = events.send(Event::Closed { kind, goes, how, at: SystemTime::now() });
-            }));
-        };
-        match callers {
-            None => {
-                for (number, goes) in (0..).zip([false, true].repeat(OPAQUE)) {
-                    watch("opaque", goes, Box::pin(opaque(at(7000 + u16::from(goes)), number, open(), rounds.clone())));
-                    // A backlog holds less than a thousand at once.
-                    if number % 16 == 0 {
-                        tokio::time::sleep(Duration::from_millis(5)).await;
-                    }
-                }
-                for goes in [false, true].repeat(REQUESTS) {
-                    watch("request", goes, Box::pin(request(at(8080 + u16::from(goes)), open(), rounds.clone())));
-                }
-            }
-            Some(callers) => {
-                for (caller, goes) in callers.into_iter().zip([false, true]).cycle().take(IDLE * 2) {
-                    let (opened, rounds) = (open(), rounds.clone());
-                    let talk = async move {
-                        let stream = caller.connect(at(8080), &[b"http/1.1"]).await?;
-                        keep_alive(stream, opened, rounds).await
-                    };
-                    watch("idle", goes, Box::pin(talk));
-                }
-            }
-        }
-        drop(events);
-        for task in tasks {
-            task.await.unwrap();
-        }
-    };
-    from.enter(work).await.unwrap();
-}
 
 /// When the control plane heard that `node` enforces something newer than `before`.
 async fn acknowledged(shop: &Shop, node: &str, before: &Value) -> SystemTime {
@@ -195,36 +57,77 @@ async fn acknowledged(shop: &Shop, node: &str, before: &Value) -> SystemTime {
 async fn last_acknowledgement(shop: &Shop, node: &str) -> Value {
     let status = shop.lab.control().status().await.unwrap();
     let sidecars = status["sidecars"].as_array().unwrap();
-    let sidecar = sidecars.iter().find(|sidecar| sidecar["node"] == node).unwrap();
-    sidecar["acknowledgements"].as_array().and_then(|all| all.last()).cloned().unwrap()
+    let sidecar = sidecars
+        .iter()
+        .find(|sidecar| sidecar["node"] == node)
+        .unwrap();
+    sidecar["acknowledgements"]
+        .as_array()
+        .and_then(|all| all.last())
+        .cloned()
+        .unwrap()
 }
 
 #[tokio::test]
-async fn of_a_thousand_connections_the_five_hundred_that_an_edit_forbids_are_closed_before_it_is_acknowledged() {
+async fn of_a_thousand_connections_the_five_hundred_that_an_edit_forbids_are_closed_before_it_is_acknowledged()
+ {
     let policies = format!("{BEFORE}{}", &UNTIL[1..]);
-    let ports = [(7000, "TCP"), (7001, "TCP"), (8080, "HTTP"), (8081, "HTTP"), (9090, "GRPC"), (9091, "GRPC")];
+    let ports = [
+        (7000, "TCP"),
+        (7001, "TCP"),
+        (8080, "HTTP"),
+        (8081, "HTTP"),
+        (9090, "GRPC"),
+        (9091, "GRPC"),
+    ];
     let shop = Shop::open(&ports, &policies).await;
     let mut servers = Vec::new();
     for (port, protocol) in ports {
         let kind = if protocol == "TCP" { "tcp" } else { "http" };
-        servers.push(shop.orders.app(&[kind, "--listen", &format!("[::]:{port}")]).await.unwrap());
+        servers.push(
+            shop.orders
+                .app(&[kind, "--listen", &format!("[::]:{port}")])
+                .await
+                .unwrap(),
+        );
     }
     let stranger = shop.stranger().await;
-    let callers = [Caller::new(&shop.lab, "spiffe://example.org/keeps").await, Caller::new(&shop.lab, "spiffe://example.org/loses").await];
+    let callers = [
+        Caller::new(&shop.lab, "spiffe://example.org/keeps").await,
+        Caller::new(&shop.lab, "spiffe://example.org/loses").await,
+    ];
 
     let (rounds, each_round) = watch::channel(0);
     let (events, mut inbox) = mpsc::unbounded_channel();
-    let by_sidecar = tokio::spawn(hold(shop.web.clone(), None, shop.service(0), each_round.clone(), events.clone()));
-    let by_caller = tokio::spawn(hold(stranger, Some(callers), shop.pod(0), each_round, events));
+    let by_sidecar = tokio::spawn(hold(
+        shop.web.clone(),
+        None,
+        shop.service(0),
+        each_round.clone(),
+        events.clone(),
+    ));
+    let by_caller = tokio::spawn(hold(
+        stranger,
+        Some(callers),
+        shop.pod(0),
+        each_round,
+        events,
+    ));
     let all = 2 * (OPAQUE + REQUESTS + IDLE);
     assert_eq!(all, 1000);
     for _ in 0..all {
-        let event = tokio::time::timeout(Duration::from_secs(30), inbox.recv()).await.unwrap().unwrap();
+        let event = tokio::time::timeout(Duration::from_secs(30), inbox.recv())
+            .await
+            .unwrap()
+            .unwrap();
         assert!(matches!(event, Event::Open), "{event:?}");
     }
     let mut streams = Vec::new();
     for port in [9090, 9091].repeat(STREAMS) {
-        streams.push((port == 9091, Lasting::grpc(&shop.web, shop.service(port)).await));
+        streams.push((
+            port == 9091,
+            Lasting::grpc(&shop.web, shop.service(port)).await,
+        ));
     }
 
     let before = last_acknowledgement(&shop, "shop/orders").await;
@@ -236,38 +139,81 @@ async fn of_a_thousand_connections_the_five_hundred_that_an_edit_forbids_are_clo
     let mut last = edited;
     for number in 0..all / 2 {
         let event = tokio::time::timeout(Duration::from_secs(10), inbox.recv()).await;
-        let event = event.unwrap_or_else(|_| panic!("only {number} were closed")).unwrap();
-        let Event::Closed { kind, goes, how, at } = event else { panic!("{event:?}") };
+        let event = event
+            .unwrap_or_else(|_| panic!("only {number} were closed"))
+            .unwrap();
+        let Event::Closed {
+            kind,
+            goes,
+            how,
+            at,
+        } = event
+        else {
+            panic!("{event:?}")
+        };
         assert!(goes, "one that may stay was closed: {kind} {how:?}");
-        let reset = how.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset);
+        let reset = how
+            .as_ref()
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset);
         assert!(reset, "{kind} ended by {how:?}");
         last = last.max(at);
     }
     for (goes, stream) in &streams {
-        wait_for("the stream's end", Duration::from_secs(5), || async { (!goes || !stream.is_open()).then_some(()) }).await;
+        wait_for("the stream's end", Duration::from_secs(5), || async {
+            (!goes || !stream.is_open()).then_some(())
+        })
+        .await;
         assert!(*goes || stream.is_open());
     }
     let after = |time: SystemTime| time.duration_since(edited).unwrap().as_secs_f64() * 1000.0;
-    println!("acknowledged {:.1} ms after the edit; the last client saw its end after {:.1} ms", after(ack), after(last));
+    println!(
+        "acknowledged {:.1} ms after the edit; the last client saw its end after {:.1} ms",
+        after(ack),
+        after(last)
+    );
 
     // What the server's sidecar did, by its own clock: everything was closed before the acknowledgement.
     let opaque = |record: &Value| record["destination.port"] == 7001;
-    let requests = |record: &Value| record["destination.port"] == 8081 && record["record"] == "request";
-    let chats = |record: &Value| record["destination.port"] == 9091 && record["record"] == "request";
-    for (count, wanted) in [(OPAQUE, &opaque as &dyn Fn(&Value) -> bool), (REQUESTS, &requests), (STREAMS, &chats)] {
-        let records = shop.orders.wait_records(count, |record| record["direction"] == "inbound" && wanted(record)).await.unwrap();
+    let requests =
+        |record: &Value| record["destination.port"] == 8081 && record["record"] == "request";
+    let chats =
+        |record: &Value| record["destination.port"] == 9091 && record["record"] == "request";
+    for (count, wanted) in [
+        (OPAQUE, &opaque as &dyn Fn(&Value) -> bool),
+        (REQUESTS, &requests),
+        (STREAMS, &chats),
+    ] {
+        let records = shop
+            .orders
+            .wait_records(count, |record| {
+                record["direction"] == "inbound" && wanted(record)
+            })
+            .await
+            .unwrap();
         assert_eq!(records.len(), count);
         for record in records {
             let last = (&record["closed_by"], &record["reason"], &record["decision"]);
-            assert_eq!(last, (&"policy".into(), &"policy-changed".into(), &"deny".into()), "{record}");
+            assert_eq!(
+                last,
+                (&"policy".into(), &"policy-changed".into(), &"deny".into()),
+                "{record}"
+            );
             let ended = end(&record);
             // The start is in whole milliseconds.
-            assert!(ended < ack + Duration::from_millis(2), "closed {:.1} ms, acknowledged {:.1} ms: {record}", after(ended), after(ack));
+            assert!(
+                ended < ack + Duration::from_millis(2),
+                "closed {:.1} ms, acknowledged {:.1} ms: {record}",
+                after(ended),
+                after(ack)
+            );
         }
     }
     let metrics = Metrics::of(&shop.orders).await;
     // The streams' own connection is one more, counted when a part of it is closed.
-    let closed = metrics.sum("kith_policy_closed_connections_total", &["reason=\"policy-changed\""]);
+    let closed = metrics.sum(
+        "kith_policy_closed_connections_total",
+        &["reason=\"policy-changed\""],
+    );
     assert!((500.0..=501.0).contains(&closed), "{closed}");
 
     // The others work on, and not a byte was lost.
@@ -278,8 +224,21 @@ async fn of_a_thousand_connections_the_five_hundred_that_an_edit_forbids_are_clo
     }
     drop(rounds);
     for _ in 0..all / 2 {
-        let event = tokio::time::timeout(Duration::from_secs(10), inbox.recv()).await.unwrap().unwrap();
-        assert!(matches!(event, Event::Closed { goes: false, how: Ok(()), .. }), "{event:?}");
+        let event = tokio::time::timeout(Duration::from_secs(10), inbox.recv())
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(
+            matches!(
+                event,
+                Event::Closed {
+                    goes: false,
+                    how: Ok(()),
+                    ..
+                }
+            ),
+            "{event:?}"
+        );
     }
     by_sidecar.await.unwrap();
     by_caller.await.unwrap();
@@ -287,8 +246,20 @@ async fn of_a_thousand_connections_the_five_hundred_that_an_edit_forbids_are_clo
         let outcome = stream.stop().await;
         assert_eq!(outcome.how == How::Stopped, !goes, "{outcome:?}");
     }
-    let lost = |record: &Value| record["closed_by"] == "policy" && [7000, 8080, 9090].map(Value::from).contains(&record["destination.port"]);
-    assert_eq!(shop.orders.records().iter().filter(|record| lost(record)).count(), 0);
+    let lost = |record: &Value| {
+        record["closed_by"] == "policy"
+            && [7000, 8080, 9090]
+                .map(Value::from)
+                .contains(&record["destination.port"])
+    };
+    assert_eq!(
+        shop.orders
+            .records()
+            .iter()
+            .filter(|record| lost(record))
+            .count(),
+        0
+    );
 }
 
 const PARTNERS: &str = "
@@ -303,9 +274,16 @@ spec:
 #[tokio::test]
 async fn when_a_trust_domains_bundle_goes_its_connections_go_and_no_others() {
     let shop = Shop::with(LabOptions::default(), &[(7000, "TCP")], PARTNERS).await;
-    let _app = shop.orders.app(&["tcp", "--listen", "[::]:7000"]).await.unwrap();
+    let _app = shop
+        .orders
+        .app(&["tcp", "--listen", "[::]:7000"])
+        .await
+        .unwrap();
     let stranger = shop.stranger().await;
-    let (partner, other) = (Foreign::federated(&shop.lab, "partner.test").await, Foreign::federated(&shop.lab, "other.test").await);
+    let (partner, other) = (
+        Foreign::federated(&shop.lab, "partner.test").await,
+        Foreign::federated(&shop.lab, "other.test").await,
+    );
     let to: SocketAddr = (shop.orders.addresses.v4, 7000).into();
     let feed = |caller: Caller| {
         Lasting::start(&stranger, move |opened, stopped| async move {
@@ -326,18 +304,39 @@ async fn when_a_trust_domains_bundle_goes_its_connections_go_and_no_others() {
     let unfederate = serde_json::json!({"command": "unfederate", "trust_domain": "partner.test"});
     shop.lab.authority().command(&unfederate).await.unwrap();
     let outcome = goes.ended().await;
-    println!("closed {:?} after the bundle went: {:?}", start.elapsed(), outcome.how);
+    println!(
+        "closed {:?} after the bundle went: {:?}",
+        start.elapsed(),
+        outcome.how
+    );
     assert_eq!(outcome.how, How::Reset);
-    let record = shop.orders.wait_record(|record| record["source.principal"] == "spiffe://partner.test/batch").await.unwrap();
+    let record = shop
+        .orders
+        .wait_record(|record| record["source.principal"] == "spiffe://partner.test/batch")
+        .await
+        .unwrap();
     let last = (&record["closed_by"], &record["reason"], &record["decision"]);
-    assert_eq!(last, (&"policy".into(), &"trust-domain-unknown".into(), &"deny".into()), "{record}");
+    assert_eq!(
+        last,
+        (
+            &"policy".into(),
+            &"trust-domain-unknown".into(),
+            &"deny".into()
+        ),
+        "{record}"
+    );
     // Nor is there a new one.
     let refused = stranger.enter(move || async move {
         let mut stream = partners.connect(to, &[]).await?;
         stream.read_u8().await
     });
     assert!(refused.await.unwrap().is_err());
-    shop.orders.wait_record(|record| record["reason"] == "trust-domain-unknown" && record.get("tls.error").is_some()).await.unwrap();
+    shop.orders
+        .wait_record(|record| {
+            record["reason"] == "trust-domain-unknown" && record.get("tls.error").is_some()
+        })
+        .await
+        .unwrap();
     for stays in [stays, own] {
         assert!(stays.is_open());
         assert_eq!(stays.stop().await.how, How::Stopped);

@@ -31,7 +31,17 @@ struct Load(Process);
 impl Load {
     async fn start(shop: &Shop) -> Self {
         let url = "http://orders.shop:8080/load";
-        let load = ["load", url, "--rate", "100", "--connections", "4", "--seconds", "120", "--json"];
+        let load = [
+            "load",
+            url,
+            "--rate",
+            "100",
+            "--connections",
+            "4",
+            "--seconds",
+            "120",
+            "--json",
+        ];
         Self(shop.web.app(&load).await.unwrap())
     }
 
@@ -58,7 +68,10 @@ async fn asks_succeed_for(shop: &Shop, time: Duration) {
 }
 
 async fn connected(shop: &Shop) -> bool {
-    Metrics::of(&shop.orders).await.sum("kith_xds_connected", &[]) == 1.0
+    Metrics::of(&shop.orders)
+        .await
+        .sum("kith_xds_connected", &[])
+        == 1.0
 }
 
 #[tokio::test]
@@ -70,17 +83,33 @@ async fn without_its_control_plane_a_sidecar_goes_on_and_follows_it_once_it_is_b
     let load = Load::start(&shop).await;
 
     control.kill();
-    wait_for("the loss to be seen", Duration::from_secs(5), || async { (!connected(&shop).await).then_some(()) }).await;
+    wait_for("the loss to be seen", Duration::from_secs(5), || async {
+        (!connected(&shop).await).then_some(())
+    })
+    .await;
     let ready = shop.orders.health("/ready").await.unwrap();
     assert_eq!(ready.status, 200, "{}", ready.text());
-    assert!(ready.text().contains("not connected to https://"), "{}", ready.text());
+    assert!(
+        ready.text().contains("not connected to https://"),
+        "{}",
+        ready.text()
+    );
     asks_succeed_for(&shop, Duration::from_secs(2)).await;
     control.write("secrets", NO_SECRETS).unwrap();
     control.restart().unwrap();
     let start = Instant::now();
-    wait_for("the new policy", Duration::from_secs(20), || async { (status(&shop, "/secret").await == 403).then_some(()) }).await;
-    println!("killed and started again: the new policy was in force {:?} after the start", start.elapsed());
-    wait_for("the connection", Duration::from_secs(20), || async { connected(&shop).await.then_some(()) }).await;
+    wait_for("the new policy", Duration::from_secs(20), || async {
+        (status(&shop, "/secret").await == 403).then_some(())
+    })
+    .await;
+    println!(
+        "killed and started again: the new policy was in force {:?} after the start",
+        start.elapsed()
+    );
+    wait_for("the connection", Duration::from_secs(20), || async {
+        connected(&shop).await.then_some(())
+    })
+    .await;
 
     // A control plane that says nothing is as good as none.
     control.signal(Signal::STOP).unwrap();
@@ -89,7 +118,10 @@ async fn without_its_control_plane_a_sidecar_goes_on_and_follows_it_once_it_is_b
     assert_eq!(status(&shop, "/secret").await, 403);
     control.signal(Signal::CONT).unwrap();
     let start = Instant::now();
-    wait_for("the policy to go", Duration::from_secs(20), || async { (status(&shop, "/secret").await == 200).then_some(()) }).await;
+    wait_for("the policy to go", Duration::from_secs(20), || async {
+        (status(&shop, "/secret").await == 200).then_some(())
+    })
+    .await;
     println!("frozen and thawed: in force after {:?}", start.elapsed());
     println!("{} requests, 0 failed", load.stop().await);
 }
@@ -99,8 +131,12 @@ async fn a_sidecar_that_is_killed_comes_back_without_the_control_plane_with_what
     let policies = format!("{WEB_MAY_ALL}---{NO_SECRETS}");
     let shop = Shop::open(HTTP, &policies).await;
     let _app = shop.orders.app(&["http"]).await.unwrap();
-    assert_eq!((status(&shop, "/").await, status(&shop, "/secret").await), (200, 403));
-    let revision = shop.orders.admin("/config").await.unwrap().json()["in_force"]["revision"].clone();
+    assert_eq!(
+        (status(&shop, "/").await, status(&shop, "/secret").await),
+        (200, 403)
+    );
+    let revision =
+        shop.orders.admin("/config").await.unwrap().json()["in_force"]["revision"].clone();
 
     // What is held is written down once a second.
     sleep(Duration::from_millis(1200)).await;
@@ -111,21 +147,51 @@ async fn a_sidecar_that_is_killed_comes_back_without_the_control_plane_with_what
         workload.ready(Duration::from_secs(10)).await.unwrap();
     }
     let config = shop.orders.admin("/config").await.unwrap().json();
-    assert_eq!((&config["in_force"]["revision"], &config["control_plane"]["connected"]), (&revision, &false.into()), "{config}");
-    assert_eq!((status(&shop, "/").await, status(&shop, "/secret").await), (200, 403));
-    let (_, denied) = kith_tests::expect::ends(&shop.web, &shop.orders, |record| record["http.path"] == "/secret" && record["revision"] == revision).await;
-    assert_eq!((&denied["reason"], &denied["policy"]), (&"denied-by-rule".into(), &"shop/no-secrets".into()));
+    assert_eq!(
+        (
+            &config["in_force"]["revision"],
+            &config["control_plane"]["connected"]
+        ),
+        (&revision, &false.into()),
+        "{config}"
+    );
+    assert_eq!(
+        (status(&shop, "/").await, status(&shop, "/secret").await),
+        (200, 403)
+    );
+    let (_, denied) = kith_tests::expect::ends(&shop.web, &shop.orders, |record| {
+        record["http.path"] == "/secret" && record["revision"] == revision
+    })
+    .await;
+    assert_eq!(
+        (&denied["reason"], &denied["policy"]),
+        (&"denied-by-rule".into(), &"shop/no-secrets".into())
+    );
 
     shop.lab.control().restart().unwrap();
-    shop.lab.control().ready(Duration::from_secs(10)).await.unwrap();
-    wait_for("the connection", Duration::from_secs(20), || async { connected(&shop).await.then_some(()) }).await;
+    shop.lab
+        .control()
+        .ready(Duration::from_secs(10))
+        .await
+        .unwrap();
+    wait_for("the connection", Duration::from_secs(20), || async {
+        connected(&shop).await.then_some(())
+    })
+    .await;
     shop.lab.withdraw("policies").await.unwrap();
-    assert_eq!(status(&shop, "/").await, 403, "what the control plane says now");
+    assert_eq!(
+        status(&shop, "/").await,
+        403,
+        "what the control plane says now"
+    );
 }
 
 /// Until the SVIDs run out nothing fails; then everything is denied by that name; then all is well again.
 async fn authority_goes_and_comes_back(go: impl FnOnce(&Shop), come_back: impl FnOnce(&Shop)) {
-    let options = LabOptions { svid_ttl: Duration::from_secs(6), ..LabOptions::default() };
+    let options = LabOptions {
+        svid_ttl: Duration::from_secs(6),
+        ..LabOptions::default()
+    };
     let shop = Shop::with(options, HTTP, WEB_MAY_ALL).await;
     let _app = shop.orders.app(&["http"]).await.unwrap();
     let load = Load::start(&shop).await;
@@ -134,19 +200,41 @@ async fn authority_goes_and_comes_back(go: impl FnOnce(&Shop), come_back: impl F
     sleep(Duration::from_millis(200)).await;
     let mut expiries = Vec::new();
     for workload in [&shop.web, &shop.orders] {
-        expiries.push(time(&workload.admin("/certs").await.unwrap().json()["svids"][0]["not_after"]));
+        expiries.push(time(
+            &workload.admin("/certs").await.unwrap().json()["svids"][0]["not_after"],
+        ));
     }
-    let first = expiries.iter().min().unwrap().duration_since(SystemTime::now()).unwrap();
+    let first = expiries
+        .iter()
+        .min()
+        .unwrap()
+        .duration_since(SystemTime::now())
+        .unwrap();
     // Connections are given up a second before their lease ends.
     asks_succeed_for(&shop, first.saturating_sub(Duration::from_millis(1500))).await;
     println!("{} requests without authority, 0 failed", load.stop().await);
     let last = *expiries.iter().max().unwrap();
-    sleep(last.duration_since(SystemTime::now()).unwrap_or_default() + Duration::from_millis(300)).await;
+    sleep(last.duration_since(SystemTime::now()).unwrap_or_default() + Duration::from_millis(300))
+        .await;
 
     let reply = shop.get("/expired", &[]).await;
-    assert_eq!(reply.header("x-kith-reason"), Some("svid-expired"), "{} {}", reply.status, reply.text());
-    let record = shop.web.wait_record(|record| record["http.path"] == "/expired").await.unwrap();
-    assert_eq!((&record["decision"], &record["reason"]), (&"deny".into(), &"svid-expired".into()), "{record}");
+    assert_eq!(
+        reply.header("x-kith-reason"),
+        Some("svid-expired"),
+        "{} {}",
+        reply.status,
+        reply.text()
+    );
+    let record = shop
+        .web
+        .wait_record(|record| record["http.path"] == "/expired")
+        .await
+        .unwrap();
+    assert_eq!(
+        (&record["decision"], &record["reason"]),
+        (&"deny".into(), &"svid-expired".into()),
+        "{record}"
+    );
     for workload in [&shop.web, &shop.orders] {
         let why = workload.not_ready(Duration::from_secs(3)).await.unwrap();
         assert!(why.contains("svid"), "{why}");
@@ -154,7 +242,10 @@ async fn authority_goes_and_comes_back(go: impl FnOnce(&Shop), come_back: impl F
 
     come_back(&shop);
     let start = Instant::now();
-    wait_for("an answer", Duration::from_secs(20), || async { (status(&shop, "/again").await == 200).then_some(()) }).await;
+    wait_for("an answer", Duration::from_secs(20), || async {
+        (status(&shop, "/again").await == 200).then_some(())
+    })
+    .await;
     println!("back: the first answer after {:?}", start.elapsed());
     for workload in [&shop.web, &shop.orders] {
         workload.ready(Duration::from_secs(10)).await.unwrap();
@@ -170,5 +261,8 @@ async fn without_the_authority_nothing_fails_until_svids_expire_and_all_is_well_
 #[tokio::test]
 async fn a_frozen_authority_is_no_worse_than_none() {
     let freeze = |shop: &Shop| shop.lab.authority().signal(Signal::STOP).unwrap();
-    authority_goes_and_comes_back(freeze, |shop| shop.lab.authority().signal(Signal::CONT).unwrap()).await;
+    authority_goes_and_comes_back(freeze, |shop| {
+        shop.lab.authority().signal(Signal::CONT).unwrap()
+    })
+    .await;
 }

@@ -32,11 +32,20 @@ impl Foreign {
         let directory = lab.directory().join(trust_domain);
         std::fs::create_dir(&directory).unwrap();
         let control = directory.join("control.sock");
-        let mut authority = Authority::start(AuthorityConfig::new(trust_domain.parse().unwrap())).unwrap();
+        let mut authority =
+            Authority::start(AuthorityConfig::new(trust_domain.parse().unwrap())).unwrap();
         authority.serve_control(&control).unwrap();
-        let foreign =
-            Self { control, directory, trust_domain: trust_domain.to_owned(), _authority: Running(authority) };
-        let ours = lab.authority().command(&json!({"command": "bundle"})).await.unwrap();
+        let foreign = Self {
+            control,
+            directory,
+            trust_domain: trust_domain.to_owned(),
+            _authority: Running(authority),
+        };
+        let ours = lab
+            .authority()
+            .command(&json!({"command": "bundle"}))
+            .await
+            .unwrap();
         foreign.command(&json!({"command": "federate", "trust_domain": "example.org", "bundle": ours["bundle"]})).await;
         let theirs = foreign.command(&json!({"command": "bundle"})).await;
         let federate = json!({"command": "federate", "trust_domain": trust_domain, "bundle": theirs["bundle"]});
@@ -46,15 +55,25 @@ impl Foreign {
 
     /// A caller with an SVID of this domain, e.g. of `/partner`.
     pub async fn caller(&self, path: &str) -> Caller {
-        let socket = self.directory.join(format!("{}.sock", path.replace('/', "-")));
-        let id = format!("spiffe://{}{path}", self.trust_domain).parse().unwrap();
+        let socket = self
+            .directory
+            .join(format!("{}.sock", path.replace('/', "-")));
+        let id = format!("spiffe://{}{path}", self.trust_domain)
+            .parse()
+            .unwrap();
         let entry = Entry::for_socket(id, &socket);
-        self.command(&json!({"command": "add-entry", "entry": entry})).await;
-        Caller::with(IdentitySource::start(SourceConfig::new(Endpoint::unix(&socket)))).await
+        self.command(&json!({"command": "add-entry", "entry": entry}))
+            .await;
+        Caller::with(IdentitySource::start(SourceConfig::new(Endpoint::unix(
+            &socket,
+        ))))
+        .await
     }
 
     async fn command(&self, command: &Value) -> Value {
-        let answer = kith_certs::authority::command(&self.control, command).await.unwrap();
+        let answer = kith_certs::authority::command(&self.control, command)
+            .await
+            .unwrap();
         assert_eq!(answer["ok"], true, "{answer}");
         answer
     }

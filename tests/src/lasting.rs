@@ -52,7 +52,9 @@ pub struct Lasting {
 impl Lasting {
     /// An opaque connection to an application that echoes; open on return.
     pub async fn opaque(from: &Arc<Workload>, to: SocketAddr) -> Self {
-        Self::try_opaque(from, to).await.unwrap_or_else(|outcome| panic!("it was never open: {outcome:?}"))
+        Self::try_opaque(from, to)
+            .await
+            .unwrap_or_else(|outcome| panic!("it was never open: {outcome:?}"))
     }
 
     /// A gRPC stream to the lab's application; open on return.
@@ -79,7 +81,9 @@ impl Lasting {
         F: FnOnce(Opened, watch::Receiver<bool>) -> R + Send + 'static,
         R: Future<Output = io::Result<(u64, How)>>,
     {
-        Self::attempt(from, talk).await.unwrap_or_else(|outcome| panic!("it was never open: {outcome:?}"))
+        Self::attempt(from, talk)
+            .await
+            .unwrap_or_else(|outcome| panic!("it was never open: {outcome:?}"))
     }
 
     async fn attempt<F, R>(from: &Arc<Workload>, talk: F) -> Result<Self, Outcome>
@@ -93,7 +97,11 @@ impl Lasting {
         let outcome = tokio::spawn(async move {
             let talk = from.enter(move || talk(opened, stopped)).await.flatten();
             let (rounds, how) = talk.unwrap_or_else(|error| (0, How::Failed(error.to_string())));
-            Outcome { rounds, at: SystemTime::now(), how }
+            Outcome {
+                rounds,
+                at: SystemTime::now(),
+                how,
+            }
         });
         let lasting = Self { stop, outcome };
         match open.await {
@@ -187,8 +195,14 @@ fn of(error: &io::Error) -> How {
     }
 }
 
-async fn talk_grpc(to: SocketAddr, opened: Opened, mut stopped: watch::Receiver<bool>) -> io::Result<(u64, How)> {
-    let note = |number: u64| Note { text: number.to_string() };
+async fn talk_grpc(
+    to: SocketAddr,
+    opened: Opened,
+    mut stopped: watch::Receiver<bool>,
+) -> io::Result<(u64, How)> {
+    let note = |number: u64| Note {
+        text: number.to_string(),
+    };
     let mut stream = Stream::open(to, "orders.shop:9090", "Chat", &note(0)).await?;
     let mut rounds = 0;
     let mut opened = Some(opened);

@@ -15,9 +15,18 @@ impl Metrics {
     /// The sum of all series of a name that have these labels, each written as `name="value"`; 0 when there is none.
     #[must_use]
     pub fn sum(&self, name: &str, labels: &[&str]) -> f64 {
-        let series = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-        let values = self.0.lines().filter(series).filter(|line| labels.iter().all(|label| line.contains(label)));
-        values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        let series = |line: &&str| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(['{', ' ']))
+        };
+        let values = self
+            .0
+            .lines()
+            .filter(series)
+            .filter(|line| labels.iter().all(|label| line.contains(label)));
+        values
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
     }
 
     /// The text.

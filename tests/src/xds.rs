@@ -7,7 +7,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Response};
 use kith::lab::Workload;
 use kith_xds_client::Kind;
-use kith_xds_client::api::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use kith_xds_client::api::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
+};
 use prost::Message;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -33,7 +35,11 @@ impl Xds {
         let inside = Arc::clone(workload);
         tokio::spawn(async move { inside.enter(move || serve(caller, heard, said)).await });
         workload.listening(PORT).await.unwrap();
-        Self { requests, responses, nonce: 0 }
+        Self {
+            requests,
+            responses,
+            nonce: 0,
+        }
     }
 
     /// The next request that subscribes to this kind; answers to earlier responses are passed over.
@@ -60,7 +66,10 @@ impl Xds {
         let resource = |(name, bytes): &(&str, Vec<u8>)| Resource {
             name: (*name).to_owned(),
             version: nonce.clone(),
-            resource: Some(prost_types::Any { type_url: kind.type_url().to_owned(), value: bytes.clone() }),
+            resource: Some(prost_types::Any {
+                type_url: kind.type_url().to_owned(),
+                value: bytes.clone(),
+            }),
             ..Resource::default()
         };
         let response = DeltaDiscoveryResponse {
@@ -97,12 +106,22 @@ async fn serve(
     let listener = TcpListener::bind(("::", PORT)).await.unwrap();
     let acceptor = caller.acceptor(&[b"h2"]);
     while let Ok((tcp, _)) = listener.accept().await {
-        let Ok(tls) = acceptor.accept(tcp).await else { continue };
-        let Ok(mut connection) = h2::server::handshake(tls).await else { continue };
-        let Some(Ok((request, mut respond))) = connection.accept().await else { continue };
+        let Ok(tls) = acceptor.accept(tcp).await else {
+            continue;
+        };
+        let Ok(mut connection) = h2::server::handshake(tls).await else {
+            continue;
+        };
+        let Some(Ok((request, mut respond))) = connection.accept().await else {
+            continue;
+        };
         let mut answer = Response::new(());
-        answer.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
-        let Ok(mut stream) = respond.send_response(answer, false) else { continue };
+        answer
+            .headers_mut()
+            .insert("content-type", "application/grpc".parse().unwrap());
+        let Ok(mut stream) = respond.send_response(answer, false) else {
+            continue;
+        };
         let mut body = request.into_body();
         let mut received = BytesMut::new();
         loop {

@@ -33,7 +33,11 @@ impl Loads {
     }
 
     /// `avoid` names addresses that already failed for this request; they are used only when nothing else is left.
-    pub(crate) fn pick<'a>(&self, targets: &'a [Arc<Target>], avoid: &[SocketAddr]) -> Option<&'a Arc<Target>> {
+    pub(crate) fn pick<'a>(
+        &self,
+        targets: &'a [Arc<Target>],
+        avoid: &[SocketAddr],
+    ) -> Option<&'a Arc<Target>> {
         match targets {
             [] => None,
             [only] => Some(only),
@@ -41,7 +45,10 @@ impl Loads {
                 let fresh: Vec<&Arc<Target>> = if avoid.is_empty() {
                     Vec::new()
                 } else {
-                    targets.iter().filter(|target| !avoid.contains(&target.address)).collect()
+                    targets
+                        .iter()
+                        .filter(|target| !avoid.contains(&target.address))
+                        .collect()
                 };
                 if fresh.is_empty() {
                     let (one, two) = two_of(targets.len());
@@ -55,12 +62,18 @@ impl Loads {
     }
 
     pub(crate) fn forget_idle(&self) {
-        self.by_address.borrow_mut().retain(|_, count| count.get() > 0);
+        self.by_address
+            .borrow_mut()
+            .retain(|_, count| count.get() > 0);
     }
 
     fn lighter<'a>(&self, one: &'a Arc<Target>, two: &'a Arc<Target>) -> &'a Arc<Target> {
         let by_address = self.by_address.borrow();
-        let load = |target: &Target| by_address.get(&target.address).map_or(0, |count| count.get());
+        let load = |target: &Target| {
+            by_address
+                .get(&target.address)
+                .map_or(0, |count| count.get())
+        };
         if load(two) < load(one) { two } else { one }
     }
 }
@@ -96,7 +109,10 @@ mod tests {
         let targets = targets(2);
         let _busy = loads.begin(targets[0].address);
         for _ in 0..50 {
-            assert_eq!(loads.pick(&targets, &[]).unwrap().address, targets[1].address);
+            assert_eq!(
+                loads.pick(&targets, &[]).unwrap().address,
+                targets[1].address
+            );
         }
     }
 
@@ -106,7 +122,10 @@ mod tests {
         let targets = targets(3);
         let failed = [targets[0].address, targets[1].address];
         for _ in 0..50 {
-            assert_eq!(loads.pick(&targets, &failed).unwrap().address, targets[2].address);
+            assert_eq!(
+                loads.pick(&targets, &failed).unwrap().address,
+                targets[2].address
+            );
         }
         assert!(loads.pick(&targets[..1], &failed).is_some());
         assert!(loads.pick(&[], &[]).is_none());

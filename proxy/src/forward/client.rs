@@ -58,7 +58,12 @@ pub(crate) enum Next {
 }
 
 impl Client {
-    pub(crate) fn new(stream: Stream, live: Registered, facts: Rc<ConnectionFacts>, first: BytesMut) -> Self {
+    pub(crate) fn new(
+        stream: Stream,
+        live: Registered,
+        facts: Rc<ConnectionFacts>,
+        first: BytesMut,
+    ) -> Self {
         Client {
             stream,
             live,
@@ -78,7 +83,16 @@ impl Client {
     }
 
     pub(crate) async fn next_request(&mut self) -> Next {
-        let Client { stream, live, limits, buffer, head, draining, idle, .. } = self;
+        let Client {
+            stream,
+            live,
+            limits,
+            buffer,
+            head,
+            draining,
+            idle,
+            ..
+        } = self;
         head.clear();
         live.set_in_flight(0);
         // Whoever awaited something else may have heard it first.
@@ -120,7 +134,9 @@ impl Client {
                 match stream.poll_read_onto(context, buffer) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(0)) if fresh => return Poll::Ready(Next::End),
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Next::Failed(io::ErrorKind::UnexpectedEof.into())),
+                    Poll::Ready(Ok(0)) => {
+                        return Poll::Ready(Next::Failed(io::ErrorKind::UnexpectedEof.into()));
+                    }
                     Poll::Ready(Ok(_)) if fresh => live.wait_for(HEAD, Reason::Timeout),
                     Poll::Ready(Ok(_)) => {}
                     Poll::Ready(Err(error)) => return Poll::Ready(Next::Failed(error)),
@@ -133,29 +149,50 @@ impl Client {
     /// Answers in the proxy's own name. Returns whether another request may follow.
     pub(crate) async fn refuse(&mut self, reason: Reason, request_id: &str) -> Refused {
         let status = status_of(reason);
-        let keep = self.head.persistent() && self.head.framing() == Framing::None
+        let keep = self.head.persistent()
+            && self.head.framing() == Framing::None
             && !self.draining
             && !self.live.signal.is_draining();
-        self.answer(status, reason, request_id, keep, self.head.is_head()).await
+        self.answer(status, reason, request_id, keep, self.head.is_head())
+            .await
     }
 
     /// The same for what isn't HTTP: the connection ends, since where the next message starts is unknown.
-    pub(crate) async fn refuse_malformed(&mut self, error: ParseError, request_id: &str) -> Refused {
-        self.answer(error.status(), reason_of(error), request_id, false, false).await
+    pub(crate) async fn refuse_malformed(
+        &mut self,
+        error: ParseError,
+        request_id: &str,
+    ) -> Refused {
+        self.answer(error.status(), reason_of(error), request_id, false, false)
+            .await
     }
 
-    async fn answer(&mut self, status: u16, reason: Reason, id: &str, keep: bool, head_only: bool) -> Refused {
+    async fn answer(
+        &mut self,
+        status: u16,
+        reason: Reason,
+        id: &str,
+        keep: bool,
+        head_only: bool,
+    ) -> Refused {
         let mut out = BytesMut::with_capacity(256);
         let content = write_problem(&mut out, status, reason.as_str(), id, !keep, head_only);
         // Decided and done with: there is nothing a change of policy could ask again.
         self.live.set_in_flight(0);
         self.live.wait_for(HEAD, Reason::Timeout);
         let answer = self.stream.write_all(&mut out);
-        let sent = matches!(self.live.signal.unless_closed(&still_fine, answer).await, Ok(Ok(())));
+        let sent = matches!(
+            self.live.signal.unless_closed(&still_fine, answer).await,
+            Ok(Ok(()))
+        );
         if sent && !keep {
             self.linger().await;
         }
-        Refused { status, bytes: content as u64, keep: keep && sent }
+        Refused {
+            status,
+            bytes: content as u64,
+            keep: keep && sent,
+        }
     }
 
     /// Ends the connection in good order: the peer can tell it from a cut.
@@ -186,7 +223,9 @@ impl Client {
 /// What an exchange leaves of the two connections.
 pub(crate) enum Remains {
     /// The client's connection takes another request; so does the server's, if it says so.
-    Client { server: bool },
+    Client {
+        server: bool,
+    },
     /// The server's alone.
     Server,
     /// Both are opaque from here on.
@@ -209,10 +248,23 @@ impl Client {
             (outcome, _) => outcome,
         };
         match outcome {
-            Outcome::Answered { client_reusable: true, server_reusable } => return Remains::Client { server: server_reusable },
-            Outcome::Answered { server_reusable, .. } => {
+            Outcome::Answered {
+                client_reusable: true,
+                server_reusable,
+            } => {
+                return Remains::Client {
+                    server: server_reusable,
+                };
+            }
+            Outcome::Answered {
+                server_reusable, ..
+            } => {
                 self.linger().await;
-                return if server_reusable { Remains::Server } else { Remains::Nothing };
+                return if server_reusable {
+                    Remains::Server
+                } else {
+                    Remains::Nothing
+                };
             }
             Outcome::Switched => return Remains::Tunnel,
             Outcome::NoAnswer(broken) => {
@@ -234,7 +286,9 @@ impl Client {
                 server.stream.reset_on_close();
                 record.refuse(Reason::RequestMalformed);
                 if !answered {
-                    self.refuse_malformed(error, request_id).await.record(record);
+                    self.refuse_malformed(error, request_id)
+                        .await
+                        .record(record);
                     return Remains::Nothing;
                 }
             }
@@ -275,7 +329,9 @@ impl Client {
         record.request_id(id.as_str().as_bytes());
         record.refuse(reason_of(error));
         tracing::debug!(source = %self.live.source, %error, "refused a malformed request");
-        self.refuse_malformed(error, id.as_str()).await.record(record);
+        self.refuse_malformed(error, id.as_str())
+            .await
+            .record(record);
     }
 }
 
@@ -300,4 +356,3 @@ impl Refused {
         record.bytes_out = self.bytes;
     }
 }
-

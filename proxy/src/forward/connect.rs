@@ -11,11 +11,20 @@ use tokio::net::{TcpSocket, TcpStream};
 const CONNECT: Duration = Duration::from_secs(5);
 
 pub(crate) async fn connect(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     crate::accept::set_mark(&SockRef::from(&socket), mark)?;
     let tcp = tokio::time::timeout(CONNECT, socket.connect(address))
         .await
-        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", CONNECT.as_secs())))??;
+        .map_err(|_| {
+            io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no answer within {} s", CONNECT.as_secs()),
+            )
+        })??;
     tcp.set_nodelay(true)?;
     crate::accept::keep_alive(&SockRef::from(&tcp));
     Ok(tcp)

@@ -15,7 +15,8 @@ use crate::authorize::Permit;
 use crate::connections::Live;
 use crate::forward::pool::Upstream;
 use crate::http1::{
-    Asked, Body, ConnectionHeader, Limits, Parse, ParseError, ResponseHead, Rewrite, Version, write_response_head,
+    Asked, Body, ConnectionHeader, Limits, Parse, ParseError, ResponseHead, Rewrite, Version,
+    write_response_head,
 };
 use crate::record::Record;
 use crate::signal::{Ask, Closing};
@@ -62,7 +63,10 @@ pub(crate) enum Outcome {
     /// Failed when part of the answer had been sent.
     Cut(Broken),
     /// The client broke its own request. An answer is due when none has begun.
-    BadRequest { error: ParseError, answered: bool },
+    BadRequest {
+        error: ParseError,
+        answered: bool,
+    },
     ClientGone(io::Error),
     Asked(Closing),
 }
@@ -137,7 +141,11 @@ pub(crate) async fn exchange(
         close: terms.close,
         waited: false,
     };
-    let Downstream { stream, buffer, live } = client;
+    let Downstream {
+        stream,
+        buffer,
+        live,
+    } = client;
     let outcome = std::future::poll_fn(|context| {
         if let Poll::Ready(closing) = exchange.poll_asks(context, live, server, terms) {
             return Poll::Ready(Outcome::Asked(closing));
@@ -145,7 +153,8 @@ pub(crate) async fn exchange(
         if let Poll::Ready(outcome) = exchange.poll_upload(context, stream, buffer, server) {
             return Poll::Ready(outcome);
         }
-        if let Poll::Ready(outcome) = exchange.poll_download(context, stream, server, terms, answer) {
+        if let Poll::Ready(outcome) = exchange.poll_download(context, stream, server, terms, answer)
+        {
             return Poll::Ready(outcome);
         }
         let poll = exchange.poll_client(context, stream, buffer);
@@ -190,7 +199,9 @@ impl Exchange {
         server: &Upstream,
         terms: &Terms<'_>,
     ) -> Poll<Closing> {
-        for signal in std::iter::once(&live.signal).chain(server.live.as_ref().map(|live| &live.signal)) {
+        for signal in
+            std::iter::once(&live.signal).chain(server.live.as_ref().map(|live| &live.signal))
+        {
             while let Poll::Ready(ask) = signal.poll(context) {
                 match ask {
                     Ask::Close(closing) => return Poll::Ready(closing),
@@ -237,7 +248,9 @@ impl Exchange {
                 match client.poll_read_onto(context, buffer) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(0)) => {
-                        return Poll::Ready(Outcome::ClientGone(io::ErrorKind::UnexpectedEof.into()));
+                        return Poll::Ready(Outcome::ClientGone(
+                            io::ErrorKind::UnexpectedEof.into(),
+                        ));
                     }
                     Poll::Ready(Ok(_)) => {}
                     Poll::Ready(Err(error)) => return Poll::Ready(Outcome::ClientGone(error)),
@@ -250,7 +263,10 @@ impl Exchange {
                     self.server_unflushed = true;
                 }
                 Err(error) => {
-                    return Poll::Ready(Outcome::BadRequest { error, answered: self.answer_began() });
+                    return Poll::Ready(Outcome::BadRequest {
+                        error,
+                        answered: self.answer_began(),
+                    });
                 }
             }
         }
@@ -277,8 +293,14 @@ impl Exchange {
                     let complete = self.uploaded && !self.server_unflushed && !self.upload_broken;
                     // Answered before it ended, by a server that keeps the connection and so takes the rest: closing now
                     // would cut off a client that reads its answer only when it has sent everything.
-                    if self.persistent && !complete && !self.upload_broken && server.buffer.is_empty() {
-                        let Poll::Ready(_) = server.stream.poll_read_onto(context, &mut server.buffer) else {
+                    if self.persistent
+                        && !complete
+                        && !self.upload_broken
+                        && server.buffer.is_empty()
+                    {
+                        let Poll::Ready(_) =
+                            server.stream.poll_read_onto(context, &mut server.buffer)
+                        else {
                             return Poll::Pending;
                         };
                     }
@@ -290,15 +312,23 @@ impl Exchange {
                 Phase::Switching => return Poll::Ready(Outcome::Switched),
                 Phase::Head => {
                     if !server.buffer.is_empty() {
-                        match self.response.parse(&server.buffer, terms.limits, terms.asked) {
+                        match self
+                            .response
+                            .parse(&server.buffer, terms.limits, terms.asked)
+                        {
                             Ok(Parse::Complete(length)) => {
-                                if let Err(error) = self.answer_head(server, length, terms, answer) {
-                                    return Poll::Ready(Outcome::NoAnswer(Broken::Malformed(error)));
+                                if let Err(error) = self.answer_head(server, length, terms, answer)
+                                {
+                                    return Poll::Ready(Outcome::NoAnswer(Broken::Malformed(
+                                        error,
+                                    )));
                                 }
                                 continue;
                             }
                             Ok(Parse::Partial) => {}
-                            Err(error) => return Poll::Ready(Outcome::NoAnswer(Broken::Malformed(error))),
+                            Err(error) => {
+                                return Poll::Ready(Outcome::NoAnswer(Broken::Malformed(error)));
+                            }
                         }
                     }
                     match server.stream.poll_read_onto(context, &mut server.buffer) {
@@ -308,7 +338,9 @@ impl Exchange {
                             return Poll::Ready(Outcome::NoAnswer(Broken::Io(error)));
                         }
                         Poll::Ready(Ok(_)) => {}
-                        Poll::Ready(Err(error)) => return Poll::Ready(Outcome::NoAnswer(Broken::Io(error))),
+                        Poll::Ready(Err(error)) => {
+                            return Poll::Ready(Outcome::NoAnswer(Broken::Io(error)));
+                        }
                     }
                 }
                 Phase::Body(body) => {
@@ -326,15 +358,20 @@ impl Exchange {
                                     self.phase = Phase::Done;
                                     continue;
                                 }
-                                Err(error) => return Poll::Ready(Outcome::Cut(Broken::Malformed(error))),
+                                Err(error) => {
+                                    return Poll::Ready(Outcome::Cut(Broken::Malformed(error)));
+                                }
                             },
                             Poll::Ready(Ok(_)) => {}
-                            Poll::Ready(Err(error)) => return Poll::Ready(Outcome::Cut(Broken::Io(error))),
+                            Poll::Ready(Err(error)) => {
+                                return Poll::Ready(Outcome::Cut(Broken::Io(error)));
+                            }
                         }
                     }
                     match body.advance(&server.buffer) {
                         Ok(progress) => {
-                            self.to_client.unsplit(server.buffer.split_to(progress.consumed));
+                            self.to_client
+                                .unsplit(server.buffer.split_to(progress.consumed));
                             self.client_unflushed = true;
                         }
                         Err(error) => return Poll::Ready(Outcome::Cut(Broken::Malformed(error))),
@@ -368,7 +405,11 @@ impl Exchange {
         } else {
             ConnectionHeader::Persist
         };
-        let rewrite = Rewrite { remove: terms.remove, set: &[], connection };
+        let rewrite = Rewrite {
+            remove: terms.remove,
+            set: &[],
+            connection,
+        };
         let mut out = BytesMut::with_capacity(length + 32);
         write_response_head(&mut out, head, buffer, &rewrite);
         if !interim {
@@ -405,7 +446,12 @@ impl Exchange {
     }
 
     /// While the answer is awaited, notices a client that went away, and takes what it sends ahead.
-    fn poll_client(&mut self, context: &mut Context<'_>, client: &mut Stream, buffer: &mut BytesMut) -> Poll<Outcome> {
+    fn poll_client(
+        &mut self,
+        context: &mut Context<'_>,
+        client: &mut Stream,
+        buffer: &mut BytesMut,
+    ) -> Poll<Outcome> {
         while self.uploaded && !self.client_ended && buffer.len() < READ_AHEAD {
             match client.poll_read_onto(context, buffer) {
                 Poll::Pending => break,

@@ -79,8 +79,11 @@ impl Http2Upstream {
             .enable_push(false)
             .handshake::<_, Bytes>(stream)
             .await?;
-        let state =
-            Rc::new(State { active: Cell::new(0), most: Cell::new(FIRST_STREAMS), ended: Cell::new(false) });
+        let state = Rc::new(State {
+            active: Cell::new(0),
+            most: Cell::new(FIRST_STREAMS),
+            ended: Cell::new(false),
+        });
         let upstream = Rc::new(Http2Upstream {
             send,
             live: Rc::clone(&live),
@@ -141,7 +144,11 @@ impl Drop for Borrowed {
 }
 
 /// Owns the connection until it ends, dies silently, or the registry says so.
-async fn drive(mut connection: h2::client::Connection<Stream, Bytes>, live: Registered, state: Rc<State>) {
+async fn drive(
+    mut connection: h2::client::Connection<Stream, Bytes>,
+    live: Registered,
+    state: Rc<State>,
+) {
     let mut ping_pong = connection.ping_pong();
     let mut heartbeat = tokio::time::interval(PING);
     heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -179,7 +186,9 @@ async fn drive(mut connection: h2::client::Connection<Stream, Bytes>, live: Regi
 }
 
 /// The server's side, with the caps of security.md, row 26.
-pub(crate) async fn accept(stream: Prefixed) -> Result<h2::server::Connection<Prefixed, Bytes>, h2::Error> {
+pub(crate) async fn accept(
+    stream: Prefixed,
+) -> Result<h2::server::Connection<Prefixed, Bytes>, h2::Error> {
     h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -275,7 +284,9 @@ pub(crate) async fn exchange(
         if !uploaded {
             match upload.poll(context, request, &mut to_server) {
                 Poll::Ready(Ok(())) => uploaded = true,
-                Poll::Ready(Err(Broken::Source(error))) => return Poll::Ready(Outcome::ClientGone(error.reason())),
+                Poll::Ready(Err(Broken::Source(error))) => {
+                    return Poll::Ready(Outcome::ClientGone(error.reason()));
+                }
                 // The server wants no more of it; its answer tells why (RFC 9113 section 8.1).
                 Poll::Ready(Err(Broken::Destination(_))) => uploaded = true,
                 Poll::Pending => {}
@@ -342,7 +353,10 @@ pub(crate) async fn exchange(
 fn closed_from_outside(outcome: Outcome, lives: &[&Live; 2]) -> Outcome {
     match outcome {
         Outcome::Answered | Outcome::Asked(_) => outcome,
-        failed => lives.iter().find_map(|live| live.cut_off()).map_or(failed, Outcome::Asked),
+        failed => lives
+            .iter()
+            .find_map(|live| live.cut_off())
+            .map_or(failed, Outcome::Asked),
     }
 }
 
@@ -357,7 +371,10 @@ impl Answer {
         self.status = Some(parts.status.as_u16());
         self.first_byte = Some(started.elapsed());
         self.grpc_status = grpc_status(&parts.headers);
-        self.reason = parts.headers.get("x-kith-reason").and_then(|value| value.to_str().ok()?.parse().ok());
+        self.reason = parts
+            .headers
+            .get("x-kith-reason")
+            .and_then(|value| value.to_str().ok()?.parse().ok());
     }
 
     pub(crate) fn record(&self, record: &mut crate::record::Record) {
@@ -438,7 +455,9 @@ impl Pump {
                 }
                 Poll::Pending => {
                     return match destination.poll_reset(context) {
-                        Poll::Ready(Ok(reason)) => Poll::Ready(Err(Broken::Destination(Some(reason)))),
+                        Poll::Ready(Ok(reason)) => {
+                            Poll::Ready(Err(Broken::Destination(Some(reason))))
+                        }
                         Poll::Ready(Err(error)) => Poll::Ready(Err(failed(error))),
                         Poll::Pending => Poll::Pending,
                     };

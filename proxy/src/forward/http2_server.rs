@@ -29,7 +29,10 @@ pub(crate) async fn requests(
     mut serve: impl FnMut(Request<RecvStream>, SendResponse<Bytes>),
 ) -> Result<Option<Closing>, h2::Error> {
     live.wait_for(PREFACE, Reason::Timeout);
-    let accepted = live.signal.unless_closed(&still_fine, super::http2::accept(stream)).await;
+    let accepted = live
+        .signal
+        .unless_closed(&still_fine, super::http2::accept(stream))
+        .await;
     let mut connection = match accepted {
         Ok(accepted) => accepted?,
         Err(closing) => return Ok(Some(closing)),
@@ -63,7 +66,11 @@ pub(crate) async fn requests(
     }
     if closing.is_some() {
         connection.abrupt_shutdown(h2::Reason::NO_ERROR);
-        let _ = tokio::time::timeout(GOODBYE, std::future::poll_fn(|context| connection.poll_closed(context))).await;
+        let _ = tokio::time::timeout(
+            GOODBYE,
+            std::future::poll_fn(|context| connection.poll_closed(context)),
+        )
+        .await;
     }
     Ok(closing)
 }
@@ -84,7 +91,10 @@ pub(crate) fn refuse(
         let status = grpc_status_of(reason);
         record.status = Some(200);
         record.grpc_status = Some(status);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/grpc"),
+        );
         headers.insert("grpc-status", HeaderValue::from(status));
         let message = format!("{} requestId={request_id}", reason.as_str());
         if let Ok(message) = HeaderValue::from_str(&message) {
@@ -97,8 +107,12 @@ pub(crate) fn refuse(
     }
     let status = status_of(reason);
     record.status = Some(status);
-    let body = serde_json::json!({ "reason": reason.as_str(), "requestId": request_id }).to_string();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    let body =
+        serde_json::json!({ "reason": reason.as_str(), "requestId": request_id }).to_string();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     if status == 401 {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -147,5 +161,7 @@ pub(crate) fn failed(record: &mut Record, outcome: &super::http2::Outcome) -> Op
 }
 
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }

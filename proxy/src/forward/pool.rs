@@ -73,7 +73,9 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         let at_address = idle.get_mut(&address)?;
         while let Some(Idle { mut upstream, .. }) = at_address.pop() {
-            if upstream.is_reusable() && (upstream.itself || proves(upstream.mesh.as_ref(), expected)) {
+            if upstream.is_reusable()
+                && (upstream.itself || proves(upstream.mesh.as_ref(), expected))
+            {
                 return Some(upstream);
             }
         }
@@ -87,13 +89,20 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         let at_address = idle.entry(address).or_default();
         if at_address.len() < MOST_IDLE {
-            at_address.push(Idle { upstream, since: Instant::now() });
+            at_address.push(Idle {
+                upstream,
+                since: Instant::now(),
+            });
         }
     }
 
     /// A shared connection to `address`, as [`SharedConnections::one`] finds it.
     pub(crate) fn http2(&self, address: SocketAddr, expected: &[Principal]) -> SharedHttp2 {
-        self.http2.borrow_mut().entry(address).or_default().one(expected)
+        self.http2
+            .borrow_mut()
+            .entry(address)
+            .or_default()
+            .one(expected)
     }
 
     /// Ends what has been idle for long, was ended by its server, or must not be used again.
@@ -121,7 +130,9 @@ impl Pool {
     /// Ends every idle connection, so that the next request makes one with the SVID of today.
     pub(crate) fn retire(&self) {
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
-        idle.into_values().flatten().for_each(|idle| idle.upstream.end());
+        idle.into_values()
+            .flatten()
+            .for_each(|idle| idle.upstream.end());
         self.http2.borrow_mut().retain(|_, shared| {
             shared.keep(|_| false);
             !shared.0.is_empty()
@@ -138,7 +149,10 @@ impl SharedConnections {
     /// filled is to be checked with [`Http2Upstream::serves`].
     pub(crate) fn one(&mut self, expected: &[Principal]) -> SharedHttp2 {
         self.keep(|_| true);
-        let usable = |cell: &&SharedHttp2| cell.get().is_none_or(|made| made.as_ref().is_some_and(|it| it.serves(expected)));
+        let usable = |cell: &&SharedHttp2| {
+            cell.get()
+                .is_none_or(|made| made.as_ref().is_some_and(|it| it.serves(expected)))
+        };
         if let Some(cell) = self.0.iter().find(usable) {
             return Rc::clone(cell);
         }
@@ -174,11 +188,17 @@ impl Upstream {
 
     /// Still open, nothing unasked for received, nothing asked of it by the registry.
     pub(crate) fn is_reusable(&mut self) -> bool {
-        let asked = self.live.as_ref().is_some_and(|live| live.signal.is_closing() || live.signal.is_draining());
+        let asked = self
+            .live
+            .as_ref()
+            .is_some_and(|live| live.signal.is_closing() || live.signal.is_draining());
         if asked || !self.buffer.is_empty() {
             return false;
         }
         let mut context = Context::from_waker(Waker::noop());
-        matches!(self.stream.poll_read_onto(&mut context, &mut self.buffer), Poll::Pending)
+        matches!(
+            self.stream.poll_read_onto(&mut context, &mut self.buffer),
+            Poll::Pending
+        )
     }
 }

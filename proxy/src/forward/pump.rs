@@ -29,7 +29,11 @@ pub(crate) enum Broken {
 impl Pump {
     /// `first` goes out before anything that is read.
     pub(crate) fn new(first: BytesMut) -> Self {
-        Pump { bytes: first.len() as u64, kept: first, ..Pump::default() }
+        Pump {
+            bytes: first.len() as u64,
+            kept: first,
+            ..Pump::default()
+        }
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -49,11 +53,13 @@ impl Pump {
     ) -> Poll<Result<(), Broken>> {
         while !self.ended {
             if !self.kept.is_empty() {
-                ready!(destination.poll_drain(context, &mut self.kept)).map_err(Broken::Destination)?;
+                ready!(destination.poll_drain(context, &mut self.kept))
+                    .map_err(Broken::Destination)?;
                 self.kept = BytesMut::new();
             }
             if self.source_ended {
-                ready!(Pin::new(&mut *destination).poll_shutdown(context)).map_err(Broken::Destination)?;
+                ready!(Pin::new(&mut *destination).poll_shutdown(context))
+                    .map_err(Broken::Destination)?;
                 self.ended = true;
                 break;
             }
@@ -61,7 +67,8 @@ impl Pump {
                 Poll::Ready(result) => result?,
                 Poll::Pending => {
                     // What TLS holds back must not wait for more input.
-                    if let Poll::Ready(Err(error)) = Pin::new(&mut *destination).poll_flush(context) {
+                    if let Poll::Ready(Err(error)) = Pin::new(&mut *destination).poll_flush(context)
+                    {
                         return Poll::Ready(Err(Broken::Destination(error)));
                     }
                     return Poll::Pending;
@@ -90,7 +97,9 @@ impl Pump {
             while written < data.len() {
                 match Pin::new(&mut *destination).poll_write(context, &data[written..]) {
                     Poll::Ready(Ok(0)) => {
-                        return Poll::Ready(Err(Broken::Destination(io::ErrorKind::WriteZero.into())));
+                        return Poll::Ready(Err(Broken::Destination(
+                            io::ErrorKind::WriteZero.into(),
+                        )));
                     }
                     Poll::Ready(Ok(n)) => written += n,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Destination(error))),

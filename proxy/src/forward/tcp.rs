@@ -115,5 +115,9 @@ pub(crate) async fn relay(
         client.reset_on_close();
         server.reset_on_close();
     }
-    Relayed { from_client: up.bytes(), from_server: down.bytes(), end }
+    Relayed {
+        from_client: up.bytes(),
+        from_server: down.bytes(),
+        end,
+    }
 }

@@ -16,7 +16,9 @@ use crate::forward::connect::connect;
 use crate::forward::http1::{Answer, Downstream, Terms, exchange};
 use crate::forward::pool::Upstream;
 use crate::headers::{FROM_APPLICATION, INTERNAL, Received, forwarded_client_cert};
-use crate::http1::{Body, ConnectionHeader, ForwardTarget, RequestHead, Rewrite, Version, write_request_head};
+use crate::http1::{
+    Body, ConnectionHeader, ForwardTarget, RequestHead, Rewrite, Version, write_request_head,
+};
 use crate::record::{self, ClosedBy, Kind, Record};
 use crate::signal::Closing;
 use crate::stream::{Socket, Stream};
@@ -28,8 +30,20 @@ struct Application {
 }
 
 pub(super) async fn serve(inbound: Inbound) {
-    let Inbound { worker, stream, live, facts, peer, hop, first, strict, .. } = inbound;
-    let client_cert = peer.as_ref().map(|peer| forwarded_client_cert(&worker, peer));
+    let Inbound {
+        worker,
+        stream,
+        live,
+        facts,
+        peer,
+        hop,
+        first,
+        strict,
+        ..
+    } = inbound;
+    let client_cert = peer
+        .as_ref()
+        .map(|peer| forwarded_client_cert(&worker, peer));
     let mut client = Client::new(stream, live, facts, first);
     if strict && peer.is_none() {
         client.hurry();
@@ -45,7 +59,11 @@ pub(super) async fn serve(inbound: Inbound) {
                 if let Some(hop) = &hop {
                     record.travels(hop, client.requests);
                 }
-                record.revision = worker.shared.snapshot().as_ref().map(|snapshot| snapshot.revision_shared());
+                record.revision = worker
+                    .shared
+                    .snapshot()
+                    .as_ref()
+                    .map(|snapshot| snapshot.revision_shared());
                 client.malformed(&mut record, error).await;
                 return;
             }
@@ -72,7 +90,15 @@ pub(super) async fn serve(inbound: Inbound) {
             record.travels(hop, client.requests);
         }
         record.renewed = client.live.renewed();
-        let served = one_request(&worker, &mut client, &mut application, &mut record, &head, client_cert.as_deref(), peer.as_ref());
+        let served = one_request(
+            &worker,
+            &mut client,
+            &mut application,
+            &mut record,
+            &head,
+            client_cert.as_deref(),
+            peer.as_ref(),
+        );
         if !served.await {
             return;
         }
@@ -106,7 +132,11 @@ async fn one_request(
     let target = match normalise_target(head.method(bytes), head.target(bytes).as_bytes(), slash) {
         Ok(target) if normalise_host(host).is_ok() || host.is_empty() => target,
         other => {
-            let reason = if other.is_err() { Reason::PathRefused } else { Reason::RequestMalformed };
+            let reason = if other.is_err() {
+                Reason::PathRefused
+            } else {
+                Reason::RequestMalformed
+            };
             describe(record, head, bytes, host, head.path(bytes), None);
             record.revision = Some(snapshot.revision_shared());
             record.refuse(reason);
@@ -116,7 +146,12 @@ async fn one_request(
     describe(record, head, bytes, host, &target.path, target.query);
 
     let headers = Received { head, bytes };
-    let request = Request { method: head.method(bytes), host, path: &target.path, headers: &headers };
+    let request = Request {
+        method: head.method(bytes),
+        host,
+        path: &target.path,
+        headers: &headers,
+    };
     let permit = match authorize::inbound(snapshot, &client.live, peer, Some(&request)) {
         Ok(permit) => permit,
         Err(denial) => {
@@ -140,7 +175,13 @@ async fn one_request(
             tracing::debug!(%error, destination = %client.live.destination, "the application does not accept");
             record.fail(Reason::ServerUnreachable);
             record.closed_by = Some(ClosedBy::Server);
-            return refuse(client, record, Reason::ServerUnreachable, request_id.as_str()).await;
+            return refuse(
+                client,
+                record,
+                Reason::ServerUnreachable,
+                request_id.as_str(),
+            )
+            .await;
         }
     };
 
@@ -154,8 +195,15 @@ async fn one_request(
         set.push(("x-forwarded-client-cert", client_cert));
     }
     let mut out = BytesMut::with_capacity(bytes.len() + 512);
-    let rewrite = Rewrite { remove: INTERNAL, set: &set, connection: ConnectionHeader::Upgrade };
-    let forward = ForwardTarget { path: &target.path, query: target.query };
+    let rewrite = Rewrite {
+        remove: INTERNAL,
+        set: &set,
+        connection: ConnectionHeader::Upgrade,
+    };
+    let forward = ForwardTarget {
+        path: &target.path,
+        query: target.query,
+    };
     write_request_head(&mut out, head, bytes, forward, &rewrite);
 
     let terms = Terms {
@@ -166,11 +214,27 @@ async fn one_request(
         recheck: &recheck,
     };
     let mut answer = Answer::default();
-    let downstream = Downstream { stream: &mut client.stream, buffer: &mut client.buffer, live: &client.live };
+    let downstream = Downstream {
+        stream: &mut client.stream,
+        buffer: &mut client.buffer,
+        live: &client.live,
+    };
     let body = Body::new(head.framing());
-    let outcome = exchange(&permit, downstream, &mut server, out, body, &terms, &mut answer).await;
+    let outcome = exchange(
+        &permit,
+        downstream,
+        &mut server,
+        out,
+        body,
+        &terms,
+        &mut answer,
+    )
+    .await;
     answer.record(record);
-    match client.conclude(record, outcome, &server, request_id.as_str()).await {
+    match client
+        .conclude(record, outcome, &server, request_id.as_str())
+        .await
+    {
         Remains::Client { server: reusable } => {
             application.upstream = reusable.then_some(server);
             true
@@ -178,9 +242,16 @@ async fn one_request(
         Remains::Tunnel => {
             let (head, live) = (std::mem::take(&mut client.head), Rc::clone(&client.live));
             let headers = Received { head: &head, bytes };
-            let request = Request { method: head.method(bytes), host, path: &target.path, headers: &headers };
+            let request = Request {
+                method: head.method(bytes),
+                host,
+                path: &target.path,
+                headers: &headers,
+            };
             let recheck = || still_allowed(worker, &live, peer, &request);
-            client.tunnel(&permit, record, &mut server, &live, &recheck).await;
+            client
+                .tunnel(&permit, record, &mut server, &live, &recheck)
+                .await;
             false
         }
         Remains::Server | Remains::Nothing => false,
@@ -188,20 +259,39 @@ async fn one_request(
 }
 
 /// Asked when the policy changes while the request, or what it was upgraded to, is in flight.
-fn still_allowed(worker: &Worker, live: &Live, peer: Option<&Rc<Peer>>, request: &Request<'_>) -> Result<(), Closing> {
+fn still_allowed(
+    worker: &Worker,
+    live: &Live,
+    peer: Option<&Rc<Peer>>,
+    request: &Request<'_>,
+) -> Result<(), Closing> {
     match &*worker.shared.snapshot() {
-        Some(snapshot) => authorize::inbound(snapshot, live, peer, Some(request)).map(drop).map_err(Denial::closing),
+        Some(snapshot) => authorize::inbound(snapshot, live, peer, Some(request))
+            .map(drop)
+            .map_err(Denial::closing),
         None => Ok(()),
     }
 }
 
-async fn refuse(client: &mut Client, record: &mut Record, reason: Reason, request_id: &str) -> bool {
+async fn refuse(
+    client: &mut Client,
+    record: &mut Record,
+    reason: Reason,
+    request_id: &str,
+) -> bool {
     let refused = client.refuse(reason, request_id).await;
     refused.record(record);
     refused.keep
 }
 
-fn describe(record: &mut Record, head: &RequestHead, bytes: &[u8], host: &str, path: &str, query: Option<&str>) {
+fn describe(
+    record: &mut Record,
+    head: &RequestHead,
+    bytes: &[u8],
+    host: &str,
+    path: &str,
+    query: Option<&str>,
+) {
     record.request(&record::RequestHead {
         method: head.method(bytes).as_bytes(),
         authority: host.as_bytes(),

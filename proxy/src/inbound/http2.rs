@@ -44,9 +44,20 @@ struct Common {
 }
 
 pub(super) async fn serve(inbound: Inbound) {
-    let Inbound { worker, stream, live, facts, peer, hop, first, .. } = inbound;
+    let Inbound {
+        worker,
+        stream,
+        live,
+        facts,
+        peer,
+        hop,
+        first,
+        ..
+    } = inbound;
     let stream = stream.with_first(first);
-    let client_cert = peer.as_ref().and_then(|peer| HeaderValue::from_bytes(&forwarded_client_cert(&worker, peer)).ok());
+    let client_cert = peer
+        .as_ref()
+        .and_then(|peer| HeaderValue::from_bytes(&forwarded_client_cert(&worker, peer)).ok());
     let common = Rc::new(Common {
         worker,
         live: Rc::clone(&live),
@@ -60,9 +71,12 @@ pub(super) async fn serve(inbound: Inbound) {
     let result = requests(stream, &live, |request, respond| {
         let hold = common.live.open_stream();
         let common = Rc::clone(&common);
-        tokio::task::spawn_local(contain_panic(one_request(common, request, respond, hold), move || {
-            tracing::error!(%source, "a request was ended by a panic; please report it");
-        }));
+        tokio::task::spawn_local(contain_panic(
+            one_request(common, request, respond, hold),
+            move || {
+                tracing::error!(%source, "a request was ended by a panic; please report it");
+            },
+        ));
     })
     .await;
     match result {
@@ -108,33 +122,75 @@ async fn one_request(
     let snapshot = common.worker.shared.snapshot.load_full();
     let Some(snapshot) = snapshot else {
         record.refuse(Reason::NoConfiguration);
-        return refuse(&mut respond, &mut record, grpc, head_only, Reason::NoConfiguration, request_id.as_str());
+        return refuse(
+            &mut respond,
+            &mut record,
+            grpc,
+            head_only,
+            Reason::NoConfiguration,
+            request_id.as_str(),
+        );
     };
     record.revision = Some(snapshot.revision_shared());
     let host = host_of(&parts);
-    let raw = parts.uri.path_and_query().map_or("", PathAndQuery::as_str).to_owned();
+    let raw = parts
+        .uri
+        .path_and_query()
+        .map_or("", PathAndQuery::as_str)
+        .to_owned();
     let slash = snapshot.port(common.live.destination.port()).encoded_slash;
     let normalised = normalise_target(parts.method.as_str(), raw.as_bytes(), slash);
     let (host, target) = match (host, normalised) {
         (Ok(host), Ok(target)) => (host, target),
         (host, target) => {
-            let reason = if target.is_err() { Reason::PathRefused } else { Reason::RequestMalformed };
-            describe(&mut record, &parts, host.as_deref().unwrap_or_default(), parts.uri.path(), None);
+            let reason = if target.is_err() {
+                Reason::PathRefused
+            } else {
+                Reason::RequestMalformed
+            };
+            describe(
+                &mut record,
+                &parts,
+                host.as_deref().unwrap_or_default(),
+                parts.uri.path(),
+                None,
+            );
             record.refuse(reason);
-            return refuse(&mut respond, &mut record, grpc, head_only, reason, request_id.as_str());
+            return refuse(
+                &mut respond,
+                &mut record,
+                grpc,
+                head_only,
+                reason,
+                request_id.as_str(),
+            );
         }
     };
     describe(&mut record, &parts, &host, &target.path, target.query);
 
     // Decided on, and again whenever the policy changes while the request is in flight.
     let received = ReceivedMap(&parts.headers);
-    let asked = kith_policy::Request { method: parts.method.as_str(), host: &host, path: &target.path, headers: &received };
-    let decide = |snapshot: &Snapshot| authorize::inbound(snapshot, &common.live, common.peer.as_ref(), Some(&asked));
+    let asked = kith_policy::Request {
+        method: parts.method.as_str(),
+        host: &host,
+        path: &target.path,
+        headers: &received,
+    };
+    let decide = |snapshot: &Snapshot| {
+        authorize::inbound(snapshot, &common.live, common.peer.as_ref(), Some(&asked))
+    };
     let permit = match decide(&snapshot) {
         Ok(permit) => permit,
         Err(denial) => {
             denial.record(&mut record);
-            return refuse(&mut respond, &mut record, grpc, head_only, denial.reason(), request_id.as_str());
+            return refuse(
+                &mut respond,
+                &mut record,
+                grpc,
+                head_only,
+                denial.reason(),
+                request_id.as_str(),
+            );
         }
     };
     record.decide(permit.decision());
@@ -147,13 +203,24 @@ async fn one_request(
     };
     let Some(uri) = forwarded_uri(&parts.uri, &host, &target.path, target.query) else {
         record.refuse(Reason::RequestMalformed);
-        return refuse(&mut respond, &mut record, grpc, head_only, Reason::RequestMalformed, request_id.as_str());
+        return refuse(
+            &mut respond,
+            &mut record,
+            grpc,
+            head_only,
+            Reason::RequestMalformed,
+            request_id.as_str(),
+        );
     };
     // Identity and correlation are set last, so that nothing the caller sent can stand in their place.
     let forwarded = || {
         let mut headers = parts.headers.clone();
         remove_internal(&mut headers);
-        set_correlation(&mut headers, new_id.then_some(request_id.as_str()), &traceparent);
+        set_correlation(
+            &mut headers,
+            new_id.then_some(request_id.as_str()),
+            &traceparent,
+        );
         if let Some(client_cert) = &common.client_cert {
             headers.insert("x-forwarded-client-cert", client_cert.clone());
         }
@@ -165,47 +232,74 @@ async fn one_request(
     };
 
     for attempt in 1..=ATTEMPTS {
-        let connected = hold.signal.unless_closed(&recheck, common.application()).await;
+        let connected = hold
+            .signal
+            .unless_closed(&recheck, common.application())
+            .await;
         let problem = match connected {
             Err(closing) => {
                 closing.record(&mut record);
                 return respond.send_reset(h2::Reason::CANCEL);
             }
-            Ok(Ok(upstream)) => match send(&permit, &upstream, forwarded, body.is_end_stream()).await {
-                Ok((response, to_server)) => {
-                    let terms = Terms {
-                        signal: &hold.signal,
-                        lives: [&common.live, &upstream.live],
-                        recheck: &recheck,
-                        edit_answer: &remove_kith,
-                    };
-                    let mut answer = Answer::default();
-                    let outcome = exchange(&mut body, &mut respond, response, to_server, &terms, &mut answer).await;
-                    if let (Outcome::Unsent(_), true) = (&outcome, attempt < ATTEMPTS) {
-                        upstream.give_up();
-                        continue;
+            Ok(Ok(upstream)) => {
+                match send(&permit, &upstream, forwarded, body.is_end_stream()).await {
+                    Ok((response, to_server)) => {
+                        let terms = Terms {
+                            signal: &hold.signal,
+                            lives: [&common.live, &upstream.live],
+                            recheck: &recheck,
+                            edit_answer: &remove_kith,
+                        };
+                        let mut answer = Answer::default();
+                        let outcome = exchange(
+                            &mut body,
+                            &mut respond,
+                            response,
+                            to_server,
+                            &terms,
+                            &mut answer,
+                        )
+                        .await;
+                        if let (Outcome::Unsent(_), true) = (&outcome, attempt < ATTEMPTS) {
+                            upstream.give_up();
+                            continue;
+                        }
+                        answer.record(&mut record);
+                        record.renewed = common.live.renewed();
+                        if let Some(reason) = failed(&mut record, &outcome) {
+                            refuse(
+                                &mut respond,
+                                &mut record,
+                                grpc,
+                                head_only,
+                                reason,
+                                request_id.as_str(),
+                            );
+                        }
+                        if let Outcome::Asked(_) = outcome {
+                            // The reset goes out before whoever asked is told that it is done.
+                            tokio::task::yield_now().await;
+                            tokio::task::yield_now().await;
+                        }
+                        return;
                     }
-                    answer.record(&mut record);
-                    record.renewed = common.live.renewed();
-                    if let Some(reason) = failed(&mut record, &outcome) {
-                        refuse(&mut respond, &mut record, grpc, head_only, reason, request_id.as_str());
-                    }
-                    if let Outcome::Asked(_) = outcome {
-                        // The reset goes out before whoever asked is told that it is done.
-                        tokio::task::yield_now().await;
-                        tokio::task::yield_now().await;
-                    }
-                    return;
+                    Err(_) if attempt < ATTEMPTS => continue,
+                    Err(error) => error.to_string(),
                 }
-                Err(_) if attempt < ATTEMPTS => continue,
-                Err(error) => error.to_string(),
-            },
+            }
             Ok(Err(problem)) => problem,
         };
         tracing::debug!(problem, destination = %common.live.destination, "the application does not take HTTP/2");
         record.fail(Reason::ServerUnreachable);
         record.closed_by = Some(record::ClosedBy::Server);
-        return refuse(&mut respond, &mut record, grpc, head_only, Reason::ServerUnreachable, request_id.as_str());
+        return refuse(
+            &mut respond,
+            &mut record,
+            grpc,
+            head_only,
+            Reason::ServerUnreachable,
+            request_id.as_str(),
+        );
     }
 }
 
@@ -225,7 +319,9 @@ impl Common {
                 Some(upstream) if upstream.serves(&[]) => return Ok(upstream.borrow()),
                 // Others were faster.
                 Some(_) => {}
-                None if problem.is_empty() => return Err("the connection that others waited for could not be made".into()),
+                None if problem.is_empty() => {
+                    return Err("the connection that others waited for could not be made".into());
+                }
                 None => return Err(problem),
             }
         }
@@ -233,8 +329,13 @@ impl Common {
 
     async fn connect(&self) -> Result<Rc<Http2Upstream>, String> {
         let address: SocketAddr = self.live.destination;
-        let tcp = connect(address, self.worker.mark()).await.map_err(|error| error.to_string())?;
-        let live = self.worker.registry.open(Direction::Outbound, self.live.source, address);
+        let tcp = connect(address, self.worker.mark())
+            .await
+            .map_err(|error| error.to_string())?;
+        let live = self
+            .worker
+            .registry
+            .open(Direction::Outbound, self.live.source, address);
         live.protocol.set(Some(Protocol::Http2));
         Http2Upstream::start(Stream::Plain(Socket::new(tcp)), live, None, address, false)
             .await
@@ -255,13 +356,18 @@ pub(crate) fn set_correlation(headers: &mut HeaderMap, new_id: Option<&str>, tra
 /// `:authority`, or Host where that is absent; both must agree (RFC 9113 section 8.3.1).
 pub(crate) fn host_of(parts: &http::request::Parts) -> Result<Cow<'static, str>, Reason> {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
-    let host = hosts.next().map(|host| host.to_str().map_err(|_| Reason::RequestMalformed)).transpose()?;
+    let host = hosts
+        .next()
+        .map(|host| host.to_str().map_err(|_| Reason::RequestMalformed))
+        .transpose()?;
     if hosts.next().is_some() {
         return Err(Reason::RequestMalformed);
     }
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
     let chosen = match (authority, host) {
-        (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => return Err(Reason::RequestMalformed),
+        (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => {
+            return Err(Reason::RequestMalformed);
+        }
         (Some(authority), _) => authority,
         (None, Some(host)) => host,
         (None, None) => return Ok(Cow::Borrowed("")),
@@ -289,7 +395,13 @@ pub(crate) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]>
     values.next().is_none().then(|| first.as_bytes())
 }
 
-pub(crate) fn describe(record: &mut Record, parts: &http::request::Parts, host: &str, path: &str, query: Option<&str>) {
+pub(crate) fn describe(
+    record: &mut Record,
+    parts: &http::request::Parts,
+    host: &str,
+    path: &str,
+    query: Option<&str>,
+) {
     record.request(&record::RequestHead {
         method: parts.method.as_str().as_bytes(),
         authority: host.as_bytes(),

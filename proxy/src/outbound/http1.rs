@@ -21,7 +21,14 @@ use crate::snapshot::Protocol;
 use crate::worker::Worker;
 
 pub(super) async fn serve(outbound: Outbound) {
-    let Outbound { worker, stream, live, facts, dialled, first } = outbound;
+    let Outbound {
+        worker,
+        stream,
+        live,
+        facts,
+        dialled,
+        first,
+    } = outbound;
     let mut client = Client::new(stream, live, facts, first);
     loop {
         let head = match client.next_request().await {
@@ -29,7 +36,7 @@ pub(super) async fn serve(outbound: Outbound) {
             Next::End => return client.end().await,
             Next::Malformed(error) => {
                 let mut record = Record::open(Kind::Request, &client.facts);
-                            client.malformed(&mut record, error).await;
+                client.malformed(&mut record, error).await;
                 return;
             }
             Next::Failed(_) => return client.stream.reset_on_close(),
@@ -77,7 +84,12 @@ async fn one_request(
     };
     record.service = resolved.service.clone();
     let connecting = server(worker, &resolved, record);
-    let (mut server, load) = match client.live.signal.unless_closed(&still_fine, connecting).await {
+    let (mut server, load) = match client
+        .live
+        .signal
+        .unless_closed(&still_fine, connecting)
+        .await
+    {
         Ok(Ok(server)) => server,
         Err(closing) => {
             closing.record(record);
@@ -109,8 +121,15 @@ async fn one_request(
         set.push(("x-request-id", request_id.as_str().as_bytes()));
     }
     set.push(("traceparent", &traceparent));
-    let rewrite = Rewrite { remove: INTERNAL, set: &set, connection: ConnectionHeader::Upgrade };
-    let forward = ForwardTarget { path: head.path(bytes), query: head.query(bytes) };
+    let rewrite = Rewrite {
+        remove: INTERNAL,
+        set: &set,
+        connection: ConnectionHeader::Upgrade,
+    };
+    let forward = ForwardTarget {
+        path: head.path(bytes),
+        query: head.query(bytes),
+    };
     let mut out = BytesMut::with_capacity(bytes.len() + 256);
     write_request_head(&mut out, head, bytes, forward, &rewrite);
 
@@ -127,8 +146,21 @@ async fn one_request(
     };
     let mut answer = Answer::default();
     let body = Body::new(head.framing());
-    let downstream = Downstream { stream: &mut client.stream, buffer: &mut client.buffer, live: &client.live };
-    let outcome = exchange(&permit, downstream, &mut server, out, body, &terms, &mut answer).await;
+    let downstream = Downstream {
+        stream: &mut client.stream,
+        buffer: &mut client.buffer,
+        live: &client.live,
+    };
+    let outcome = exchange(
+        &permit,
+        downstream,
+        &mut server,
+        out,
+        body,
+        &terms,
+        &mut answer,
+    )
+    .await;
     drop(load);
     answer.record(record);
     if let Some(live) = &server.live {
@@ -138,7 +170,9 @@ async fn one_request(
     if let (true, Some(reason)) = (kith, answer.reason) {
         record.answered_by_proxy(reason);
     }
-    let remains = client.conclude(record, outcome, &server, request_id.as_str()).await;
+    let remains = client
+        .conclude(record, outcome, &server, request_id.as_str())
+        .await;
     match remains {
         Remains::Client { server: false } => true,
         Remains::Client { server: true } | Remains::Server => {
@@ -152,7 +186,9 @@ async fn one_request(
             let live = Rc::clone(server.live.as_deref().unwrap_or(&client.live));
             client.live.protocol.set(Some(Protocol::Tcp));
             live.protocol.set(Some(Protocol::Tcp));
-            client.tunnel(&permit, record, &mut server, &live, &still_fine).await;
+            client
+                .tunnel(&permit, record, &mut server, &live, &still_fine)
+                .await;
             false
         }
         Remains::Nothing => false,
@@ -160,7 +196,11 @@ async fn one_request(
 }
 
 /// A connection for one request: a kept one, else a new one.
-async fn server(worker: &Rc<Worker>, resolved: &Resolved, record: &mut Record) -> Result<(Upstream, Load), Unreachable> {
+async fn server(
+    worker: &Rc<Worker>,
+    resolved: &Resolved,
+    record: &mut Record,
+) -> Result<(Upstream, Load), Unreachable> {
     if let Some(target) = worker.loads.pick(&resolved.targets, &[]) {
         if let Some(kept) = worker.pool.take(target.address, &target.principals) {
             record.attempts = 1;
@@ -186,7 +226,12 @@ async fn server(worker: &Rc<Worker>, resolved: &Resolved, record: &mut Record) -
     Ok((upstream, established.load))
 }
 
-async fn refuse(client: &mut Client, record: &mut Record, reason: Reason, request_id: &str) -> bool {
+async fn refuse(
+    client: &mut Client,
+    record: &mut Record,
+    reason: Reason,
+    request_id: &str,
+) -> bool {
     let refused = client.refuse(reason, request_id).await;
     refused.record(record);
     refused.keep

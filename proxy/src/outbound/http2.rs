@@ -37,15 +37,30 @@ struct Common {
 }
 
 pub(super) async fn serve(outbound: Outbound) {
-    let Outbound { worker, stream, live, facts, dialled, first } = outbound;
-    let common = Rc::new(Common { worker, live: Rc::clone(&live), facts, dialled });
+    let Outbound {
+        worker,
+        stream,
+        live,
+        facts,
+        dialled,
+        first,
+    } = outbound;
+    let common = Rc::new(Common {
+        worker,
+        live: Rc::clone(&live),
+        facts,
+        dialled,
+    });
     let source = live.source;
     let result = requests(stream.with_first(first), &live, |request, respond| {
         let hold = common.live.open_stream();
         let common = Rc::clone(&common);
-        tokio::task::spawn_local(contain_panic(one_request(common, request, respond, hold), move || {
-            tracing::error!(%source, "a request was ended by a panic; please report it");
-        }));
+        tokio::task::spawn_local(contain_panic(
+            one_request(common, request, respond, hold),
+            move || {
+                tracing::error!(%source, "a request was ended by a panic; please report it");
+            },
+        ));
     })
     .await;
     if let Err(error) = result {
@@ -69,14 +84,27 @@ async fn one_request(
     record.request_id(request_id.as_str().as_bytes());
     record.trace = Some(trace);
     let host = host_of(&parts);
-    describe(&mut record, &parts, host.as_deref().unwrap_or_default(), parts.uri.path(), parts.uri.query());
+    describe(
+        &mut record,
+        &parts,
+        host.as_deref().unwrap_or_default(),
+        parts.uri.path(),
+        parts.uri.query(),
+    );
     let Route { resolved, revision } = route(&common.worker, &common.dialled).await;
     let resolved = match host.and(resolved) {
         Ok(resolved) => resolved,
         Err(reason) => {
             record.revision = Some(revision).filter(|revision| !revision.is_empty());
             record.refuse(reason);
-            return refuse(&mut respond, &mut record, grpc, head_only, reason, request_id.as_str());
+            return refuse(
+                &mut respond,
+                &mut record,
+                grpc,
+                head_only,
+                reason,
+                request_id.as_str(),
+            );
         }
     };
     record.service = resolved.service.clone();
@@ -84,7 +112,11 @@ async fn one_request(
     let forwarded = || {
         let mut headers = parts.headers.clone();
         remove_internal(&mut headers);
-        set_correlation(&mut headers, new_id.then_some(request_id.as_str()), &traceparent);
+        set_correlation(
+            &mut headers,
+            new_id.then_some(request_id.as_str()),
+            &traceparent,
+        );
         let mut request = Request::new(());
         *request.method_mut() = parts.method.clone();
         *request.uri_mut() = parts.uri.clone();
@@ -95,58 +127,91 @@ async fn one_request(
     let mut failed_addresses = Vec::new();
     loop {
         let last = record.attempts + 1 >= ATTEMPTS;
-        let connecting = upstream(&common.worker, &resolved, &mut failed_addresses, &mut record);
+        let connecting = upstream(
+            &common.worker,
+            &resolved,
+            &mut failed_addresses,
+            &mut record,
+        );
         let problem = match hold.signal.unless_closed(&still_fine, connecting).await {
             Err(closing) => {
                 closing.record(&mut record);
                 return respond.send_reset(h2::Reason::CANCEL);
             }
             Ok(Err(problem)) => problem,
-            Ok(Ok((upstream, load))) => match send(&permit, &upstream, forwarded, body.is_end_stream()).await {
-                Ok((response, to_server)) => {
-                    record.decide(permit.decision());
-                    match &upstream.mesh {
-                        Some(mesh) => record.travels(&mesh.rendered, u64::from(to_server.stream_id().as_u32())),
-                        None => record.destination = Some(upstream.address),
+            Ok(Ok((upstream, load))) => {
+                match send(&permit, &upstream, forwarded, body.is_end_stream()).await {
+                    Ok((response, to_server)) => {
+                        record.decide(permit.decision());
+                        match &upstream.mesh {
+                            Some(mesh) => record
+                                .travels(&mesh.rendered, u64::from(to_server.stream_id().as_u32())),
+                            None => record.destination = Some(upstream.address),
+                        }
+                        let kith = upstream.mesh.as_ref().is_some_and(|mesh| mesh.kith);
+                        let terms = Terms {
+                            signal: &hold.signal,
+                            lives: [&common.live, &upstream.live],
+                            recheck: &still_fine,
+                            // A Kith server vouches for these; any other server's word would be taken for the proxy's.
+                            edit_answer: &|headers| {
+                                if !kith {
+                                    remove_kith(headers);
+                                }
+                            },
+                        };
+                        let mut answer = Answer::default();
+                        let outcome = exchange(
+                            &mut body,
+                            &mut respond,
+                            response,
+                            to_server,
+                            &terms,
+                            &mut answer,
+                        )
+                        .await;
+                        drop(load);
+                        if let (Outcome::Unsent(_), false) = (&outcome, last) {
+                            upstream.give_up();
+                            continue;
+                        }
+                        answer.record(&mut record);
+                        record.renewed = upstream.live.renewed();
+                        if let (true, Some(reason)) = (kith, answer.reason) {
+                            // The server's proxy refused: the same reason on both ends.
+                            record.refuse(reason);
+                        }
+                        if let Some(reason) = failed(&mut record, &outcome) {
+                            refuse(
+                                &mut respond,
+                                &mut record,
+                                grpc,
+                                head_only,
+                                reason,
+                                request_id.as_str(),
+                            );
+                        }
+                        return;
                     }
-                    let kith = upstream.mesh.as_ref().is_some_and(|mesh| mesh.kith);
-                    let terms = Terms {
-                        signal: &hold.signal,
-                        lives: [&common.live, &upstream.live],
-                        recheck: &still_fine,
-                        // A Kith server vouches for these; any other server's word would be taken for the proxy's.
-                        edit_answer: &|headers| {
-                            if !kith {
-                                remove_kith(headers);
-                            }
-                        },
-                    };
-                    let mut answer = Answer::default();
-                    let outcome = exchange(&mut body, &mut respond, response, to_server, &terms, &mut answer).await;
-                    drop(load);
-                    if let (Outcome::Unsent(_), false) = (&outcome, last) {
-                        upstream.give_up();
-                        continue;
-                    }
-                    answer.record(&mut record);
-                    record.renewed = upstream.live.renewed();
-                    if let (true, Some(reason)) = (kith, answer.reason) {
-                        // The server's proxy refused: the same reason on both ends.
-                        record.refuse(reason);
-                    }
-                    if let Some(reason) = failed(&mut record, &outcome) {
-                        refuse(&mut respond, &mut record, grpc, head_only, reason, request_id.as_str());
-                    }
-                    return;
+                    Err(_) if !last => continue,
+                    Err(error) => Unreachable {
+                        reason: Reason::ServerUnreachable,
+                        message: error.to_string(),
+                    },
                 }
-                Err(_) if !last => continue,
-                Err(error) => Unreachable { reason: Reason::ServerUnreachable, message: error.to_string() },
-            },
+            }
         };
         tracing::debug!(destination = %common.live.destination, message = problem.message, "no server could be reached");
         record.refuse(problem.reason);
         record.tls_error(&problem.message);
-        return refuse(&mut respond, &mut record, grpc, head_only, problem.reason, request_id.as_str());
+        return refuse(
+            &mut respond,
+            &mut record,
+            grpc,
+            head_only,
+            problem.reason,
+            request_id.as_str(),
+        );
     }
 }
 
@@ -161,12 +226,20 @@ async fn upstream(
     loop {
         record.attempts += 1;
         let Some(target) = worker.loads.pick(&resolved.targets, failed) else {
-            return Err(Unreachable { reason: Reason::ServerUnreachable, message: "the service has no endpoint".into() });
+            return Err(Unreachable {
+                reason: Reason::ServerUnreachable,
+                message: "the service has no endpoint".into(),
+            });
         };
         let cell = worker.pool.http2(target.address, &target.principals);
         let mut problem = None;
         let made = cell
-            .get_or_init(|| async { connect(worker, target).await.map_err(|error| problem = Some(error)).ok() })
+            .get_or_init(|| async {
+                connect(worker, target)
+                    .await
+                    .map_err(|error| problem = Some(error))
+                    .ok()
+            })
             .await;
         match made {
             Some(upstream) if upstream.serves(&target.principals) => {
@@ -176,11 +249,17 @@ async fn upstream(
             Some(_) if record.attempts < MOST_LOOKS => {}
             Some(_) => {
                 let message = "the server's connections are all taken".into();
-                return Err(Unreachable { reason: Reason::ServerUnreachable, message });
+                return Err(Unreachable {
+                    reason: Reason::ServerUnreachable,
+                    message,
+                });
             }
             None => {
                 failed.push(target.address);
-                let untried = resolved.targets.iter().any(|other| !failed.contains(&other.address));
+                let untried = resolved
+                    .targets
+                    .iter()
+                    .any(|other| !failed.contains(&other.address));
                 if record.attempts >= ATTEMPTS || !untried {
                     return Err(problem.unwrap_or_else(|| Unreachable {
                         reason: Reason::ServerUnreachable,
@@ -192,7 +271,10 @@ async fn upstream(
     }
 }
 
-async fn connect(worker: &Rc<Worker>, target: &Arc<Target>) -> Result<Rc<Http2Upstream>, Unreachable> {
+async fn connect(
+    worker: &Rc<Worker>,
+    target: &Arc<Target>,
+) -> Result<Rc<Http2Upstream>, Unreachable> {
     let established = establish_one(worker, target, Protocol::Http2).await?;
     let address = established.target.address;
     let source = established.stream.local_addr().unwrap_or(address);
@@ -200,7 +282,16 @@ async fn connect(worker: &Rc<Worker>, target: &Arc<Target>) -> Result<Rc<Http2Up
     live.protocol.set(Some(Protocol::Http2));
     let (mesh, upstream) = established.mesh.unzip();
     *live.mesh.borrow_mut() = mesh;
-    Http2Upstream::start(established.stream, live, upstream, address, established.itself)
-        .await
-        .map_err(|error| Unreachable { reason: Reason::ServerUnreachable, message: error.to_string() })
+    Http2Upstream::start(
+        established.stream,
+        live,
+        upstream,
+        address,
+        established.itself,
+    )
+    .await
+    .map_err(|error| Unreachable {
+        reason: Reason::ServerUnreachable,
+        message: error.to_string(),
+    })
 }
