@@ -1,22 +1,22 @@
 //! Binds, wires, owns every task and thread, and the deadline of a graceful stop.
 
+mod shown;
+
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use kith_certs::trust::RefusedBundle;
 use kith_certs::{Endpoint, IdentitySource, SourceConfig};
 use kith_policy::Principal;
 use kith_xds_client::{
     Backoff, Client, Config as XdsConfig, Connector, Kind, OnDemand, OnDemandSettings,
 };
-use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::accept::{self, Sharing};
-use crate::admin::{self, AdminState, Condition, Readiness};
+use crate::admin;
 use crate::authenticate::control_plane;
 use crate::config::Config;
 use crate::control::Control;
@@ -139,7 +139,7 @@ async fn serve(config: Config, log: logging::LogFilter) -> Result<(), String> {
     );
     tokio::spawn(control.run(deliveries, identity.subscribe()));
     let (drain, mut drain_asked) = mpsc::channel(1);
-    let state = Arc::new(admin_state(
+    let state = Arc::new(shown::admin_state(
         &shared,
         &workers,
         &client,
@@ -243,173 +243,6 @@ fn connector(
         let (config, authority, expected) =
             (Arc::clone(&config), authority.clone(), expected.clone());
         Box::pin(async move { control_plane(config, &authority, &expected, mark).await })
-    })
-}
-
-fn admin_state(
-    shared: &Arc<Shared>,
-    workers: &Workers,
-    client: &Client,
-    missing: watch::Receiver<Vec<String>>,
-    drain: mpsc::Sender<()>,
-    log: logging::LogFilter,
-) -> AdminState {
-    let (ready, config, certs) = (Arc::clone(shared), Arc::clone(shared), Arc::clone(shared));
-    let xds = client.status();
-    let config_xds = client.status();
-    let workers = workers.clone();
-    AdminState {
-        ready: Box::new(move || readiness(&ready, &xds.borrow(), &missing.borrow())),
-        config: Box::new(move || describe_config(&config, &config_xds.borrow())),
-        certs: Box::new(move || describe_certs(&certs)),
-        connections: Box::new(move || {
-            let workers = workers.clone();
-            Box::pin(async move {
-                workers
-                    .ask(Command::List)
-                    .await
-                    .into_iter()
-                    .flatten()
-                    .collect()
-            })
-        }),
-        drain: Box::new(move || {
-            let _ = drain.try_send(());
-        }),
-        log,
-    }
-}
-
-fn readiness(shared: &Shared, xds: &kith_xds_client::Status, missing: &[String]) -> Readiness {
-    let status = shared.identity.status();
-    let svid = match (shared.identity.current(), &status.last_error) {
-        (Some(svid), None) if status.expired => {
-            let expired = crate::record::rfc3339(svid.not_after());
-            (
-                false,
-                format!(
-                    "{} expired at {expired}, and {} has sent no other",
-                    svid.principal(),
-                    status.endpoint
-                ),
-            )
-        }
-        (Some(svid), None) => (
-            true,
-            format!(
-                "{} until {}",
-                svid.principal(),
-                crate::record::rfc3339(svid.not_after())
-            ),
-        ),
-        (Some(svid), Some(error)) => (
-            !status.expired,
-            format!(
-                "{} until {}, but: {error}",
-                svid.principal(),
-                crate::record::rfc3339(svid.not_after())
-            ),
-        ),
-        (None, Some(error)) => (
-            false,
-            format!("no SVID yet from {}: {error}", status.endpoint),
-        ),
-        (None, None) => (false, format!("no SVID yet from {}", status.endpoint)),
-    };
-    let snapshot = shared.snapshot();
-    let connected = match (&xds.last_error, xds.connected) {
-        (_, true) => format!("connected to {}", shared.config.xds_address),
-        (Some(error), false) => format!("not connected to {}: {error}", shared.config.xds_address),
-        (None, false) => format!("not connected to {} yet", shared.config.xds_address),
-    };
-    let configuration = match &*snapshot {
-        Some(snapshot) => (
-            true,
-            format!("revision {}, {connected}", snapshot.revision()),
-        ),
-        None if missing.is_empty() => (false, connected),
-        None => (
-            false,
-            format!("missing {}; {connected}", missing.join(", ")),
-        ),
-    };
-    let condition = |name, (met, why)| Condition { name, met, why };
-    Readiness {
-        conditions: vec![
-            condition("svid", svid),
-            condition("configuration", configuration),
-        ],
-    }
-}
-
-fn describe_config(shared: &Shared, xds: &kith_xds_client::Status) -> serde_json::Value {
-    let snapshot = shared.snapshot();
-    let workload = snapshot.as_ref().map(|snapshot| {
-        let workload = snapshot.workload();
-        let mut ports: Vec<_> = workload
-            .ports
-            .iter()
-            .map(|(number, port)| json!({ "port": number, "protocol": port.protocol.map(|it| it.as_str()), "mtls": format!("{:?}", port.mtls).to_uppercase() }))
-            .collect();
-        ports.sort_by_key(|port| port["port"].as_u64());
-        json!({
-            "workload": format!("{}/{}", workload.namespace, workload.name),
-            "revision": workload.revision,
-            "trust_domain": workload.mesh.trust_domain,
-            "addresses": workload.addresses,
-            "policies": workload.policies,
-            "default_mtls": format!("{:?}", workload.default_mtls).to_uppercase(),
-            "egress": format!("{:?}", workload.egress).to_uppercase(),
-            "ports": ports,
-        })
-    });
-    json!({
-        "in_force": workload,
-        "destinations": shared.destinations.names(),
-        "control_plane": {
-            "address": shared.config.xds_address,
-            "connected": xds.connected,
-            "last_update": xds.last_update.map(crate::record::rfc3339),
-            "last_error": xds.last_error,
-            "last_nack": xds.last_nack,
-        },
-    })
-}
-
-fn describe_certs(shared: &Shared) -> serde_json::Value {
-    let status = shared.identity.status();
-    let svids: Vec<_> = status
-        .svids
-        .iter()
-        .map(|svid| {
-            json!({
-                "id": svid.id.as_str(), "hint": svid.hint, "serial": svid.serial, "in_use": svid.in_use,
-                "not_before": crate::record::rfc3339(svid.not_before), "not_after": crate::record::rfc3339(svid.not_after),
-            })
-        })
-        .collect();
-    let bundles: Vec<_> = status
-        .bundles
-        .iter()
-        .map(|bundle| bundle.trust_domain.as_str())
-        .collect();
-    let refused = |bundles: &[RefusedBundle]| -> Vec<_> {
-        bundles
-            .iter()
-            .map(|it| json!({ "trust_domain": it.trust_domain, "why": it.why }))
-            .collect()
-    };
-    json!({
-        "endpoint": status.endpoint,
-        "connected": status.connected,
-        "last_error": status.last_error,
-        "rotations": status.rotations,
-        "overdue": status.overdue,
-        "expired": status.expired,
-        "svids": svids,
-        "trust_domains": bundles,
-        "refused_bundles": refused(&status.refused_bundles),
-        "refused_jwt_bundles": refused(&status.refused_jwt_bundles),
     })
 }
 

@@ -167,6 +167,7 @@ impl Unreachable {
 impl Outbound {
     async fn opaque(mut self, mut record: Record) {
         let Route { resolved, revision } = route(&self.worker, &self.dialled).await;
+        record.revision = Some(Arc::clone(&revision)).filter(|revision| !revision.is_empty());
         let resolved = match resolved {
             Ok(resolved) => resolved,
             Err(reason) => {

@@ -193,34 +193,46 @@ async fn measure_in_rounds(
             {
                 eprintln!("{measure:<16} {:<7} warm-up: {error}", pair.kind);
             }
-            loop {
-                patience.wait_for_quiet(bench).await;
-                let (started, watch) = (Instant::now(), noise::Watch::start(bench));
-                let taken = measure.take(bench, pair, arguments).await;
-                let (noise, taken_for) = (watch.stop(bench), started.elapsed());
-                let outcome = match taken {
-                    Ok(figures) => Outcome::Measured(figures),
-                    Err(error) => Outcome::Failed(error.to_string()),
-                };
-                let again = !noise.is_quiet() && patience.is_left();
-                let sample = Sample {
-                    measure,
-                    kind: pair.kind,
-                    round,
-                    noise,
-                    outcome,
-                };
-                eprintln!(
-                    "{sample}{}",
-                    if again { "  disturbed: once more" } else { "" }
-                );
-                results.add(sample);
-                bench.empty_logs();
-                if !again {
-                    break;
-                }
-                patience.spend(taken_for);
-            }
+            while !once(bench, arguments, (measure, pair, round), patience, results).await {}
         }
     }
+}
+
+/// Takes a measure, and gives back whether that was good enough or has to be.
+async fn once(
+    bench: &mesh::Bench,
+    arguments: &Arguments,
+    (measure, pair, round): (Measure, &mesh::Pair, u32),
+    patience: &mut Patience,
+    results: &mut Results,
+) -> bool {
+    if measure.can_be_disturbed() {
+        patience.wait_for_quiet(bench).await;
+    }
+    let (started, watch) = (Instant::now(), noise::Watch::start(bench));
+    let taken = measure.take(bench, pair, arguments).await;
+    let (noise, took) = (watch.stop(bench), started.elapsed());
+    let outcome = match taken {
+        Ok(figures) => Outcome::Measured(figures),
+        Err(error) => Outcome::Failed(error.to_string()),
+    };
+    let kind = pair.kind;
+    let sample = Sample {
+        measure,
+        kind,
+        round,
+        noise,
+        outcome,
+    };
+    let done = sample.is_quiet() || !patience.is_left();
+    eprintln!(
+        "{sample}{}",
+        if done { "" } else { "  disturbed: once more" }
+    );
+    results.add(sample);
+    bench.empty_logs();
+    if !done {
+        patience.spend(took);
+    }
+    done
 }

@@ -60,6 +60,11 @@ impl Measure {
         }
     }
 
+    /// Whether it matters what else the machine does meanwhile.
+    pub(crate) fn can_be_disturbed(self) -> bool {
+        self != Measure::Memory
+    }
+
     pub(crate) async fn warm_up(self, bench: &Bench, pair: &Pair) -> Result<(), Failure> {
         match self {
             Measure::Memory | Measure::Policy => Ok(()),

@@ -54,7 +54,7 @@ impl Results {
         let values = |quiet: bool| -> Vec<f64> {
             let samples = self
                 .of(measure, kind)
-                .filter(|sample| sample.noise.is_quiet() || !quiet);
+                .filter(|sample| sample.is_quiet() || !quiet);
             let mut values: Vec<f64> = samples.filter_map(|sample| sample.figure(figure)).collect();
             values.sort_by(f64::total_cmp);
             values
@@ -102,6 +102,10 @@ impl Results {
 }
 
 impl Sample {
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.noise.is_quiet() || !self.measure.can_be_disturbed()
+    }
+
     fn figure(&self, name: &str) -> Option<f64> {
         match &self.outcome {
             Outcome::Measured(figures) => figures.get(name).copied(),
@@ -112,7 +116,7 @@ impl Sample {
     fn to_json(&self) -> Value {
         let mut object = json!({
             "measure": self.measure.to_string(), "of": self.kind.to_string(), "round": self.round,
-            "stolen": self.noise.stolen, "foreign": self.noise.foreign, "quiet": self.noise.is_quiet(),
+            "stolen": self.noise.stolen, "foreign": self.noise.foreign, "quiet": self.is_quiet(),
         });
         match &self.outcome {
             Outcome::Measured(figures) => object["figures"] = json!(figures),
@@ -140,7 +144,7 @@ impl fmt::Display for Sample {
             Outcome::Failed(why) => write!(f, "failed: {why}")?,
         }
         let Noise { stolen, foreign } = self.noise;
-        if !self.noise.is_quiet() {
+        if !self.is_quiet() {
             write!(
                 f,
                 "  (stolen {:.0} %, foreign {:.0} %)",

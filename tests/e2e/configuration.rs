@@ -167,7 +167,7 @@ async fn a_start_that_cannot_succeed_says_everything_that_is_wrong_in_few_lines(
         );
     }
     // Hidden from this command alone, which has a mount namespace of its own.
-    let hide = r#"mount -t tmpfs none "$(dirname "$(readlink -f "$(command -v nft)")")" && exec "$0" __proxy capture"#;
+    let hide = r#"mount -t tmpfs none "$(dirname "$(readlink -f "$(command -v nft)")")" && PATH=/usr/sbin:/usr/bin exec "$0" __proxy capture"#;
     let no_nft = run(&machine, &[], &["sh", "-c", hide, &kith()]).await;
     one_line("no nft", no_nft, &["nft", "nftables"]);
 }

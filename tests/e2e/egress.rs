@@ -39,8 +39,20 @@ impl Three {
     async fn open() -> Self {
         let lab = Lab::new(LabOptions::default()).await.unwrap();
         lab.control().write("policies", WEB_MAY_ALL).unwrap();
-        let endpoint = |name: &str| WorkloadSpec::new("shop", name).service_account("orders").label("app", "orders").port(8080, "HTTP").port(7000, "TCP").without_service();
-        let specs = [WorkloadSpec::new("shop", "web"), endpoint("one"), endpoint("two"), endpoint("three")];
+        let endpoint = |name: &str| {
+            WorkloadSpec::new("shop", name)
+                .service_account("orders")
+                .label("app", "orders")
+                .port(8080, "HTTP")
+                .port(7000, "TCP")
+                .without_service()
+        };
+        let specs = [
+            WorkloadSpec::new("shop", "web"),
+            endpoint("one"),
+            endpoint("two"),
+            endpoint("three"),
+        ];
         let mut started = lab.workloads(specs).await.unwrap();
         let web = started.remove(0);
         let service = json!({
@@ -51,9 +63,19 @@ impl Three {
         lab.apply("service", &service.to_string()).await.unwrap();
         let mut apps = Vec::new();
         for workload in &started {
-            apps.push(workload.app(&["http", "--name", &workload.spec.name]).await.unwrap());
+            apps.push(
+                workload
+                    .app(&["http", "--name", &workload.spec.name])
+                    .await
+                    .unwrap(),
+            );
         }
-        Self { web, endpoints: started, apps, _lab: lab }
+        Self {
+            web,
+            endpoints: started,
+            apps,
+            _lab: lab,
+        }
     }
 
     /// Who answers `count` requests that are under way at the same time.
@@ -74,7 +96,8 @@ impl Three {
         let mut by = BTreeMap::new();
         for reply in answers.await.unwrap() {
             assert_eq!(reply.status, 200, "{reply:?}");
-            *by.entry(reply.json()["app"].as_str().unwrap().to_owned()).or_default() += 1;
+            *by.entry(reply.json()["app"].as_str().unwrap().to_owned())
+                .or_default() += 1;
         }
         by
     }
@@ -87,8 +110,19 @@ async fn requests_are_spread_over_the_endpoints_of_a_service_by_their_load() {
     let by = three.at_once(30, "/slow?ms=300").await;
     assert_eq!(by.len(), 3, "{by:?}");
     assert!(by.values().all(|count| (6..=14).contains(count)), "{by:?}");
-    let records = three.web.wait_records(30, |record| record["direction"] == "outbound").await.unwrap();
-    assert!(records.iter().all(|record| record["destination.service"] == "shop/orders" && record["destination.port"] == 80), "{}", records[0]);
+    let records = three
+        .web
+        .wait_records(30, |record| record["direction"] == "outbound")
+        .await
+        .unwrap();
+    assert!(
+        records
+            .iter()
+            .all(|record| record["destination.service"] == "shop/orders"
+                && record["destination.port"] == 80),
+        "{}",
+        records[0]
+    );
 }
 
 #[tokio::test]
@@ -104,19 +138,30 @@ async fn an_endpoint_that_is_down_is_given_up_for_another_and_the_record_counts_
     let outbound = three.web.wait_record(tried_twice).await.unwrap();
     let same_hop = |record: &Value| record["hop"] == outbound["hop"];
     let server = match outbound["destination.address"].as_str().unwrap() {
-        address if address == format!("{}:8080", three.endpoints[0].addresses.v4) => &three.endpoints[0],
+        address if address == format!("{}:8080", three.endpoints[0].addresses.v4) => {
+            &three.endpoints[0]
+        }
         _ => &three.endpoints[2],
     };
     let inbound = server.wait_record(same_hop).await.unwrap();
-    assert_eq!((&outbound["decision"], &inbound["decision"]), (&"allow".into(), &"allow".into()));
+    assert_eq!(
+        (&outbound["decision"], &inbound["decision"]),
+        (&"allow".into(), &"allow".into())
+    );
     // All of them.
     for endpoint in &three.endpoints {
         endpoint.sidecar().kill();
     }
     let reply = three.web.get("http://10.96.50.1:80/nobody").await.unwrap();
-    assert_eq!((reply.status, reply.header("x-kith-reason")), (503, Some("server-unreachable")), "{reply:?}");
+    assert_eq!(
+        (reply.status, reply.header("x-kith-reason")),
+        (503, Some("server-unreachable")),
+        "{reply:?}"
+    );
     let record = three.web.wait_record(path("/nobody")).await.unwrap();
-    check(&expect::record(&record), &expect![[r#"
+    check(
+        &expect::record(&record),
+        &expect![[r#"
         attempts 3
         bytes.in 0
         bytes.out 82
@@ -139,7 +184,8 @@ async fn an_endpoint_that_is_down_is_given_up_for_another_and_the_record_counts_
         span.id <span>
         time <time>
         trace.id <trace>
-    "#]]);
+    "#]],
+    );
     assert_eq!(three.apps.len(), 3);
 }
 
@@ -152,7 +198,9 @@ async fn a_service_without_endpoints_and_a_port_that_none_offers_are_refused() {
     });
     shop.lab.apply("empty", &empty.to_string()).await.unwrap();
     let reply = shop.web.get("http://10.96.60.1:8080/empty").await.unwrap();
-    check(&expect::reply(&reply), &expect![[r#"
+    check(
+        &expect::reply(&reply),
+        &expect![[r#"
         503
         content-length: 82
         content-type: application/problem+json
@@ -160,8 +208,11 @@ async fn a_service_without_endpoints_and_a_port_that_none_offers_are_refused() {
         x-kith-reason: server-unreachable
 
         {"reason":"server-unreachable","requestId":"<uuid>"}
-    "#]]);
-    check(&expect::record(&shop.web.wait_record(path("/empty")).await.unwrap()), &expect![[r#"
+    "#]],
+    );
+    check(
+        &expect::record(&shop.web.wait_record(path("/empty")).await.unwrap()),
+        &expect![[r#"
         bytes.in 0
         bytes.out 82
         decision deny
@@ -182,17 +233,29 @@ async fn a_service_without_endpoints_and_a_port_that_none_offers_are_refused() {
         span.id <span>
         time <time>
         trace.id <trace>
-    "#]]);
-    let heard = wire::raw(&shop.web, "10.96.60.1:7000".parse().unwrap(), "hello").await.unwrap();
+    "#]],
+    );
+    let heard = wire::raw(&shop.web, "10.96.60.1:7000".parse().unwrap(), "hello")
+        .await
+        .unwrap();
     assert_eq!((heard.text().as_str(), heard.end), ("", End::Reset));
     let reply = shop.web.get("http://orders.shop:9999/port").await.unwrap();
-    assert_eq!((reply.status, reply.header("x-kith-reason")), (503, Some("no-route")), "{reply:?}");
+    assert_eq!(
+        (reply.status, reply.header("x-kith-reason")),
+        (503, Some("no-route")),
+        "{reply:?}"
+    );
 }
 
 /// A lab in which `orders` is what a test plays: announced as a part of the mesh, without a sidecar.
 async fn impostor() -> (Arc<Workload>, Arc<Workload>, Lab) {
     let lab = Lab::new(LabOptions::default()).await.unwrap();
-    let specs = [WorkloadSpec::new("shop", "web"), WorkloadSpec::new("shop", "orders").without_sidecar().unannounced()];
+    let specs = [
+        WorkloadSpec::new("shop", "web"),
+        WorkloadSpec::new("shop", "orders")
+            .without_sidecar()
+            .unannounced(),
+    ];
     let [web, orders] = <[_; 2]>::try_from(lab.workloads(specs).await.unwrap()).unwrap();
     let mut document = orders_document();
     document["spec"]["addresses"] = json!(orders.addresses.both());
@@ -229,10 +292,16 @@ async fn a_server_that_is_somebody_else_is_refused_before_anything_is_sent() {
     let app = App::hearing(&orders, 8080, serve(b"kith-h1")).await;
     let grpc = App::hearing(&orders, 9090, serve(b"kith-h2")).await;
     let opaque = App::hearing(&orders, 7000, serve(b"kith-tcp")).await;
-    let mut call = Call::get(format!("http://{}:8080/secret", orders.addresses.v4).parse().unwrap());
+    let mut call = Call::get(
+        format!("http://{}:8080/secret", orders.addresses.v4)
+            .parse()
+            .unwrap(),
+    );
     call.data = Some("secret".to_owned());
     let reply = web.call(call).await.unwrap();
-    check(&expect::reply(&reply), &expect![[r#"
+    check(
+        &expect::reply(&reply),
+        &expect![[r#"
         503
         connection: close
         content-length: 88
@@ -241,8 +310,11 @@ async fn a_server_that_is_somebody_else_is_refused_before_anything_is_sent() {
         x-kith-reason: server-identity-mismatch
 
         {"reason":"server-identity-mismatch","requestId":"<uuid>"}
-    "#]]);
-    check(&expect::record(&web.wait_record(path("/secret")).await.unwrap()), &expect![[r#"
+    "#]],
+    );
+    check(
+        &expect::record(&web.wait_record(path("/secret")).await.unwrap()),
+        &expect![[r#"
         bytes.in 0
         bytes.out 88
         decision deny
@@ -264,14 +336,35 @@ async fn a_server_that_is_somebody_else_is_refused_before_anything_is_sent() {
         time <time>
         tls.error the server is spiffe://example.org/ns/shop/sa/accounting, expected spiffe://example.org/ns/shop/sa/orders
         trace.id <trace>
-    "#]]);
-    let mut call = Call::get(format!("http://{}:9090/secret2", orders.addresses.v4).parse().unwrap());
+    "#]],
+    );
+    let mut call = Call::get(
+        format!("http://{}:9090/secret2", orders.addresses.v4)
+            .parse()
+            .unwrap(),
+    );
     call.http2 = true;
     let reply = web.call(call).await.unwrap();
-    assert_eq!((reply.status, reply.header("x-kith-reason")), (503, Some("server-identity-mismatch")), "{reply:?}");
-    let heard = wire::raw(&web, format!("{}:7000", orders.addresses.v4).parse().unwrap(), "secret").await.unwrap();
+    assert_eq!(
+        (reply.status, reply.header("x-kith-reason")),
+        (503, Some("server-identity-mismatch")),
+        "{reply:?}"
+    );
+    let heard = wire::raw(
+        &web,
+        format!("{}:7000", orders.addresses.v4).parse().unwrap(),
+        "secret",
+    )
+    .await
+    .unwrap();
     assert_eq!((heard.text().as_str(), heard.end), ("", End::Reset));
-    check(&expect::record(&web.wait_record(|record| record["record"] == "connection").await.unwrap()), &expect![[r#"
+    check(
+        &expect::record(
+            &web.wait_record(|record| record["record"] == "connection")
+                .await
+                .unwrap(),
+        ),
+        &expect![[r#"
         bytes.in 0
         bytes.out 0
         decision deny
@@ -285,7 +378,8 @@ async fn a_server_that_is_somebody_else_is_refused_before_anything_is_sent() {
         source.address 10.75.0.3:*
         time <time>
         tls.error the server is spiffe://example.org/ns/shop/sa/accounting, expected spiffe://example.org/ns/shop/sa/orders
-    "#]]);
+    "#]],
+    );
     for app in [app, grpc, opaque] {
         app.wait_heard(|heard| heard == ["shook hands;end"]).await;
     }
@@ -297,16 +391,35 @@ async fn a_destination_of_the_mesh_never_gets_plaintext() {
     let app = App::hearing(&orders, 8080, |mut stream, log| async move {
         let heard = wire::listen(&mut stream, Duration::from_millis(300)).await;
         log.push(&heard.bytes);
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        let _ = stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            .await;
     })
     .await;
     let opaque = App::answering(&orders, 7000, "").await;
-    let reply = web.get(&format!("http://{}:8080/very-secret", orders.addresses.v4)).await.unwrap();
-    assert_eq!((reply.status, reply.header("x-kith-reason")), (503, Some("server-unauthenticated")), "{reply:?}");
-    let _ = wire::raw(&web, format!("{}:7000", orders.addresses.v4).parse().unwrap(), "very-secret").await;
+    let reply = web
+        .get(&format!("http://{}:8080/very-secret", orders.addresses.v4))
+        .await
+        .unwrap();
+    assert_eq!(
+        (reply.status, reply.header("x-kith-reason")),
+        (503, Some("server-unauthenticated")),
+        "{reply:?}"
+    );
+    let _ = wire::raw(
+        &web,
+        format!("{}:7000", orders.addresses.v4).parse().unwrap(),
+        "very-secret",
+    )
+    .await;
     let heard = app.heard().concat() + &opaque.heard().concat();
-    assert!(!app.heard().is_empty() && !heard.contains("secret") && !heard.contains("GET"), "{heard:?}");
-    check(&expect::record(&web.wait_record(path("/very-secret")).await.unwrap()), &expect![[r#"
+    assert!(
+        !app.heard().is_empty() && !heard.contains("secret") && !heard.contains("GET"),
+        "{heard:?}"
+    );
+    check(
+        &expect::record(&web.wait_record(path("/very-secret")).await.unwrap()),
+        &expect![[r#"
         bytes.in 0
         bytes.out 86
         decision deny
@@ -328,27 +441,52 @@ async fn a_destination_of_the_mesh_never_gets_plaintext() {
         time <time>
         tls.error received corrupt message of type InvalidContentType
         trace.id <trace>
-    "#]]);
+    "#]],
+    );
 }
 
 #[tokio::test]
 async fn a_machine_outside_of_the_mesh_is_spoken_to_in_plaintext_when_it_is_announced_as_such() {
     let lab = Lab::new(LabOptions::default()).await.unwrap();
-    let specs = [WorkloadSpec::new("shop", "web"), WorkloadSpec::new("shop", "legacy").without_sidecar().port(8080, "HTTP")];
+    let specs = [
+        WorkloadSpec::new("shop", "web"),
+        WorkloadSpec::new("shop", "legacy")
+            .without_sidecar()
+            .port(8080, "HTTP"),
+    ];
     let started = lab.workloads(specs).await.unwrap();
-    let [web, legacy] = &started[..] else { panic!() };
-    let app = App::answering(legacy, 8080, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-kith-reason: forged\r\n\r\nok").await;
+    let [web, legacy] = &started[..] else {
+        panic!()
+    };
+    let app = App::answering(
+        legacy,
+        8080,
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-kith-reason: forged\r\n\r\nok",
+    )
+    .await;
     let mut call = Call::get("http://legacy.shop:8080/plain".parse().unwrap());
-    call.headers = vec!["x-forwarded-client-cert: forged".to_owned(), "x-kith-a: forged".to_owned()];
+    call.headers = vec![
+        "x-forwarded-client-cert: forged".to_owned(),
+        "x-kith-a: forged".to_owned(),
+    ];
     let reply = web.call(call).await.unwrap();
-    check(&expect::reply(&reply), &expect![[r#"
+    check(
+        &expect::reply(&reply),
+        &expect![[r#"
         200
         content-length: 2
 
         ok
-    "#]]);
-    assert!(app.heard()[0].starts_with("GET /plain HTTP/1.1\r\n") && !app.heard()[0].contains("forged"), "{:?}", app.heard());
-    check(&expect::record(&web.wait_record(path("/plain")).await.unwrap()), &expect![[r#"
+    "#]],
+    );
+    assert!(
+        app.heard()[0].starts_with("GET /plain HTTP/1.1\r\n") && !app.heard()[0].contains("forged"),
+        "{:?}",
+        app.heard()
+    );
+    check(
+        &expect::record(&web.wait_record(path("/plain")).await.unwrap()),
+        &expect![[r#"
         bytes.in 0
         bytes.out 2
         decision allow
@@ -371,7 +509,8 @@ async fn a_machine_outside_of_the_mesh_is_spoken_to_in_plaintext_when_it_is_anno
         time <time>
         trace.id <trace>
         upstream_ms <ms>
-    "#]]);
+    "#]],
+    );
 }
 
 #[tokio::test]
@@ -379,10 +518,15 @@ async fn unknown_addresses_are_refused_unless_egress_is_allowed() {
     let shop = Shop::open(HTTP, WEB_MAY_ALL).await;
     let stranger = shop.stranger().await;
     let _http = stranger.app(&["http"]).await.unwrap();
-    let _tcp = stranger.app(&["tcp", "--listen", "[::]:7000", "--greeting", "hello"]).await.unwrap();
+    let _tcp = stranger
+        .app(&["tcp", "--listen", "[::]:7000", "--greeting", "hello"])
+        .await
+        .unwrap();
     let url = format!("http://{}:8080/outside", stranger.addresses.v4);
     let reply = shop.web.get(&url).await.unwrap();
-    check(&expect::reply(&reply), &expect![[r#"
+    check(
+        &expect::reply(&reply),
+        &expect![[r#"
         503
         content-length: 72
         content-type: application/problem+json
@@ -390,8 +534,11 @@ async fn unknown_addresses_are_refused_unless_egress_is_allowed() {
         x-kith-reason: no-route
 
         {"reason":"no-route","requestId":"<uuid>"}
-    "#]]);
-    check(&expect::record(&shop.web.wait_record(path("/outside")).await.unwrap()), &expect![[r#"
+    "#]],
+    );
+    check(
+        &expect::record(&shop.web.wait_record(path("/outside")).await.unwrap()),
+        &expect![[r#"
         bytes.in 0
         bytes.out 72
         decision deny
@@ -412,19 +559,32 @@ async fn unknown_addresses_are_refused_unless_egress_is_allowed() {
         span.id <span>
         time <time>
         trace.id <trace>
-    "#]]);
+    "#]],
+    );
     let tcp = std::net::SocketAddr::new(stranger.addresses.v4.into(), 7000);
     let heard = wire::raw(&shop.web, tcp, "hello").await.unwrap();
     assert_eq!((heard.text().as_str(), heard.end), ("", End::Reset));
 
-    let options = LabOptions { mesh: json!({"egress": "ALLOW"}), ..LabOptions::default() };
+    let options = LabOptions {
+        mesh: json!({"egress": "ALLOW"}),
+        ..LabOptions::default()
+    };
     let shop = Shop::with(options, HTTP, WEB_MAY_ALL).await;
     let stranger = shop.stranger().await;
     let _http = stranger.app(&["http", "--name", "outside"]).await.unwrap();
-    let _tcp = stranger.app(&["tcp", "--listen", "[::]:7000", "--greeting", "hello"]).await.unwrap();
+    let _tcp = stranger
+        .app(&["tcp", "--listen", "[::]:7000", "--greeting", "hello"])
+        .await
+        .unwrap();
     let reply = shop.web.get(&url).await.unwrap();
-    assert_eq!((reply.status, &reply.json()["app"]), (200, &"outside".into()), "{reply:?}");
-    check(&expect::record(&shop.web.wait_record(path("/outside")).await.unwrap()), &expect![[r#"
+    assert_eq!(
+        (reply.status, &reply.json()["app"]),
+        (200, &"outside".into()),
+        "{reply:?}"
+    );
+    check(
+        &expect::record(&shop.web.wait_record(path("/outside")).await.unwrap()),
+        &expect![[r#"
         bytes.in 0
         bytes.out 334
         decision allow
@@ -446,10 +606,17 @@ async fn unknown_addresses_are_refused_unless_egress_is_allowed() {
         time <time>
         trace.id <trace>
         upstream_ms <ms>
-    "#]]);
+    "#]],
+    );
     let greeting = shop
         .web
-        .enter(move || async move { until(&mut tokio::net::TcpStream::connect(tcp).await.unwrap(), "hello\r\n").await })
+        .enter(move || async move {
+            until(
+                &mut tokio::net::TcpStream::connect(tcp).await.unwrap(),
+                "hello\r\n",
+            )
+            .await
+        })
         .await
         .unwrap();
     assert!(greeting.is_ok(), "{greeting:?}");
@@ -464,12 +631,18 @@ async fn connections_of_the_application_share_those_of_the_pool() {
     }
     let mut hops = Vec::new();
     for number in 1..=3 {
-        let (outbound, _) = expect::ends(&shop.web, &shop.orders, path(&format!("/pooled/{number}"))).await;
+        let (outbound, _) =
+            expect::ends(&shop.web, &shop.orders, path(&format!("/pooled/{number}"))).await;
         hops.push(outbound["hop"].as_str().unwrap().to_owned());
     }
     let (id, _) = hops[0].rsplit_once('-').unwrap();
-    assert_eq!(hops, [format!("{id}-1"), format!("{id}-2"), format!("{id}-3")]);
-    check(&hop(&shop.web, &shop.orders, path("/pooled/3")).await, &expect![[r#"
+    assert_eq!(
+        hops,
+        [format!("{id}-1"), format!("{id}-2"), format!("{id}-3")]
+    );
+    check(
+        &hop(&shop.web, &shop.orders, path("/pooled/3")).await,
+        &expect![[r#"
         both    bytes.in 0
         both    bytes.out 513
         both    decision allow
@@ -505,7 +678,8 @@ async fn connections_of_the_application_share_those_of_the_pool() {
         both    tls.version TLSv1.3
         both    trace.id <trace>
         both    upstream_ms <ms>
-    "#]]);
+    "#]],
+    );
 }
 
 #[tokio::test]
@@ -520,17 +694,33 @@ async fn an_idle_connection_that_its_server_has_ended_is_not_used() {
     // The application behind it, on one and the same connection of the client.
     let address = shop.service(8080);
     let request = |connection: &Connection, path: &str| {
-        connection.request(Method::GET, &format!("http://orders.shop:8080{path}").parse().unwrap(), &HeaderMap::new(), full("")).unwrap()
+        connection
+            .request(
+                Method::GET,
+                &format!("http://orders.shop:8080{path}").parse().unwrap(),
+                &HeaderMap::new(),
+                full(""),
+            )
+            .unwrap()
     };
-    let (next, restarted) = (tokio::sync::oneshot::channel::<()>(), tokio::sync::oneshot::channel::<()>());
+    let (next, restarted) = (
+        tokio::sync::oneshot::channel::<()>(),
+        tokio::sync::oneshot::channel::<()>(),
+    );
     let (first_done, wait_first) = next;
     let (go_on, wait_restart) = restarted;
     let client = shop.web.enter(move || async move {
         let mut connection = Connection::open(address, false).await.unwrap();
-        let first = connection.call(request(&connection, "/kept/1")).await.unwrap();
+        let first = connection
+            .call(request(&connection, "/kept/1"))
+            .await
+            .unwrap();
         first_done.send(()).unwrap();
         wait_restart.await.unwrap();
-        let second = connection.call(request(&connection, "/kept/2")).await.unwrap();
+        let second = connection
+            .call(request(&connection, "/kept/2"))
+            .await
+            .unwrap();
         (first.status, second.status)
     });
     let restart = async {
@@ -545,7 +735,10 @@ async fn an_idle_connection_that_its_server_has_ended_is_not_used() {
     drop(app);
     let _app = App::listen(&shop.orders, 8080, |mut stream, _| async move {
         until(&mut stream, "\r\n\r\n").await.unwrap();
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            .await
+            .unwrap();
     })
     .await;
     for number in 0..10 {
@@ -573,8 +766,15 @@ async fn a_workload_that_is_withdrawn_is_known_no_more() {
     while shop.web.get(&pod).await.unwrap().status == 200 {
         assert!(Instant::now() < deadline, "still known after 5 s");
     }
-    for (url, reason) in [(pod.as_str(), "no-route"), ("http://10.96.70.1:8080/", "server-unreachable")] {
+    for (url, reason) in [
+        (pod.as_str(), "no-route"),
+        ("http://10.96.70.1:8080/", "server-unreachable"),
+    ] {
         let reply = shop.web.get(url).await.unwrap();
-        assert_eq!((reply.status, reply.header("x-kith-reason")), (503, Some(reason)), "{url}: {reply:?}");
+        assert_eq!(
+            (reply.status, reply.header("x-kith-reason")),
+            (503, Some(reason)),
+            "{url}: {reply:?}"
+        );
     }
 }

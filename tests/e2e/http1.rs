@@ -33,17 +33,28 @@ fn check(actual: &str, expected: &Expect) {
 #[tokio::test]
 async fn an_allowed_request_arrives_with_the_callers_name_and_both_ends_write_it_down() {
     let shop = Shop::open(HTTP, WEB_MAY_ALL).await;
-    let _app = shop.orders.app(&["http", "--name", "orders"]).await.unwrap();
-    let reply = shop.get("/orders/1?secret=never-logged", &["x-own: kept"]).await;
-    check(&expect::reply(&reply), &expect![[r#"
+    let _app = shop
+        .orders
+        .app(&["http", "--name", "orders"])
+        .await
+        .unwrap();
+    let reply = shop
+        .get("/orders/1?secret=never-logged", &["x-own: kept"])
+        .await;
+    check(
+        &expect::reply(&reply),
+        &expect![[r#"
         200
         content-length: 548
         content-type: application/json
 
         {"app":"orders","authority":null,"body":"","bytes":0,"headers":{"host":"orders.shop:8080","traceparent":"00-<trace>-<span>-00","x-forwarded-client-cert":"By=spiffe://example.org/ns/shop/sa/orders;Hash=<sha256>;URI=spiffe://example.org/ns/shop/sa/web","x-own":"kept","x-request-id":"<uuid>"},"method":"GET","path":"/orders/1","peer":"<peer>","query":"secret=never-logged","trailers":null,"version":"HTTP/1.1"}
-    "#]]);
+    "#]],
+    );
     let text = hop(&shop.web, &shop.orders, path("/orders/1")).await;
-    check(&text, &expect![[r#"
+    check(
+        &text,
+        &expect![[r#"
         both    bytes.in 0
         both    bytes.out 548
         both    decision allow
@@ -79,7 +90,8 @@ async fn an_allowed_request_arrives_with_the_callers_name_and_both_ends_write_it
         both    tls.version TLSv1.3
         both    trace.id <trace>
         both    upstream_ms <ms>
-    "#]]);
+    "#]],
+    );
 }
 
 #[tokio::test]
@@ -93,22 +105,37 @@ async fn requests_of_one_connection_share_one_connection_on_the_wire_and_are_cou
             let mut connection = Connection::open(address, false).await.unwrap();
             let mut peers = Vec::new();
             for number in 1..=3 {
-                let request =
-                    connection.request(Method::GET, &url(&format!("/{number}")), &HeaderMap::new(), full("")).unwrap();
+                let request = connection
+                    .request(
+                        Method::GET,
+                        &url(&format!("/{number}")),
+                        &HeaderMap::new(),
+                        full(""),
+                    )
+                    .unwrap();
                 peers.push(connection.call(request).await.unwrap().json()["peer"].clone());
             }
             peers
         })
         .await
         .unwrap();
-    assert!(peers.iter().all(|peer| peer.is_string() && *peer == peers[0]), "one connection to the application: {peers:?}");
+    assert!(
+        peers
+            .iter()
+            .all(|peer| peer.is_string() && *peer == peers[0]),
+        "one connection to the application: {peers:?}"
+    );
     let mut hops = Vec::new();
     for number in 1..=3 {
-        let (outbound, _) = expect::ends(&shop.web, &shop.orders, path(&format!("/{number}"))).await;
+        let (outbound, _) =
+            expect::ends(&shop.web, &shop.orders, path(&format!("/{number}"))).await;
         hops.push(outbound["hop"].as_str().unwrap().to_owned());
     }
     let (id, _) = hops[0].rsplit_once('-').unwrap();
-    assert_eq!(hops, [format!("{id}-1"), format!("{id}-2"), format!("{id}-3")]);
+    assert_eq!(
+        hops,
+        [format!("{id}-1"), format!("{id}-2"), format!("{id}-3")]
+    );
 }
 
 #[tokio::test]
@@ -123,11 +150,25 @@ async fn pipelined_requests_are_answered_in_order() {
              GET /status/404 HTTP/1.1\r\nhost: orders.shop\r\nconnection: close\r\n\r\n",
         )
         .await;
-    assert_eq!((heard.statuses(), heard.end), (vec![200, 200, 200, 404], End::Closed));
+    assert_eq!(
+        (heard.statuses(), heard.end),
+        (vec![200, 200, 200, 404], End::Closed)
+    );
     let text = heard.text();
-    let place = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} in {text}"));
-    assert!(place("\"path\":\"/slow\"") < place("\r\n\r\nhello") && place("\r\n\r\nhello") < place("HTTP/1.1 404"), "{text}");
-    let records = shop.web.wait_records(4, |record| record["direction"] == "outbound").await.unwrap();
+    let place = |part: &str| {
+        text.find(part)
+            .unwrap_or_else(|| panic!("{part} in {text}"))
+    };
+    assert!(
+        place("\"path\":\"/slow\"") < place("\r\n\r\nhello")
+            && place("\r\n\r\nhello") < place("HTTP/1.1 404"),
+        "{text}"
+    );
+    let records = shop
+        .web
+        .wait_records(4, |record| record["direction"] == "outbound")
+        .await
+        .unwrap();
     let paths: Vec<_> = records.iter().map(|record| &record["http.path"]).collect();
     assert_eq!(paths, ["/slow", "/echo", "/third", "/status/404"]);
 }
@@ -144,32 +185,65 @@ async fn bodies_and_trailers_of_any_shape_pass_both_ways() {
         )
         .await;
     let text = heard.text();
-    assert!(text.contains("\"body\":\"hello world\"") && text.contains("\"trailers\":{\"x-sum\":\"11\"}"), "{text}");
+    assert!(
+        text.contains("\"body\":\"hello world\"")
+            && text.contains("\"trailers\":{\"x-sum\":\"11\"}"),
+        "{text}"
+    );
     let (outbound, inbound) = expect::ends(&shop.web, &shop.orders, path("/sum")).await;
     for record in [outbound, inbound] {
-        assert_eq!(record["bytes.in"], 11, "content without chunk headers: {record}");
+        assert_eq!(
+            record["bytes.in"], 11,
+            "content without chunk headers: {record}"
+        );
     }
 
     // Chunks back.
     let heard = shop
         .say("POST /echo HTTP/1.1\r\nhost: orders.shop\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
         .await;
-    assert!(heard.text().contains("transfer-encoding: chunked") && heard.text().ends_with("5\r\nhello\r\n0\r\n\r\n"), "{heard:?}");
+    assert!(
+        heard.text().contains("transfer-encoding: chunked")
+            && heard.text().ends_with("5\r\nhello\r\n0\r\n\r\n"),
+        "{heard:?}"
+    );
 
-    let reply = shop.get("/stream?ticks=3&ms=1", &["te: trailers", "connection: te"]).await;
-    assert_eq!((reply.text().as_str(), reply.trailers["x-ticks"].to_str().unwrap()), ("tick 0\ntick 1\ntick 2\n", "3"));
+    let reply = shop
+        .get("/stream?ticks=3&ms=1", &["te: trailers", "connection: te"])
+        .await;
+    assert_eq!(
+        (
+            reply.text().as_str(),
+            reply.trailers["x-ticks"].to_str().unwrap()
+        ),
+        ("tick 0\ntick 1\ntick 2\n", "3")
+    );
 
-    let heard = shop.say("HEAD /bytes?n=1000 HTTP/1.1\r\nhost: orders.shop\r\nconnection: close\r\n\r\n").await;
+    let heard = shop
+        .say("HEAD /bytes?n=1000 HTTP/1.1\r\nhost: orders.shop\r\nconnection: close\r\n\r\n")
+        .await;
     let text = heard.text();
-    assert!(text.contains("content-length: 1000\r\n") && text.ends_with("\r\n\r\n"), "no body after HEAD: {text:?}");
+    assert!(
+        text.contains("content-length: 1000\r\n") && text.ends_with("\r\n\r\n"),
+        "no body after HEAD: {text:?}"
+    );
 
     // HTTP/1.0: no chunks for one who cannot read them, the end of the connection is the end of the body.
-    let heard = shop.say("GET /stream?ticks=2&ms=1 HTTP/1.0\r\nhost: orders.shop\r\n\r\n").await;
+    let heard = shop
+        .say("GET /stream?ticks=2&ms=1 HTTP/1.0\r\nhost: orders.shop\r\n\r\n")
+        .await;
     let text = heard.text();
-    assert!(!text.contains("chunked") && text.ends_with("\r\n\r\ntick 0\ntick 1\n"), "{text:?}");
+    assert!(
+        !text.contains("chunked") && text.ends_with("\r\n\r\ntick 0\ntick 1\n"),
+        "{text:?}"
+    );
     assert_eq!(heard.end, End::Closed);
     let (outbound, inbound) = expect::ends(&shop.web, &shop.orders, path("/stream")).await;
-    assert_eq!((&outbound["http.version"], &inbound["bytes.out"]), (&"1.1".into(), &21.into()), "the first of /stream");
+    assert_eq!(
+        (&outbound["http.version"], &inbound["bytes.out"]),
+        (&"1.1".into(), &21.into()),
+        "the first of /stream"
+    );
 }
 
 #[tokio::test]
@@ -184,7 +258,9 @@ async fn a_hundred_mebibytes_go_up_and_down_at_once_unchanged_and_in_little_memo
         let mut state = number as u64 ^ 0x9e37_79b9_7f4a_7c15;
         let mut bytes = Vec::with_capacity(PIECE);
         while bytes.len() < PIECE {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             bytes.extend_from_slice(&state.to_le_bytes());
         }
         bytes
@@ -194,7 +270,9 @@ async fn a_hundred_mebibytes_go_up_and_down_at_once_unchanged_and_in_little_memo
         .enter(move || async move {
             let mut connection = Connection::open(address, false).await.unwrap();
             let (frames, body) = channel();
-            let request = connection.request(Method::POST, &url("/echo"), &HeaderMap::new(), body).unwrap();
+            let request = connection
+                .request(Method::POST, &url("/echo"), &HeaderMap::new(), body)
+                .unwrap();
             let upload = tokio::task::spawn_local(async move {
                 for number in 0..PIECES {
                     assert!(frames.data(piece(number)).await);
@@ -221,10 +299,17 @@ async fn a_hundred_mebibytes_go_up_and_down_at_once_unchanged_and_in_little_memo
         .unwrap();
     let (outbound, inbound) = expect::ends(&shop.web, &shop.orders, path("/echo")).await;
     for key in ["bytes.in", "bytes.out"] {
-        assert_eq!((&outbound[key], &inbound[key]), (&(PIECE * PIECES).into(), &(PIECE * PIECES).into()), "{key}");
+        assert_eq!(
+            (&outbound[key], &inbound[key]),
+            (&(PIECE * PIECES).into(), &(PIECE * PIECES).into()),
+            "{key}"
+        );
     }
     for (before, after) in before.into_iter().zip(memory(&shop)) {
-        assert!(after < before + 16 * 1024, "a sidecar went from {before} to {after} KiB");
+        assert!(
+            after < before + 16 * 1024,
+            "a sidecar went from {before} to {after} KiB"
+        );
     }
 }
 
@@ -250,15 +335,29 @@ async fn expect_continue_waits_for_the_application_and_interim_answers_pass() {
             })
             .await
             .unwrap();
-        assert!(heard.text().starts_with("HTTP/1.1 200 OK\r\n") && heard.text().contains("\"body\":\"body\""), "{heard:?}");
+        assert!(
+            heard.text().starts_with("HTTP/1.1 200 OK\r\n")
+                && heard.text().contains("\"body\":\"body\""),
+            "{heard:?}"
+        );
     }
     let hints = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
     let app = App::answering(&shop.orders, 8080, hints).await;
-    let heard = shop.say("GET /hints HTTP/1.1\r\nhost: orders.shop\r\nconnection: close\r\n\r\n").await;
+    let heard = shop
+        .say("GET /hints HTTP/1.1\r\nhost: orders.shop\r\nconnection: close\r\n\r\n")
+        .await;
     assert_eq!(heard.statuses(), [103, 200], "{}", heard.text());
-    assert!(heard.text().starts_with("HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n"), "{}", heard.text());
+    assert!(
+        heard
+            .text()
+            .starts_with("HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n"),
+        "{}",
+        heard.text()
+    );
     // RFC 9110 section 15.2: a server must not send a 1xx to an HTTP/1.0 client.
-    let heard = shop.say("GET /hints HTTP/1.0\r\nhost: orders.shop\r\n\r\n").await;
+    let heard = shop
+        .say("GET /hints HTTP/1.0\r\nhost: orders.shop\r\n\r\n")
+        .await;
     assert_eq!(heard.statuses(), [200], "{}", heard.text());
     drop(app);
 }
@@ -266,16 +365,27 @@ async fn expect_continue_waits_for_the_application_and_interim_answers_pass() {
 #[tokio::test]
 async fn an_answer_may_come_before_the_request_has_been_read() {
     let shop = Shop::open(HTTP, WEB_MAY_ALL).await;
-    let early = "HTTP/1.1 413 Content Too Large\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbig\n";
+    let early =
+        "HTTP/1.1 413 Content Too Large\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbig\n";
     let app = App::answering(&shop.orders, 8080, early).await;
-    let mut request = b"POST /big HTTP/1.1\r\nhost: orders.shop\r\ncontent-length: 100000000\r\n\r\n".to_vec();
+    let mut request =
+        b"POST /big HTTP/1.1\r\nhost: orders.shop\r\ncontent-length: 100000000\r\n\r\n".to_vec();
     request.resize(100_000, b'x');
     let heard = shop.say(request).await;
-    assert_eq!((heard.statuses(), heard.end), (vec![413], End::Closed), "{}", heard.text());
+    assert_eq!(
+        (heard.statuses(), heard.end),
+        (vec![413], End::Closed),
+        "{}",
+        heard.text()
+    );
     assert!(heard.text().ends_with("\r\n\r\nbig\n"));
     let (outbound, inbound) = expect::ends(&shop.web, &shop.orders, path("/big")).await;
     for record in [outbound, inbound] {
-        assert_eq!((&record["decision"], &record["http.status"]), (&"allow".into(), &413.into()), "{record}");
+        assert_eq!(
+            (&record["decision"], &record["http.status"]),
+            (&"allow".into(), &413.into()),
+            "{record}"
+        );
     }
     drop(app);
 }
@@ -304,20 +414,37 @@ async fn row_09_an_upgrade_is_authorized_first_and_tunnels_only_after_101() {
         .web
         .enter(move || async move {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(format!("{UPGRADE}early;").as_bytes()).await.unwrap();
+            stream
+                .write_all(format!("{UPGRADE}early;").as_bytes())
+                .await
+                .unwrap();
             let head = until(&mut stream, "\r\n\r\n").await.unwrap();
             let first = until(&mut stream, "server first;").await.unwrap();
             stream.write_all(b"late;").await.unwrap();
             stream.shutdown().await.unwrap();
-            (head, first, wire::listen(&mut stream, Duration::from_secs(2)).await)
+            (
+                head,
+                first,
+                wire::listen(&mut stream, Duration::from_secs(2)).await,
+            )
         })
         .await
         .unwrap();
-    assert!(heard.0.starts_with("HTTP/1.1 101 Switching Protocols\r\n") && heard.0.contains("upgrade: websocket"), "{}", heard.0);
+    assert!(
+        heard.0.starts_with("HTTP/1.1 101 Switching Protocols\r\n")
+            && heard.0.contains("upgrade: websocket"),
+        "{}",
+        heard.0
+    );
     assert_eq!((heard.2.text().as_str(), heard.2.end), ("bye", End::Closed));
-    assert_eq!(app.heard(), ["upgrade asked: true, early: false\nearly;late;"]);
+    assert_eq!(
+        app.heard(),
+        ["upgrade asked: true, early: false\nearly;late;"]
+    );
     let text = hop(&shop.web, &shop.orders, path("/upgrade")).await;
-    check(&text, &expect![[r#"
+    check(
+        &text,
+        &expect![[r#"
         both    bytes.in 11
         both    bytes.out 16
         both    closed_by client
@@ -354,7 +481,8 @@ async fn row_09_an_upgrade_is_authorized_first_and_tunnels_only_after_101() {
         both    tls.version TLSv1.3
         both    trace.id <trace>
         both    upstream_ms <ms>
-    "#]]);
+    "#]],
+    );
 }
 
 #[tokio::test]
@@ -364,19 +492,38 @@ async fn row_09_an_upgrade_that_is_refused_by_policy_or_application_is_no_tunnel
          metadata: {{namespace: shop, name: no-upgrade}}\nspec: {{action: DENY, rules: [{{to: [{{operation: {{paths: [/upgrade]}}}}]}}]}}\n"
     );
     let shop = Shop::open(HTTP, &denied).await;
-    let app = App::answering(&shop.orders, 8080, "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nno\n").await;
-    let heard = shop.say(format!("{UPGRADE}raw bytes that are no HTTP\r\n\r\n")).await;
+    let app = App::answering(
+        &shop.orders,
+        8080,
+        "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nno\n",
+    )
+    .await;
+    let heard = shop
+        .say(format!("{UPGRADE}raw bytes that are no HTTP\r\n\r\n"))
+        .await;
     assert_eq!(heard.statuses(), [403, 400], "{}", heard.text());
     // The application answers 200: what follows is another request, not a tunnel.
-    let heard = shop.say(UPGRADE.replace("/upgrade", "/other") + "raw bytes that are no HTTP\r\n\r\n").await;
+    let heard = shop
+        .say(UPGRADE.replace("/upgrade", "/other") + "raw bytes that are no HTTP\r\n\r\n")
+        .await;
     assert_eq!(heard.statuses(), [200, 400], "{}", heard.text());
-    assert!(app.heard().iter().all(|heard| !heard.contains("/upgrade") && !heard.contains("raw bytes")), "{:?}", app.heard());
+    assert!(
+        app.heard()
+            .iter()
+            .all(|heard| !heard.contains("/upgrade") && !heard.contains("raw bytes")),
+        "{:?}",
+        app.heard()
+    );
     // RFC 9113 section 3.1 removed the upgrade to h2c; and it would let streams pass undecided.
     let h2c = "GET / HTTP/1.1\r\nhost: orders.shop\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\r\n";
     let before = app.heard().len();
     let heard = shop.say(h2c).await;
     let forwarded = app.heard().split_off(before).concat();
-    assert!(!forwarded.contains("h2c") && !forwarded.to_lowercase().contains("upgrade"), "{forwarded:?}, {}", heard.text());
+    assert!(
+        !forwarded.contains("h2c") && !forwarded.to_lowercase().contains("upgrade"),
+        "{forwarded:?}, {}",
+        heard.text()
+    );
 }
 
 #[tokio::test]
@@ -392,13 +539,23 @@ spec:
     to: [{operation: {methods: [CONNECT], hosts: [allowed.example]}}]
 ";
     let shop = Shop::open(HTTP, policy).await;
-    let app = App::answering(&shop.orders, 8080, "HTTP/1.1 200 Connection Established\r\n\r\nhello from beyond;").await;
+    let app = App::answering(
+        &shop.orders,
+        8080,
+        "HTTP/1.1 200 Connection Established\r\n\r\nhello from beyond;",
+    )
+    .await;
     let address = shop.service(8080);
     let heard = shop
         .web
         .enter(move || async move {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(b"CONNECT allowed.example:443 HTTP/1.1\r\nhost: allowed.example:443\r\n\r\n").await.unwrap();
+            stream
+                .write_all(
+                    b"CONNECT allowed.example:443 HTTP/1.1\r\nhost: allowed.example:443\r\n\r\n",
+                )
+                .await
+                .unwrap();
             let heard = until(&mut stream, "beyond;").await;
             stream.write_all(b"through").await.unwrap();
             stream.shutdown().await.unwrap();
@@ -407,11 +564,21 @@ spec:
         .await
         .unwrap();
     let (heard, ()) = heard.unwrap();
-    assert!(heard.starts_with("HTTP/1.1 200 ") && heard.ends_with("\r\n\r\nhello from beyond;"), "{heard:?}");
-    let all = app.wait_heard(|heard| heard.concat().contains("through")).await;
-    assert!(all[0].starts_with("CONNECT allowed.example:443 HTTP/1.1\r\n"), "{all:?}");
+    assert!(
+        heard.starts_with("HTTP/1.1 200 ") && heard.ends_with("\r\n\r\nhello from beyond;"),
+        "{heard:?}"
+    );
+    let all = app
+        .wait_heard(|heard| heard.concat().contains("through"))
+        .await;
+    assert!(
+        all[0].starts_with("CONNECT allowed.example:443 HTTP/1.1\r\n"),
+        "{all:?}"
+    );
 
-    let heard = shop.say("CONNECT denied.example:443 HTTP/1.1\r\nhost: denied.example:443\r\n\r\nearly").await;
+    let heard = shop
+        .say("CONNECT denied.example:443 HTTP/1.1\r\nhost: denied.example:443\r\n\r\nearly")
+        .await;
     assert_eq!(heard.statuses()[0], 403, "{}", heard.text());
     assert_eq!(app.heard().len(), 1, "{:?}", app.heard());
 }
@@ -422,30 +589,71 @@ async fn connections_end_when_and_only_when_somebody_wants_it() {
     let _app = shop.orders.app(&["http"]).await.unwrap();
     for (version, connection, end, says) in [
         ("1.1", "", End::Open, None),
-        ("1.1", "connection: close\r\n", End::Closed, Some("connection: close")),
+        (
+            "1.1",
+            "connection: close\r\n",
+            End::Closed,
+            Some("connection: close"),
+        ),
         ("1.0", "", End::Closed, None),
         // RFC 9112 section 9.3: a proxy keeps no HTTP/1.0 connection.
-        ("1.0", "connection: keep-alive\r\n", End::Closed, Some("connection: close")),
+        (
+            "1.0",
+            "connection: keep-alive\r\n",
+            End::Closed,
+            Some("connection: close"),
+        ),
     ] {
-        let heard = shop.say(format!("GET /status/200 HTTP/{version}\r\nhost: orders.shop\r\n{connection}\r\n")).await;
-        assert_eq!((heard.statuses(), heard.end), (vec![200], end), "{version} {connection:?}: {}", heard.text());
+        let heard = shop
+            .say(format!(
+                "GET /status/200 HTTP/{version}\r\nhost: orders.shop\r\n{connection}\r\n"
+            ))
+            .await;
+        assert_eq!(
+            (heard.statuses(), heard.end),
+            (vec![200], end),
+            "{version} {connection:?}: {}",
+            heard.text()
+        );
         if let Some(says) = says {
-            assert!(heard.text().contains(&format!("\r\n{says}\r\n")), "{version} {connection:?}: {}", heard.text());
+            assert!(
+                heard.text().contains(&format!("\r\n{says}\r\n")),
+                "{version} {connection:?}: {}",
+                heard.text()
+            );
         }
     }
     // The application wants to end its own connection: the client's goes on.
     drop(_app);
-    let app = App::answering(&shop.orders, 8080, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok").await;
+    let app = App::answering(
+        &shop.orders,
+        8080,
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok",
+    )
+    .await;
     let heard = shop.say("GET /1 HTTP/1.1\r\nhost: a\r\n\r\nGET /2 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
-    assert_eq!((heard.statuses(), heard.end), (vec![200, 200], End::Closed), "{}", heard.text());
-    assert_eq!(app.heard().len(), 2, "one connection for each request: {:?}", app.heard());
+    assert_eq!(
+        (heard.statuses(), heard.end),
+        (vec![200, 200], End::Closed),
+        "{}",
+        heard.text()
+    );
+    assert_eq!(
+        app.heard().len(),
+        2,
+        "one connection for each request: {:?}",
+        app.heard()
+    );
 }
 
 #[tokio::test]
 async fn answers_without_content_leave_the_connection_in_step() {
     let shop = Shop::open(HTTP, WEB_MAY_ALL).await;
     for (answer, status) in [
-        ("HTTP/1.1 304 Not Modified\r\ncontent-length: 100\r\netag: \"a\"\r\n\r\n", 304),
+        (
+            "HTTP/1.1 304 Not Modified\r\ncontent-length: 100\r\netag: \"a\"\r\n\r\n",
+            304,
+        ),
         ("HTTP/1.1 204 No Content\r\n\r\n", 204),
         ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", 200),
     ] {
@@ -453,15 +661,30 @@ async fn answers_without_content_leave_the_connection_in_step() {
         let get = "GET / HTTP/1.1\r\nhost: orders.shop\r\n\r\n";
         let last = "GET / HTTP/1.1\r\nhost: orders.shop\r\nconnection: close\r\n\r\n";
         let heard = shop.say(format!("{get}{get}{last}")).await;
-        assert_eq!((heard.statuses(), heard.end), (vec![status; 3], End::Closed), "{}", heard.text());
+        assert_eq!(
+            (heard.statuses(), heard.end),
+            (vec![status; 3], End::Closed),
+            "{}",
+            heard.text()
+        );
         drop(app);
     }
     // HEAD is answered with the length of what GET would bring.
-    let app = App::answering(&shop.orders, 8080, "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await;
+    let app = App::answering(
+        &shop.orders,
+        8080,
+        "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n",
+    )
+    .await;
     let head = "HEAD / HTTP/1.1\r\nhost: orders.shop\r\n\r\n";
     let last = head.replace("host", "connection: close\r\nhost");
     let heard = shop.say(format!("{head}{last}")).await;
-    assert_eq!((heard.statuses(), heard.end), (vec![200, 200], End::Closed), "{}", heard.text());
+    assert_eq!(
+        (heard.statuses(), heard.end),
+        (vec![200, 200], End::Closed),
+        "{}",
+        heard.text()
+    );
     drop(app);
 }
 
@@ -474,13 +697,21 @@ async fn a_client_that_has_said_all_it_has_still_gets_its_answer() {
         .web
         .enter(move || async move {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(b"GET /slow?ms=200 HTTP/1.1\r\nhost: orders.shop\r\n\r\n").await.unwrap();
+            stream
+                .write_all(b"GET /slow?ms=200 HTTP/1.1\r\nhost: orders.shop\r\n\r\n")
+                .await
+                .unwrap();
             stream.shutdown().await.unwrap();
             wire::listen(&mut stream, Duration::from_secs(2)).await
         })
         .await
         .unwrap();
-    assert_eq!((heard.statuses(), heard.end), (vec![200], End::Closed), "{}", heard.text());
+    assert_eq!(
+        (heard.statuses(), heard.end),
+        (vec![200], End::Closed),
+        "{}",
+        heard.text()
+    );
 }
 
 #[tokio::test]
@@ -491,16 +722,28 @@ async fn a_client_that_leaves_takes_its_request_with_it() {
     shop.web
         .enter(move || async move {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(b"POST /half HTTP/1.1\r\nhost: orders.shop\r\ncontent-length: 100\r\n\r\nhalf").await.unwrap();
+            stream
+                .write_all(
+                    b"POST /half HTTP/1.1\r\nhost: orders.shop\r\ncontent-length: 100\r\n\r\nhalf",
+                )
+                .await
+                .unwrap();
             tokio::time::sleep(Duration::from_millis(200)).await;
             wire::reset_on_close(&stream);
         })
         .await
         .unwrap();
-    let heard = app.wait_heard(|heard| heard.concat().contains("<reset>")).await;
-    assert!(heard.concat().ends_with("half<reset>"), "a cut is no end: {heard:?}");
+    let heard = app
+        .wait_heard(|heard| heard.concat().contains("<reset>"))
+        .await;
+    assert!(
+        heard.concat().ends_with("half<reset>"),
+        "a cut is no end: {heard:?}"
+    );
     let text = hop(&shop.web, &shop.orders, path("/half")).await;
-    check(&text, &expect![[r#"
+    check(
+        &text,
+        &expect![[r#"
         both    bytes.in 4
         both    bytes.out 0
         both    closed_by client
@@ -534,7 +777,8 @@ async fn a_client_that_leaves_takes_its_request_with_it() {
         both    tls.group X25519MLKEM768
         both    tls.version TLSv1.3
         both    trace.id <trace>
-    "#]]);
+    "#]],
+    );
 }
 
 #[tokio::test]
@@ -542,10 +786,19 @@ async fn an_application_that_leaves_in_the_middle_is_a_cut_and_not_an_end() {
     let shop = Shop::open(HTTP, WEB_MAY_ALL).await;
     {
         let _app = shop.orders.app(&["http"]).await.unwrap();
-        let heard = shop.say("GET /abort HTTP/1.1\r\nhost: orders.shop\r\n\r\n").await;
-        assert_eq!((heard.statuses(), heard.end), (vec![200], End::Reset), "{}", heard.text());
+        let heard = shop
+            .say("GET /abort HTTP/1.1\r\nhost: orders.shop\r\n\r\n")
+            .await;
+        assert_eq!(
+            (heard.statuses(), heard.end),
+            (vec![200], End::Reset),
+            "{}",
+            heard.text()
+        );
         let text = hop(&shop.web, &shop.orders, path("/abort")).await;
-        check(&text, &expect![[r#"
+        check(
+            &text,
+            &expect![[r#"
             both    bytes.in 0
             both    bytes.out 32
             both    closed_by server
@@ -581,7 +834,8 @@ async fn an_application_that_leaves_in_the_middle_is_a_cut_and_not_an_end() {
             both    tls.version TLSv1.3
             both    trace.id <trace>
             both    upstream_ms <ms>
-        "#]]);
+        "#]],
+        );
     }
     {
         // Before it has said anything.
@@ -590,7 +844,9 @@ async fn an_application_that_leaves_in_the_middle_is_a_cut_and_not_an_end() {
         })
         .await;
         let reply = shop.get("/mute", &[]).await;
-        check(&expect::reply(&reply), &expect![[r#"
+        check(
+            &expect::reply(&reply),
+            &expect![[r#"
             503
             content-length: 77
             content-type: application/problem+json
@@ -598,15 +854,22 @@ async fn an_application_that_leaves_in_the_middle_is_a_cut_and_not_an_end() {
             x-kith-reason: server-closed
 
             {"reason":"server-closed","requestId":"<uuid>"}
-        "#]]);
+        "#]],
+        );
     }
     {
         let _app = App::answering(&shop.orders, 8080, "220 mail.example ESMTP\r\n").await;
         let reply = shop.get("/no-http", &[]).await;
-        assert_eq!((reply.status, reply.header("x-kith-reason")), (503, Some("server-closed")), "{reply:?}");
+        assert_eq!(
+            (reply.status, reply.header("x-kith-reason")),
+            (503, Some("server-closed")),
+            "{reply:?}"
+        );
     }
     let text = hop(&shop.web, &shop.orders, path("/mute")).await;
-    check(&text, &expect![[r#"
+    check(
+        &text,
+        &expect![[r#"
         both    bytes.in 0
         both    bytes.out 77
         server  closed_by server
@@ -642,14 +905,17 @@ async fn an_application_that_leaves_in_the_middle_is_a_cut_and_not_an_end() {
         both    tls.version TLSv1.3
         both    trace.id <trace>
         client  upstream_ms <ms>
-    "#]]);
+    "#]],
+    );
 }
 
 #[tokio::test]
 async fn an_application_that_does_not_listen_is_server_unreachable() {
     let shop = Shop::open(HTTP, WEB_MAY_ALL).await;
     let reply = shop.get("/nobody", &[]).await;
-    check(&expect::reply(&reply), &expect![[r#"
+    check(
+        &expect::reply(&reply),
+        &expect![[r#"
         503
         content-length: 82
         content-type: application/problem+json
@@ -657,9 +923,12 @@ async fn an_application_that_does_not_listen_is_server_unreachable() {
         x-kith-reason: server-unreachable
 
         {"reason":"server-unreachable","requestId":"<uuid>"}
-    "#]]);
+    "#]],
+    );
     let text = hop(&shop.web, &shop.orders, path("/nobody")).await;
-    check(&text, &expect![[r#"
+    check(
+        &text,
+        &expect![[r#"
         both    bytes.in 0
         both    bytes.out 82
         server  closed_by server
@@ -695,7 +964,8 @@ async fn an_application_that_does_not_listen_is_server_unreachable() {
         both    tls.version TLSv1.3
         both    trace.id <trace>
         client  upstream_ms <ms>
-    "#]]);
+    "#]],
+    );
     // It comes up later, and the same connection on the wire serves.
     let _app = shop.orders.app(&["http"]).await.unwrap();
     assert_eq!(shop.get("/somebody", &[]).await.status, 200);
@@ -715,7 +985,12 @@ spec:
 #[tokio::test]
 async fn a_denied_request_is_told_the_reason_and_nothing_more() {
     let shop = Shop::open(HTTP, ONLY_READ).await;
-    let app = App::answering(&shop.orders, 8080, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let app = App::answering(
+        &shop.orders,
+        8080,
+        "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+    )
+    .await;
     // Two on one connection: a refusal ends nothing.
     let heard = shop
         .say(
@@ -725,21 +1000,31 @@ async fn a_denied_request_is_told_the_reason_and_nothing_more() {
         .await;
     let text = heard.text();
     let (denied, allowed) = text.split_at(text.find("HTTP/1.1 200").unwrap_or(text.len()));
-    check(&denied.replace('\r', ""), &expect![[r#"
+    check(
+        &denied.replace('\r', ""),
+        &expect![[r#"
         HTTP/1.1 403 Forbidden
         server: kith
         x-kith-reason: no-allow-policy-matches
         content-type: application/problem+json
         content-length: 59
 
-        {"reason":"no-allow-policy-matches","requestId":"my-own.1"}"#]]);
+        {"reason":"no-allow-policy-matches","requestId":"my-own.1"}"#]],
+    );
     assert!(allowed.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
     assert_eq!(app.heard().len(), 1, "{:?}", app.heard());
     // Whoever asks before sending is told before sending.
     let heard = shop.say("PUT /public/3 HTTP/1.1\r\nhost: orders.shop\r\ncontent-length: 1000000\r\nexpect: 100-continue\r\n\r\n").await;
-    assert_eq!((heard.statuses(), heard.end), (vec![403], End::Closed), "{}", heard.text());
+    assert_eq!(
+        (heard.statuses(), heard.end),
+        (vec![403], End::Closed),
+        "{}",
+        heard.text()
+    );
     let text = hop(&shop.web, &shop.orders, path("/public/1")).await;
-    check(&text, &expect![[r#"
+    check(
+        &text,
+        &expect![[r#"
         both    bytes.in 0
         both    bytes.out 59
         both    decision deny
@@ -774,14 +1059,25 @@ async fn a_denied_request_is_told_the_reason_and_nothing_more() {
         both    tls.version TLSv1.3
         both    trace.id <trace>
         client  upstream_ms <ms>
-    "#]]);
+    "#]],
+    );
 }
 
 #[tokio::test]
 async fn request_id_and_trace_are_kept_or_started_and_continued_over_two_hops() {
-    let policies = format!("{WEB_MAY_ALL}---\n{}", WEB_MAY_ALL.replace("name: orders", "name: payments").replace("app: orders", "app: payments").replace("sa/web", "sa/orders"));
+    let policies = format!(
+        "{WEB_MAY_ALL}---\n{}",
+        WEB_MAY_ALL
+            .replace("name: orders", "name: payments")
+            .replace("app: orders", "app: payments")
+            .replace("sa/web", "sa/orders")
+    );
     let shop = Shop::open(HTTP, &policies).await;
-    let payments = shop.lab.workload(WorkloadSpec::new("shop", "payments").port(8080, "HTTP")).await.unwrap();
+    let payments = shop
+        .lab
+        .workload(WorkloadSpec::new("shop", "payments").port(8080, "HTTP"))
+        .await
+        .unwrap();
     let _orders = shop.orders.app(&["http"]).await.unwrap();
     let _payments = payments.app(&["http"]).await.unwrap();
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -789,17 +1085,46 @@ async fn request_id_and_trace_are_kept_or_started_and_continued_over_two_hops() 
     let call = "/call?url=http://payments.shop:8080/charges";
     for (given, id_kept, trace_kept) in [
         (vec![], false, false),
-        (vec!["x-request-id: shop/42+a=b:c.d_e".to_owned(), format!("traceparent: 00-{trace}-{parent}-01")], true, true),
-        (vec!["x-request-id: with space".to_owned(), format!("traceparent: 00-{}-{parent}-01", "0".repeat(32))], false, false),
-        (vec![format!("x-request-id: {}", "x".repeat(129)), "traceparent: nonsense".to_owned()], false, false),
+        (
+            vec![
+                "x-request-id: shop/42+a=b:c.d_e".to_owned(),
+                format!("traceparent: 00-{trace}-{parent}-01"),
+            ],
+            true,
+            true,
+        ),
+        (
+            vec![
+                "x-request-id: with space".to_owned(),
+                format!("traceparent: 00-{}-{parent}-01", "0".repeat(32)),
+            ],
+            false,
+            false,
+        ),
+        (
+            vec![
+                format!("x-request-id: {}", "x".repeat(129)),
+                "traceparent: nonsense".to_owned(),
+            ],
+            false,
+            false,
+        ),
     ] {
         let before = payments.records().len();
         let headers: Vec<&str> = given.iter().map(String::as_str).collect();
         let reply = shop.get(call, &headers).await;
         let told = reply.json()["body"]["headers"].clone();
-        let last = payments.wait_records(before + 1, |_| true).await.unwrap().pop().unwrap();
+        let last = payments
+            .wait_records(before + 1, |_| true)
+            .await
+            .unwrap()
+            .pop()
+            .unwrap();
         let id = last["request.id"].clone();
-        assert_eq!(told["x-request-id"], id, "the application is told what the record says");
+        assert_eq!(
+            told["x-request-id"], id,
+            "the application is told what the record says"
+        );
         assert_eq!(id == "shop/42+a=b:c.d_e", id_kept, "{given:?}: {id}");
         assert_eq!(last["trace.id"] == trace, trace_kept, "{given:?}: {last}");
         if !id_kept {
@@ -807,17 +1132,41 @@ async fn request_id_and_trace_are_kept_or_started_and_continued_over_two_hops() 
         }
         // Four spans, each the parent of the next.
         let mut chain = vec![last.clone()];
-        for (workload, direction) in [(&shop.orders, "outbound"), (&shop.orders, "inbound"), (&shop.web, "outbound")] {
-            let wanted = |record: &Value| record["request.id"] == id && record["direction"] == direction;
+        for (workload, direction) in [
+            (&shop.orders, "outbound"),
+            (&shop.orders, "inbound"),
+            (&shop.web, "outbound"),
+        ] {
+            let wanted =
+                |record: &Value| record["request.id"] == id && record["direction"] == direction;
             chain.push(workload.wait_record(wanted).await.unwrap());
         }
         for pair in chain.windows(2) {
-            assert_eq!((&pair[0]["trace.id"], &pair[0]["parent.id"]), (&pair[1]["trace.id"], &pair[1]["span.id"]), "{given:?}");
+            assert_eq!(
+                (&pair[0]["trace.id"], &pair[0]["parent.id"]),
+                (&pair[1]["trace.id"], &pair[1]["span.id"]),
+                "{given:?}"
+            );
         }
         let first_parent = &chain.last().unwrap()["parent.id"];
-        assert_eq!(*first_parent, if trace_kept { parent.into() } else { Value::Null }, "{given:?}");
+        assert_eq!(
+            *first_parent,
+            if trace_kept {
+                parent.into()
+            } else {
+                Value::Null
+            },
+            "{given:?}"
+        );
         let flags = if trace_kept { "01" } else { "00" };
-        assert_eq!(told["traceparent"], format!("00-{}-{}-{flags}", last["trace.id"].as_str().unwrap(), last["span.id"].as_str().unwrap()));
+        assert_eq!(
+            told["traceparent"],
+            format!(
+                "00-{}-{}-{flags}",
+                last["trace.id"].as_str().unwrap(),
+                last["span.id"].as_str().unwrap()
+            )
+        );
     }
 }
 
@@ -838,8 +1187,15 @@ async fn row_17_identity_headers_are_the_proxys_alone() {
              x-kith-principal: admin\r\nX-Kith-Reason: allowed\r\nx_kith_hop: 1\r\nx-kith: kept\r\nconnection: close\r\n\r\n",
         )
         .await;
-    assert!(heard.text().contains("\r\nx-other: kept\r\n") && !heard.text().to_lowercase().contains("kith"), "{}", heard.text());
-    check(&scrub(&app.heard()[0].replace('\r', "").replace("<end>", "")), &expect![[r#"
+    assert!(
+        heard.text().contains("\r\nx-other: kept\r\n")
+            && !heard.text().to_lowercase().contains("kith"),
+        "{}",
+        heard.text()
+    );
+    check(
+        &scrub(&app.heard()[0].replace('\r', "").replace("<end>", "")),
+        &expect![[r#"
         GET /forged HTTP/1.1
         host: orders.shop
         x-kith: kept
@@ -847,30 +1203,48 @@ async fn row_17_identity_headers_are_the_proxys_alone() {
         traceparent: 00-<trace>-<span>-00
         x-forwarded-client-cert: By=spiffe://example.org/ns/shop/sa/orders;Hash=<sha256>;URI=spiffe://example.org/ns/shop/sa/web
 
-    "#]]);
+    "#]],
+    );
     drop(app);
     // Directly, without a sidecar of the client's: the server's sidecar alone does it as well.
-    let app = App::answering(&shop.orders, 8080, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
-    let caller = kith_tests::caller::Caller::new(&shop.lab, "spiffe://example.org/ns/shop/sa/web").await;
+    let app = App::answering(
+        &shop.orders,
+        8080,
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+    )
+    .await;
+    let caller =
+        kith_tests::caller::Caller::new(&shop.lab, "spiffe://example.org/ns/shop/sa/web").await;
     let stranger = shop.stranger().await;
     let request = "GET /direct HTTP/1.1\r\nhost: orders.shop\r\nx-forwarded-client-cert: URI=spiffe://example.org/ns/shop/sa/admin\r\n\
                    x_forwarded-client_cert: forged\r\nx-kith-principal: admin\r\nconnection: close\r\n\r\n";
-    let heard = caller.raw(&stranger, shop.pod(8080), b"http/1.1", request).await.unwrap();
+    let heard = caller
+        .raw(&stranger, shop.pod(8080), b"http/1.1", request)
+        .await
+        .unwrap();
     assert_eq!(heard.statuses(), [200], "{}", heard.text());
-    check(&scrub(&app.heard()[0].replace('\r', "").replace("<end>", "")), &expect![[r#"
+    check(
+        &scrub(&app.heard()[0].replace('\r', "").replace("<end>", "")),
+        &expect![[r#"
         GET /direct HTTP/1.1
         host: orders.shop
         x-request-id: <uuid>
         traceparent: 00-<trace>-<span>-00
         x-forwarded-client-cert: By=spiffe://example.org/ns/shop/sa/orders;Hash=<sha256>;URI=spiffe://example.org/ns/shop/sa/web
 
-    "#]]);
+    "#]],
+    );
 }
 
 #[tokio::test]
 async fn rows_01_02_03_the_path_is_normalised_once_and_decided_as_it_is_forwarded() {
     let shop = Shop::open(HTTP, ONLY_READ).await;
-    let app = App::answering(&shop.orders, 8080, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+    let app = App::answering(
+        &shop.orders,
+        8080,
+        "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+    )
+    .await;
     for (target, expected) in [
         ("/public/a", Ok("/public/a")),
         ("//public///a", Ok("/public/a")),
@@ -880,10 +1254,16 @@ async fn rows_01_02_03_the_path_is_normalised_once_and_decided_as_it_is_forwarde
         ("/public/%e2%82%ac", Ok("/public/%E2%82%AC")),
         ("/public/a;b=c", Ok("/public/a;b=c")),
         ("/public/a?b=/../admin#not", Err((400, "path-refused"))),
-        ("/public/a?b=/../admin&c=%2f", Ok("/public/a?b=/../admin&c=%2f")),
+        (
+            "/public/a?b=/../admin&c=%2f",
+            Ok("/public/a?b=/../admin&c=%2f"),
+        ),
         ("/public/../admin", Err((403, "no-allow-policy-matches"))),
         ("/public/..;/admin", Err((403, "no-allow-policy-matches"))),
-        ("/public/%2e%2e/admin", Err((403, "no-allow-policy-matches"))),
+        (
+            "/public/%2e%2e/admin",
+            Err((403, "no-allow-policy-matches")),
+        ),
         ("/public/..\\admin", Err((403, "no-allow-policy-matches"))),
         ("/admin?x=/public/", Err((403, "no-allow-policy-matches"))),
         ("/public%2fa", Err((400, "path-refused"))),
@@ -893,40 +1273,79 @@ async fn rows_01_02_03_the_path_is_normalised_once_and_decided_as_it_is_forwarde
         ("/public/a#fragment", Err((400, "path-refused"))),
     ] {
         let before = app.heard().len();
-        let heard = shop.say(format!("GET {target} HTTP/1.1\r\nhost: orders.shop\r\nconnection: close\r\n\r\n")).await;
+        let heard = shop
+            .say(format!(
+                "GET {target} HTTP/1.1\r\nhost: orders.shop\r\nconnection: close\r\n\r\n"
+            ))
+            .await;
         let seen = app.heard().split_off(before);
         match expected {
             Ok(forwarded) => {
                 assert_eq!(heard.statuses(), [200], "{target}: {}", heard.text());
-                assert!(seen.concat().starts_with(&format!("GET {forwarded} HTTP/1.1\r\n")), "{target}: {seen:?}");
+                assert!(
+                    seen.concat()
+                        .starts_with(&format!("GET {forwarded} HTTP/1.1\r\n")),
+                    "{target}: {seen:?}"
+                );
                 let decided = forwarded.split('?').next().unwrap();
                 shop.orders.wait_record(path(decided)).await.unwrap();
             }
             Err((status, reason)) => {
                 assert_eq!(heard.statuses(), [status], "{target}: {}", heard.text());
-                assert!(heard.text().contains(&format!("\r\nx-kith-reason: {reason}\r\n")), "{target}: {}", heard.text());
+                assert!(
+                    heard
+                        .text()
+                        .contains(&format!("\r\nx-kith-reason: {reason}\r\n")),
+                    "{target}: {}",
+                    heard.text()
+                );
                 assert_eq!(seen, [""; 0], "{target}");
             }
         }
     }
     // Other forms of the target.
-    for line in ["GET public/a HTTP/1.1", "GET http://other.shop/public/a HTTP/1.1", "GET ftp://orders.shop/public/a HTTP/1.1", "GET * HTTP/1.1", "GET orders.shop:8080 HTTP/1.1"] {
+    for line in [
+        "GET public/a HTTP/1.1",
+        "GET http://other.shop/public/a HTTP/1.1",
+        "GET ftp://orders.shop/public/a HTTP/1.1",
+        "GET * HTTP/1.1",
+        "GET orders.shop:8080 HTTP/1.1",
+    ] {
         let before = app.heard().len();
-        let heard = shop.say(format!("{line}\r\nhost: orders.shop\r\n\r\n")).await;
-        assert_eq!((heard.statuses(), heard.end), (vec![400], End::Closed), "{line}: {}", heard.text());
+        let heard = shop
+            .say(format!("{line}\r\nhost: orders.shop\r\n\r\n"))
+            .await;
+        assert_eq!(
+            (heard.statuses(), heard.end),
+            (vec![400], End::Closed),
+            "{line}: {}",
+            heard.text()
+        );
         assert_eq!(app.heard().len(), before, "{line}");
     }
     // RFC 9112 section 3.2.2: a server takes absolute-form. It is normalised, decided and forwarded as origin-form.
     let heard = shop.say("GET http://orders.shop//public/%61 HTTP/1.1\r\nhost: orders.shop\r\nconnection: close\r\n\r\n").await;
     assert_eq!(heard.statuses(), [200], "{}", heard.text());
-    assert!(app.heard().pop().unwrap().starts_with("GET /public/a HTTP/1.1\r\nhost: orders.shop\r\n"), "{:?}", app.heard());
+    assert!(
+        app.heard()
+            .pop()
+            .unwrap()
+            .starts_with("GET /public/a HTTP/1.1\r\nhost: orders.shop\r\n"),
+        "{:?}",
+        app.heard()
+    );
 }
 
 #[tokio::test]
 async fn row_04_hosts_are_normalised_and_never_two() {
     let policy = ONLY_READ.replace("methods: [GET], paths: [/public/*]", "hosts: [orders.shop]");
     let shop = Shop::open(HTTP, &policy).await;
-    let app = App::answering(&shop.orders, 8080, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+    let app = App::answering(
+        &shop.orders,
+        8080,
+        "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+    )
+    .await;
     for (hosts, status) in [
         ("host: orders.shop", 200),
         ("host: ORDERS.Shop:8080", 200),
@@ -942,17 +1361,26 @@ async fn row_04_hosts_are_normalised_and_never_two() {
         ("x-none: y", 400),
     ] {
         let before = app.heard().len();
-        let heard = shop.say(format!("GET / HTTP/1.1\r\n{hosts}\r\nconnection: close\r\n\r\n")).await;
+        let heard = shop
+            .say(format!(
+                "GET / HTTP/1.1\r\n{hosts}\r\nconnection: close\r\n\r\n"
+            ))
+            .await;
         assert_eq!(heard.statuses(), [status], "{hosts:?}: {}", heard.text());
-        assert_eq!(app.heard().len() - before, usize::from(status == 200), "{hosts:?}");
+        assert_eq!(
+            app.heard().len() - before,
+            usize::from(status == 200),
+            "{hosts:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn row_05_of_repeated_headers_allow_needs_all_and_deny_any() {
-    let policies = ONLY_READ
-        .replace("    to: [{operation: {methods: [GET], paths: [/public/*]}}]", "    when: [{key: \"request.headers[x-team]\", values: [blue*]}]")
-        + "---
+    let policies = ONLY_READ.replace(
+        "    to: [{operation: {methods: [GET], paths: [/public/*]}}]",
+        "    when: [{key: \"request.headers[x-team]\", values: [blue*]}]",
+    ) + "---
 apiVersion: kith.dev/v1alpha1
 kind: AuthorizationPolicy
 metadata: {namespace: shop, name: not-evil}
@@ -961,7 +1389,12 @@ spec:
   rules: [{when: [{key: \"request.headers[x-mood]\", values: [evil]}]}]
 ";
     let shop = Shop::open(HTTP, &policies).await;
-    let app = App::answering(&shop.orders, 8080, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+    let app = App::answering(
+        &shop.orders,
+        8080,
+        "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+    )
+    .await;
     for (headers, status) in [
         ("x-team: blue", 200),
         ("x-team: blue\r\nX-Team: blue-green", 200),
@@ -971,11 +1404,18 @@ spec:
         ("x-team: blue\r\nX-MOOD: evil\r\nx-mood: good", 403),
         ("x-team: blue\r\nx-mood: good", 200),
     ] {
-        let heard = shop.say(format!("GET / HTTP/1.1\r\nhost: orders.shop\r\n{headers}\r\nconnection: close\r\n\r\n")).await;
+        let heard = shop
+            .say(format!(
+                "GET / HTTP/1.1\r\nhost: orders.shop\r\n{headers}\r\nconnection: close\r\n\r\n"
+            ))
+            .await;
         assert_eq!(heard.statuses(), [status], "{headers:?}: {}", heard.text());
         if status == 200 {
             let seen = app.heard().pop().unwrap();
-            assert!(headers.split("\r\n").all(|line| seen.contains(line)), "all of them are forwarded: {headers:?} {seen:?}");
+            assert!(
+                headers.split("\r\n").all(|line| seen.contains(line)),
+                "all of them are forwarded: {headers:?} {seen:?}"
+            );
         }
     }
 }
@@ -983,8 +1423,23 @@ spec:
 #[tokio::test]
 async fn row_07_connection_cannot_name_protected_headers() {
     let shop = Shop::open(HTTP, WEB_MAY_ALL).await;
-    let app = App::answering(&shop.orders, 8080, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
-    for name in ["host", "authorization", "cookie", "x-request-id", "traceparent", "x-forwarded-client-cert", "x-forwarded-for", "x-kith-a", "content-length"] {
+    let app = App::answering(
+        &shop.orders,
+        8080,
+        "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+    )
+    .await;
+    for name in [
+        "host",
+        "authorization",
+        "cookie",
+        "x-request-id",
+        "traceparent",
+        "x-forwarded-client-cert",
+        "x-forwarded-for",
+        "x-kith-a",
+        "content-length",
+    ] {
         let heard = shop.say(format!("GET / HTTP/1.1\r\nhost: orders.shop\r\nauthorization: Bearer t\r\nconnection: close, {name}\r\n\r\n")).await;
         assert_eq!(heard.statuses(), [400], "{name}: {}", heard.text());
         assert_eq!(app.heard(), [""; 0], "{name}");
@@ -997,7 +1452,9 @@ async fn row_07_connection_cannot_name_protected_headers() {
         )
         .await;
     assert_eq!(heard.statuses(), [200], "{}", heard.text());
-    check(&scrub(&app.heard()[0].replace('\r', "").replace("<end>", "")), &expect![[r#"
+    check(
+        &scrub(&app.heard()[0].replace('\r', "").replace("<end>", "")),
+        &expect![[r#"
         GET / HTTP/1.1
         host: orders.shop
         authorization: Bearer t
@@ -1006,7 +1463,8 @@ async fn row_07_connection_cannot_name_protected_headers() {
         traceparent: 00-<trace>-<span>-00
         x-forwarded-client-cert: By=spiffe://example.org/ns/shop/sa/orders;Hash=<sha256>;URI=spiffe://example.org/ns/shop/sa/web
 
-    "#]]);
+    "#]],
+    );
 }
 
 #[tokio::test]
@@ -1014,25 +1472,51 @@ async fn ipv6_and_workload_addresses_work_as_well() {
     let shop = Shop::open(HTTP, WEB_MAY_ALL).await;
     let _app = shop.orders.app(&["http"]).await.unwrap();
     for host in ["v6.orders.shop", "orders.shop.pod", "v6.orders.shop.pod"] {
-        let reply: Reply = shop.web.get(&format!("http://{host}:8080/by/{host}")).await.unwrap();
+        let reply: Reply = shop
+            .web
+            .get(&format!("http://{host}:8080/by/{host}"))
+            .await
+            .unwrap();
         assert_eq!(reply.status, 200, "{host}: {reply:?}");
-        assert!(reply.json()["headers"]["x-forwarded-client-cert"].as_str().unwrap().contains("URI=spiffe://example.org/ns/shop/sa/web"));
-        let (_, inbound) = expect::ends(&shop.web, &shop.orders, path(&format!("/by/{host}"))).await;
-        let family = if host.starts_with("v6") { "[fd00:6b69::" } else { "10.75." };
+        assert!(
+            reply.json()["headers"]["x-forwarded-client-cert"]
+                .as_str()
+                .unwrap()
+                .contains("URI=spiffe://example.org/ns/shop/sa/web")
+        );
+        let (_, inbound) =
+            expect::ends(&shop.web, &shop.orders, path(&format!("/by/{host}"))).await;
+        let family = if host.starts_with("v6") {
+            "[fd00:6b69::"
+        } else {
+            "10.75."
+        };
         for key in ["source.address", "destination.address"] {
-            assert!(inbound[key].as_str().unwrap().starts_with(family), "{host}: {inbound}");
+            assert!(
+                inbound[key].as_str().unwrap().starts_with(family),
+                "{host}: {inbound}"
+            );
         }
     }
 }
 
 #[tokio::test]
 async fn a_query_is_recorded_only_where_it_was_asked_for() {
-    let options = kith::lab::LabOptions { environment: vec![("KITH_LOG_QUERY".to_owned(), "true".to_owned())], ..Default::default() };
+    let options = kith::lab::LabOptions {
+        environment: vec![("KITH_LOG_QUERY".to_owned(), "true".to_owned())],
+        ..Default::default()
+    };
     let shop = Shop::with(options, HTTP, WEB_MAY_ALL).await;
     let _app = shop.orders.app(&["http"]).await.unwrap();
     let mut call = Call::get(url("/search?q=shoes"));
     call.headers = vec!["x-a: b".to_owned()];
-    assert_eq!(shop.web.call(call).await.unwrap().json()["query"], "q=shoes");
+    assert_eq!(
+        shop.web.call(call).await.unwrap().json()["query"],
+        "q=shoes"
+    );
     let (outbound, inbound) = expect::ends(&shop.web, &shop.orders, |_| true).await;
-    assert_eq!((&outbound["http.path"], &inbound["http.path"]), (&"/search?q=shoes".into(), &"/search?q=shoes".into()));
+    assert_eq!(
+        (&outbound["http.path"], &inbound["http.path"]),
+        (&"/search?q=shoes".into(), &"/search?q=shoes".into())
+    );
 }

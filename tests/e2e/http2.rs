@@ -46,8 +46,16 @@ fn http2(path: &str, headers: &[&str]) -> Call {
 #[tokio::test]
 async fn grpc_calls_of_every_kind_pass_on_declared_and_undeclared_ports() {
     let shop = Shop::open(PORTS, WEB_MAY_ALL).await;
-    let _declared = shop.orders.app(&["http", "--name", "orders", "--listen", "[::]:9090"]).await.unwrap();
-    let _undeclared = shop.orders.app(&["http", "--name", "orders", "--listen", "[::]:9091"]).await.unwrap();
+    let _declared = shop
+        .orders
+        .app(&["http", "--name", "orders", "--listen", "[::]:9090"])
+        .await
+        .unwrap();
+    let _undeclared = shop
+        .orders
+        .app(&["http", "--name", "orders", "--listen", "[::]:9091"])
+        .await
+        .unwrap();
     for port in [9090, 9091] {
         let address = shop.service(port);
         let authority = format!("orders.shop:{port}");
@@ -57,38 +65,83 @@ async fn grpc_calls_of_every_kind_pass_on_declared_and_undeclared_ports() {
                 let (order, status) = get(address, &authority, "42").await.unwrap();
                 let unary = (order.unwrap().id, status.code);
                 let (_, missing) = get(address, &authority, "missing").await.unwrap();
-                let mut stream = Stream::open(address, &authority, "Watch", &WatchOrders { count: 3, interval_ms: 5 }).await.unwrap();
+                let mut stream = Stream::open(
+                    address,
+                    &authority,
+                    "Watch",
+                    &WatchOrders {
+                        count: 3,
+                        interval_ms: 5,
+                    },
+                )
+                .await
+                .unwrap();
                 let mut watched = Vec::new();
                 while let Some(Order { sequence, .. }) = stream.next().await.unwrap() {
                     watched.push(sequence);
                 }
-                let mut chat = Stream::open(address, &authority, "Chat", &Note { text: "0".to_owned() }).await.unwrap();
+                let mut chat = Stream::open(
+                    address,
+                    &authority,
+                    "Chat",
+                    &Note {
+                        text: "0".to_owned(),
+                    },
+                )
+                .await
+                .unwrap();
                 let mut chatted = Vec::new();
                 while let Some(Note { text }) = chat.next().await.unwrap() {
                     if text == "2" {
                         chat.finish();
                     } else {
-                        chat.send(&Note { text: (text.parse::<u32>().unwrap() + 1).to_string() }).await;
+                        chat.send(&Note {
+                            text: (text.parse::<u32>().unwrap() + 1).to_string(),
+                        })
+                        .await;
                     }
                     chatted.push(text);
                 }
-                (unary, (missing.code, missing.message), (watched, stream.status().code), (chatted, chat.status().code))
+                (
+                    unary,
+                    (missing.code, missing.message),
+                    (watched, stream.status().code),
+                    (chatted, chat.status().code),
+                )
             })
             .await
             .unwrap();
         assert_eq!(unary, ("42".to_owned(), 0), "port {port}");
         assert_eq!(missing, (5, "no such order".to_owned()), "port {port}");
         assert_eq!(watched, (vec![0, 1, 2], 0), "port {port}");
-        assert_eq!(chatted, (vec!["0".to_owned(), "1".to_owned(), "2".to_owned()], 0), "port {port}");
+        assert_eq!(
+            chatted,
+            (vec!["0".to_owned(), "1".to_owned(), "2".to_owned()], 0),
+            "port {port}"
+        );
         // One connection on the wire, whatever the application opens.
-        let records = shop.web.wait_records(4, |record| record["destination.port"] == port).await.unwrap();
-        let ids: BTreeSet<_> = records.iter().map(|record| record["hop"].as_str().unwrap().rsplit_once('-').unwrap().0).collect();
+        let records = shop
+            .web
+            .wait_records(4, |record| record["destination.port"] == port)
+            .await
+            .unwrap();
+        let ids: BTreeSet<_> = records
+            .iter()
+            .map(|record| record["hop"].as_str().unwrap().rsplit_once('-').unwrap().0)
+            .collect();
         assert_eq!(ids.len(), 1, "{records:?}");
-        let statuses: Vec<_> = records.iter().map(|record| record["grpc.status"].as_u64().unwrap()).collect();
+        let statuses: Vec<_> = records
+            .iter()
+            .map(|record| record["grpc.status"].as_u64().unwrap())
+            .collect();
         assert_eq!(statuses, [0, 5, 0, 0], "port {port}");
     }
-    let watch = |record: &Value| record["http.path"] == "/kith.demo.Orders/Watch" && record["destination.port"] == 9090;
-    check(&hop(&shop.web, &shop.orders, watch).await, &expect![[r#"
+    let watch = |record: &Value| {
+        record["http.path"] == "/kith.demo.Orders/Watch" && record["destination.port"] == 9090
+    };
+    check(
+        &hop(&shop.web, &shop.orders, watch).await,
+        &expect![[r#"
         both    bytes.in 9
         both    bytes.out 67
         both    decision allow
@@ -125,23 +178,41 @@ async fn grpc_calls_of_every_kind_pass_on_declared_and_undeclared_ports() {
         both    tls.version TLSv1.3
         both    trace.id <trace>
         both    upstream_ms <ms>
-    "#]]);
+    "#]],
+    );
 }
 
 #[tokio::test]
 async fn plain_http2_passes_with_bodies_trailers_and_identity() {
     let shop = Shop::open(PORTS, WEB_MAY_ALL).await;
-    let app = shop.orders.app(&["http", "--name", "orders", "--listen", "[::]:9090"]).await.unwrap();
-    let call = http2("/plain?secret=x", &["x-forwarded-client-cert: forged", "x_forwarded_client_cert: forged", "x-kith-a: forged", "x-own: kept"]);
+    let app = shop
+        .orders
+        .app(&["http", "--name", "orders", "--listen", "[::]:9090"])
+        .await
+        .unwrap();
+    let call = http2(
+        "/plain?secret=x",
+        &[
+            "x-forwarded-client-cert: forged",
+            "x_forwarded_client_cert: forged",
+            "x-kith-a: forged",
+            "x-own: kept",
+        ],
+    );
     let reply = shop.web.call(call).await.unwrap();
-    check(&expect::reply(&reply), &expect![[r#"
+    check(
+        &expect::reply(&reply),
+        &expect![[r#"
         200
         content-length: 522
         content-type: application/json
 
         {"app":"orders","authority":"orders.shop:9090","body":"","bytes":0,"headers":{"traceparent":"00-<trace>-<span>-00","x-forwarded-client-cert":"By=spiffe://example.org/ns/shop/sa/orders;Hash=<sha256>;URI=spiffe://example.org/ns/shop/sa/web","x-own":"kept","x-request-id":"<uuid>"},"method":"GET","path":"/plain","peer":"<peer>","query":"secret=x","trailers":null,"version":"HTTP/2.0"}
-    "#]]);
-    check(&hop(&shop.web, &shop.orders, path("/plain")).await, &expect![[r#"
+    "#]],
+    );
+    check(
+        &hop(&shop.web, &shop.orders, path("/plain")).await,
+        &expect![[r#"
         both    bytes.in 0
         both    bytes.out 522
         both    decision allow
@@ -177,10 +248,18 @@ async fn plain_http2_passes_with_bodies_trailers_and_identity() {
         both    tls.version TLSv1.3
         both    trace.id <trace>
         both    upstream_ms <ms>
-    "#]]);
+    "#]],
+    );
 
-    let reply = shop.web.call(http2("/stream?ticks=2&ms=1", &[])).await.unwrap();
-    assert_eq!((reply.text().as_str(), &reply.trailers["x-ticks"]), ("tick 0\ntick 1\n", &"2".parse().unwrap()));
+    let reply = shop
+        .web
+        .call(http2("/stream?ticks=2&ms=1", &[]))
+        .await
+        .unwrap();
+    assert_eq!(
+        (reply.text().as_str(), &reply.trailers["x-ticks"]),
+        ("tick 0\ntick 1\n", &"2".parse().unwrap())
+    );
 
     let address = shop.service(9090);
     let reply = shop
@@ -189,35 +268,65 @@ async fn plain_http2_passes_with_bodies_trailers_and_identity() {
             let mut connection = Connection::open(address, true).await.unwrap();
             let (frames, body) = channel();
             frames.data("hello").await;
-            frames.trailers(HeaderMap::from_iter([(http::HeaderName::from_static("x-sum"), 5.into())])).await;
+            frames
+                .trailers(HeaderMap::from_iter([(
+                    http::HeaderName::from_static("x-sum"),
+                    5.into(),
+                )]))
+                .await;
             drop(frames);
-            let request = connection.request(Method::POST, &url("/sum"), &HeaderMap::new(), body).unwrap();
+            let request = connection
+                .request(Method::POST, &url("/sum"), &HeaderMap::new(), body)
+                .unwrap();
             connection.call(request).await.unwrap().json()
         })
         .await
         .unwrap();
-    assert_eq!((&reply["body"], &reply["trailers"]["x-sum"]), (&"hello".into(), &"5".into()));
+    assert_eq!(
+        (&reply["body"], &reply["trailers"]["x-sum"]),
+        (&"hello".into(), &"5".into())
+    );
     let (outbound, inbound) = expect::ends(&shop.web, &shop.orders, path("/sum")).await;
-    assert_eq!((&outbound["bytes.in"], &inbound["bytes.in"]), (&5.into(), &5.into()));
+    assert_eq!(
+        (&outbound["bytes.in"], &inbound["bytes.in"]),
+        (&5.into(), &5.into())
+    );
 
     drop(app);
     let _app = h2_app(&shop, |_, mut respond, _| async move {
-        let response = Response::builder().header("content-length", 1000).body(()).unwrap();
+        let response = Response::builder()
+            .header("content-length", 1000)
+            .body(())
+            .unwrap();
         respond.send_response(response, true).unwrap();
     })
     .await;
     let mut head = http2("/head", &[]);
     head.method = Some("HEAD".to_owned());
     let reply = shop.web.call(head).await.unwrap();
-    assert_eq!((reply.status, reply.body.len(), reply.header("content-length")), (200, 0, Some("1000")), "{reply:?}");
+    assert_eq!(
+        (
+            reply.status,
+            reply.body.len(),
+            reply.header("content-length")
+        ),
+        (200, 0, Some("1000")),
+        "{reply:?}"
+    );
 }
 
 #[tokio::test]
 async fn many_streams_share_one_connection_on_the_wire() {
     const STREAMS: usize = 200;
     let shop = Shop::open(PORTS, WEB_MAY_ALL).await;
-    let _app = shop.orders.app(&["http", "--listen", "[::]:9090"]).await.unwrap();
+    let _app = shop
+        .orders
+        .app(&["http", "--listen", "[::]:9090"])
+        .await
+        .unwrap();
     let address = shop.service(9090);
+    // Until the server has said how many streams it takes, a client assumes few (RFC 9113 section 5.1.2) and would connect again.
+    shop.web.call(http2("/first", &[])).await.unwrap();
     shop.web
         .enter(move || async move {
             // Over two connections of the application, at the same time.
@@ -225,14 +334,34 @@ async fn many_streams_share_one_connection_on_the_wire() {
             for _ in 0..2 {
                 let mut connection = Connection::open(address, true).await.unwrap();
                 for _ in 0..STREAMS / 2 {
-                    let request = connection.request(Method::GET, &url("/slow?ms=100"), &HeaderMap::new(), full("")).unwrap();
-                    let Connection::Http2(sender) = &mut connection else { panic!() };
+                    let request = connection
+                        .request(
+                            Method::GET,
+                            &url("/slow?ms=100"),
+                            &HeaderMap::new(),
+                            full(""),
+                        )
+                        .unwrap();
+                    let Connection::Http2(sender) = &mut connection else {
+                        panic!()
+                    };
                     let response = sender.send_request(request);
-                    calls.push(tokio::task::spawn_local(async move { response.await.unwrap().into_body().collect().await.unwrap() }));
+                    calls.push(tokio::task::spawn_local(async move {
+                        response.await.unwrap().into_body().collect().await.unwrap()
+                    }));
                 }
                 calls.push(tokio::task::spawn_local(async move {
-                    let request = connection.request(Method::GET, &url("/last"), &HeaderMap::new(), full("")).unwrap();
-                    connection.send(request).await.unwrap().into_body().collect().await.unwrap()
+                    let request = connection
+                        .request(Method::GET, &url("/last"), &HeaderMap::new(), full(""))
+                        .unwrap();
+                    connection
+                        .send(request)
+                        .await
+                        .unwrap()
+                        .into_body()
+                        .collect()
+                        .await
+                        .unwrap()
                 }));
             }
             for call in calls {
@@ -241,34 +370,84 @@ async fn many_streams_share_one_connection_on_the_wire() {
         })
         .await
         .unwrap();
-    let hops = |records: Vec<Value>| -> BTreeSet<String> { records.iter().map(|record| record["hop"].as_str().unwrap().to_owned()).collect() };
-    let outbound = hops(shop.web.wait_records(STREAMS + 2, |record| record["http.status"] == 200).await.unwrap());
-    let inbound = hops(shop.orders.wait_records(STREAMS + 2, |record| record["http.status"] == 200).await.unwrap());
+    let hops = |records: Vec<Value>| -> BTreeSet<String> {
+        records
+            .iter()
+            .map(|record| record["hop"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let outbound = hops(
+        shop.web
+            .wait_records(STREAMS + 3, |record| record["http.status"] == 200)
+            .await
+            .unwrap(),
+    );
+    let inbound = hops(
+        shop.orders
+            .wait_records(STREAMS + 3, |record| record["http.status"] == 200)
+            .await
+            .unwrap(),
+    );
     assert_eq!(outbound, inbound);
-    assert_eq!(outbound.len(), STREAMS + 2, "each stream has a hop of its own");
-    let ids: BTreeSet<_> = outbound.iter().map(|hop| hop.rsplit_once('-').unwrap()).collect();
-    assert_eq!(ids.iter().map(|(id, _)| id).collect::<BTreeSet<_>>().len(), 1, "one connection: {ids:?}");
-    assert!(ids.iter().all(|(_, stream)| stream.parse::<u32>().unwrap() % 2 == 1), "stream ids of a client: {ids:?}");
+    assert_eq!(
+        outbound.len(),
+        STREAMS + 3,
+        "each stream has a hop of its own"
+    );
+    let ids: BTreeSet<_> = outbound
+        .iter()
+        .map(|hop| hop.rsplit_once('-').unwrap())
+        .collect();
+    assert_eq!(
+        ids.iter().map(|(id, _)| id).collect::<BTreeSet<_>>().len(),
+        1,
+        "one connection: {ids:?}"
+    );
+    assert!(
+        ids.iter()
+            .all(|(_, stream)| stream.parse::<u32>().unwrap() % 2 == 1),
+        "stream ids of a client: {ids:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_slow_reader_slows_the_writer_down_and_fills_no_memory() {
     const SIZE: usize = 64 * 1024 * 1024;
     let shop = Shop::open(PORTS, WEB_MAY_ALL).await;
-    let _app = shop.orders.app(&["http", "--listen", "[::]:9090"]).await.unwrap();
+    let _app = shop
+        .orders
+        .app(&["http", "--listen", "[::]:9090"])
+        .await
+        .unwrap();
     let address = shop.service(9090);
-    let peaks = || [&shop.web, &shop.orders].map(|workload| wire::peak_memory(workload.sidecar().pid()));
+    let peaks =
+        || [&shop.web, &shop.orders].map(|workload| wire::peak_memory(workload.sidecar().pid()));
     // Warm, so that only what is buffered counts.
     shop.web.call(http2("/bytes?n=100000", &[])).await.unwrap();
     let before = peaks();
-    let (paused, go_on) = (tokio::sync::oneshot::channel::<()>(), tokio::sync::oneshot::channel::<()>());
+    let (paused, go_on) = (
+        tokio::sync::oneshot::channel::<()>(),
+        tokio::sync::oneshot::channel::<()>(),
+    );
     let reading = shop.web.enter(move || async move {
         let mut connection = Connection::open(address, true).await.unwrap();
-        let request = connection.request(Method::GET, &url(&format!("/bytes?n={SIZE}")), &HeaderMap::new(), full("")).unwrap();
+        let request = connection
+            .request(
+                Method::GET,
+                &url(&format!("/bytes?n={SIZE}")),
+                &HeaderMap::new(),
+                full(""),
+            )
+            .unwrap();
         let mut body = connection.send(request).await.unwrap().into_body();
         // On the same connection, others are not held up.
-        let other = connection.request(Method::GET, &url("/other"), &HeaderMap::new(), full("")).unwrap();
-        let other = tokio::time::timeout(Duration::from_secs(5), connection.call(other)).await.unwrap().unwrap();
+        let other = connection
+            .request(Method::GET, &url("/other"), &HeaderMap::new(), full(""))
+            .unwrap();
+        let other = tokio::time::timeout(Duration::from_secs(5), connection.call(other))
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(other.status, 200);
         tokio::time::sleep(Duration::from_millis(700)).await;
         paused.0.send(()).unwrap();
@@ -281,13 +460,20 @@ async fn a_slow_reader_slows_the_writer_down_and_fills_no_memory() {
     });
     let watching = async {
         paused.1.await.unwrap();
-        let grown: Vec<u64> = peaks().iter().zip(before).map(|(now, before)| now.saturating_sub(before)).collect();
+        let grown: Vec<u64> = peaks()
+            .iter()
+            .zip(before)
+            .map(|(now, before)| now.saturating_sub(before))
+            .collect();
         go_on.0.send(()).unwrap();
         grown
     };
     let (count, grown) = tokio::join!(reading, watching);
     assert_eq!(count.unwrap(), SIZE);
-    assert!(grown.iter().all(|kib| *kib < 8 * 1024), "the sidecars grew by {grown:?} KiB while nobody read");
+    assert!(
+        grown.iter().all(|kib| *kib < 8 * 1024),
+        "the sidecars grew by {grown:?} KiB while nobody read"
+    );
 
     // The other way: an application that does not read.
     let before = peaks();
@@ -296,7 +482,9 @@ async fn a_slow_reader_slows_the_writer_down_and_fills_no_memory() {
         .enter(move || async move {
             let mut connection = Connection::open(address, true).await.unwrap();
             let (frames, body) = channel();
-            let request = connection.request(Method::POST, &url("/slow?ms=700"), &HeaderMap::new(), body).unwrap();
+            let request = connection
+                .request(Method::POST, &url("/slow?ms=700"), &HeaderMap::new(), body)
+                .unwrap();
             let upload = tokio::task::spawn_local(async move {
                 for _ in 0..256 {
                     assert!(frames.data(vec![b'x'; 128 * 1024]).await);
@@ -309,14 +497,24 @@ async fn a_slow_reader_slows_the_writer_down_and_fills_no_memory() {
         .await
         .unwrap();
     assert_eq!(sent, 256 * 128 * 1024);
-    let grown: Vec<u64> = peaks().iter().zip(before).map(|(now, before)| now.saturating_sub(before)).collect();
-    assert!(grown.iter().all(|kib| *kib < 8 * 1024), "the sidecars grew by {grown:?} KiB while nobody read");
+    let grown: Vec<u64> = peaks()
+        .iter()
+        .zip(before)
+        .map(|(now, before)| now.saturating_sub(before))
+        .collect();
+    assert!(
+        grown.iter().all(|kib| *kib < 8 * 1024),
+        "the sidecars grew by {grown:?} KiB while nobody read"
+    );
 }
 
 /// An application that answers HTTP/2 as `serve` says for each request, and notes down how request streams ended.
 async fn h2_app<F, R>(shop: &Shop, serve: F) -> App
 where
-    F: Fn(Request<h2::RecvStream>, h2::server::SendResponse<Bytes>, kith_tests::app::Log) -> R + Send + Clone + 'static,
+    F: Fn(Request<h2::RecvStream>, h2::server::SendResponse<Bytes>, kith_tests::app::Log) -> R
+        + Send
+        + Clone
+        + 'static,
     R: Future<Output = ()> + 'static,
 {
     App::hearing(&shop.orders, 9090, move |stream, log| {
@@ -332,7 +530,9 @@ where
 }
 
 async fn h2_client(address: std::net::SocketAddr) -> h2::client::SendRequest<Bytes> {
-    let (client, connection) = h2::client::handshake(TcpStream::connect(address).await.unwrap()).await.unwrap();
+    let (client, connection) = h2::client::handshake(TcpStream::connect(address).await.unwrap())
+        .await
+        .unwrap();
     tokio::task::spawn_local(async move {
         let _ = connection.await;
     });
@@ -340,7 +540,9 @@ async fn h2_client(address: std::net::SocketAddr) -> h2::client::SendRequest<Byt
 }
 
 fn h2_request(path: &str) -> Request<()> {
-    Request::post(format!("http://orders.shop:9090{path}")).body(()).unwrap()
+    Request::post(format!("http://orders.shop:9090{path}"))
+        .body(())
+        .unwrap()
 }
 
 #[tokio::test]
@@ -375,7 +577,11 @@ async fn a_stream_reset_at_one_end_is_reset_at_the_other_and_nothing_else_is() {
             assert_eq!(held.data().await.unwrap().unwrap(), "held");
             let (refused, _body) = client.send_request(h2_request("/refuse"), true).unwrap();
             let refused = match refused.await {
-                Ok(response) => format!("{} {}", response.status(), response.headers()["x-kith-reason"].to_str().unwrap()),
+                Ok(response) => format!(
+                    "{} {}",
+                    response.status(),
+                    response.headers()["x-kith-reason"].to_str().unwrap()
+                ),
                 Err(error) => error.to_string(),
             };
             let (broken, _body) = client.send_request(h2_request("/break"), true).unwrap();
@@ -392,10 +598,25 @@ async fn a_stream_reset_at_one_end_is_reset_at_the_other_and_nothing_else_is() {
         })
         .await
         .unwrap();
-    assert_eq!(seen, ("503 Service Unavailable server-closed".to_owned(), Some(h2::Reason::INTERNAL_ERROR), http::StatusCode::OK));
-    let heard = app.wait_heard(|heard| heard.concat().contains("reset")).await;
-    assert_eq!(heard, ["reset: stream no longer needed;"], "one connection to the application");
-    check(&hop(&shop.web, &shop.orders, path("/hold")).await, &expect![[r#"
+    assert_eq!(
+        seen,
+        (
+            "503 Service Unavailable server-closed".to_owned(),
+            Some(h2::Reason::INTERNAL_ERROR),
+            http::StatusCode::OK
+        )
+    );
+    let heard = app
+        .wait_heard(|heard| heard.concat().contains("reset"))
+        .await;
+    assert_eq!(
+        heard,
+        ["reset: stream no longer needed;"],
+        "one connection to the application"
+    );
+    check(
+        &hop(&shop.web, &shop.orders, path("/hold")).await,
+        &expect![[r#"
         both    bytes.in 0
         both    bytes.out 4
         both    closed_by client
@@ -431,10 +652,19 @@ async fn a_stream_reset_at_one_end_is_reset_at_the_other_and_nothing_else_is() {
         both    tls.version TLSv1.3
         both    trace.id <trace>
         both    upstream_ms <ms>
-    "#]]);
+    "#]],
+    );
     let (outbound, inbound) = expect::ends(&shop.web, &shop.orders, path("/break")).await;
     for record in [outbound, inbound] {
-        assert_eq!((&record["reason"], &record["closed_by"], &record["bytes.out"]), (&"server-closed".into(), &"server".into(), &4.into()), "{record}");
+        assert_eq!(
+            (
+                &record["reason"],
+                &record["closed_by"],
+                &record["bytes.out"]
+            ),
+            (&"server-closed".into(), &"server".into(), &4.into()),
+            "{record}"
+        );
     }
 }
 
@@ -452,14 +682,20 @@ spec:
 #[tokio::test]
 async fn a_denied_call_gets_its_answer_in_its_own_protocol() {
     let shop = Shop::open(PORTS, ONLY_GET).await;
-    let _app = shop.orders.app(&["http", "--listen", "[::]:9090"]).await.unwrap();
+    let _app = shop
+        .orders
+        .app(&["http", "--listen", "[::]:9090"])
+        .await
+        .unwrap();
     let address = shop.service(9090);
     let (allowed, denied, metadata) = shop
         .web
         .enter(move || async move {
             let (_, allowed) = get(address, "orders.shop:9090", "1").await.unwrap();
             let first = GetOrder { id: "1".to_owned() };
-            let mut stream = Stream::open(address, "orders.shop:9090", "Chat", &first).await.unwrap();
+            let mut stream = Stream::open(address, "orders.shop:9090", "Chat", &first)
+                .await
+                .unwrap();
             assert_eq!(stream.next::<Note>().await.unwrap(), None);
             let status = stream.status();
             (allowed.code, (status.code, status.message), status.metadata)
@@ -467,21 +703,43 @@ async fn a_denied_call_gets_its_answer_in_its_own_protocol() {
         .await
         .unwrap();
     assert_eq!(allowed, 0);
-    let record = shop.orders.wait_record(path("/kith.demo.Orders/Chat")).await.unwrap();
-    assert_eq!(denied, (7, format!("no-allow-policy-matches requestId={}", record["request.id"].as_str().unwrap())));
-    let metadata: String = metadata.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
-    check(&scrub(&metadata), &expect![[r#"
+    let record = shop
+        .orders
+        .wait_record(path("/kith.demo.Orders/Chat"))
+        .await
+        .unwrap();
+    assert_eq!(
+        denied,
+        (
+            7,
+            format!(
+                "no-allow-policy-matches requestId={}",
+                record["request.id"].as_str().unwrap()
+            )
+        )
+    );
+    let metadata: String = metadata
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\n"))
+        .collect();
+    check(
+        &scrub(&metadata),
+        &expect![[r#"
         content-type: application/grpc
         grpc-message: no-allow-policy-matches requestId=<uuid>
         grpc-status: 7
         server: kith
         x-kith-reason: no-allow-policy-matches
-    "#]]);
-    let (mut outbound, inbound) = expect::ends(&shop.web, &shop.orders, path("/kith.demo.Orders/Chat")).await;
+    "#]],
+    );
+    let (mut outbound, inbound) =
+        expect::ends(&shop.web, &shop.orders, path("/kith.demo.Orders/Chat")).await;
     // How much of the request the client's sidecar had passed on when the refusal came.
     assert!(outbound["bytes.in"].as_u64() <= Some(8), "{outbound}");
     outbound["bytes.in"] = 0.into();
-    check(&expect::side_by_side(&outbound, &inbound), &expect![[r#"
+    check(
+        &expect::side_by_side(&outbound, &inbound),
+        &expect![[r#"
         both    bytes.in 0
         both    bytes.out 0
         both    decision deny
@@ -517,10 +775,17 @@ async fn a_denied_call_gets_its_answer_in_its_own_protocol() {
         both    tls.version TLSv1.3
         both    trace.id <trace>
         client  upstream_ms <ms>
-    "#]]);
+    "#]],
+    );
 
-    let reply = shop.web.call(http2("/private", &["x-request-id: given-1"])).await.unwrap();
-    check(&expect::reply(&reply), &expect![[r#"
+    let reply = shop
+        .web
+        .call(http2("/private", &["x-request-id: given-1"]))
+        .await
+        .unwrap();
+    check(
+        &expect::reply(&reply),
+        &expect![[r#"
         403
         content-length: 58
         content-type: application/problem+json
@@ -528,8 +793,11 @@ async fn a_denied_call_gets_its_answer_in_its_own_protocol() {
         x-kith-reason: no-allow-policy-matches
 
         {"reason":"no-allow-policy-matches","requestId":"given-1"}
-    "#]]);
-    check(&hop(&shop.web, &shop.orders, path("/private")).await, &expect![[r#"
+    "#]],
+    );
+    check(
+        &hop(&shop.web, &shop.orders, path("/private")).await,
+        &expect![[r#"
         both    bytes.in 0
         both    bytes.out 58
         both    decision deny
@@ -564,7 +832,8 @@ async fn a_denied_call_gets_its_answer_in_its_own_protocol() {
         both    tls.version TLSv1.3
         both    trace.id <trace>
         client  upstream_ms <ms>
-    "#]]);
+    "#]],
+    );
 
     // Rows 1 to 3: the same normalisation as for HTTP/1.1.
     for (target, status, seen) in [
@@ -575,15 +844,33 @@ async fn a_denied_call_gets_its_answer_in_its_own_protocol() {
         ("/public/%00", 400, None),
     ] {
         let reply = shop.web.call(http2(target, &[])).await.unwrap();
-        assert_eq!((reply.status, reply.json()["path"].as_str()), (status, seen), "{target}: {reply:?}");
+        assert_eq!(
+            (reply.status, reply.json()["path"].as_str()),
+            (status, seen),
+            "{target}: {reply:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn row_04_authority_and_host_must_agree() {
-    let shop = Shop::open(PORTS, &ONLY_GET.replace("paths: [/kith.demo.Orders/Get, /public/*]", "hosts: [orders.shop]")).await;
+    let shop = Shop::open(
+        PORTS,
+        &ONLY_GET.replace(
+            "paths: [/kith.demo.Orders/Get, /public/*]",
+            "hosts: [orders.shop]",
+        ),
+    )
+    .await;
     let app = h2_app(&shop, |request, mut respond, log| async move {
-        log.push(format!("{:?} {:?};", request.uri().authority(), request.headers().get("host")).as_bytes());
+        log.push(
+            format!(
+                "{:?} {:?};",
+                request.uri().authority(),
+                request.headers().get("host")
+            )
+            .as_bytes(),
+        );
         respond.send_response(Response::new(()), true).unwrap();
     })
     .await;
@@ -603,18 +890,37 @@ async fn row_04_authority_and_host_must_agree() {
                 ("user@orders.shop", vec![]),
                 ("other.shop", vec![]),
             ] {
-                let mut request = Request::get(format!("http://{authority}/")).body(()).unwrap();
+                let mut request = Request::get(format!("http://{authority}/"))
+                    .body(())
+                    .unwrap();
                 for host in hosts {
                     request.headers_mut().append("host", host.parse().unwrap());
                 }
                 let (response, _) = client.send_request(request, true).unwrap();
-                statuses.push(response.await.map(|response| response.status().as_u16()).map_err(|error| error.reason()));
+                statuses.push(
+                    response
+                        .await
+                        .map(|response| response.status().as_u16())
+                        .map_err(|error| error.reason()),
+                );
             }
             statuses
         })
         .await
         .unwrap();
-    assert_eq!(statuses, [Ok(200), Ok(200), Ok(200), Ok(400), Ok(400), Ok(400), Ok(400), Ok(403)]);
+    assert_eq!(
+        statuses,
+        [
+            Ok(200),
+            Ok(200),
+            Ok(200),
+            Ok(400),
+            Ok(400),
+            Ok(400),
+            Ok(400),
+            Ok(403)
+        ]
+    );
     let heard = app.heard().concat();
     assert_eq!(heard.matches(';').count(), 3, "{heard}");
     assert!(!heard.contains("other"), "{heard}");
@@ -625,19 +931,27 @@ async fn row_04_authority_and_host_must_agree() {
 #[tokio::test]
 async fn an_application_that_restarts_is_connected_to_anew() {
     let shop = Shop::open(PORTS, WEB_MAY_ALL).await;
-    let app = shop.orders.app(&["http", "--listen", "[::]:9090"]).await.unwrap();
+    let app = shop
+        .orders
+        .app(&["http", "--listen", "[::]:9090"])
+        .await
+        .unwrap();
     let address = shop.service(9090);
     let (first_done, wait_first) = tokio::sync::oneshot::channel::<()>();
     let (go_on, wait_restart) = tokio::sync::oneshot::channel::<()>();
     let client = shop.web.enter(move || async move {
         let mut connection = Connection::open(address, true).await.unwrap();
         let mut statuses = Vec::new();
-        let request = connection.request(Method::GET, &url("/1"), &HeaderMap::new(), full("")).unwrap();
+        let request = connection
+            .request(Method::GET, &url("/1"), &HeaderMap::new(), full(""))
+            .unwrap();
         statuses.push(connection.call(request).await.unwrap().status);
         first_done.send(()).unwrap();
         wait_restart.await.unwrap();
         for _ in 0..5 {
-            let request = connection.request(Method::GET, &url("/2"), &HeaderMap::new(), full("")).unwrap();
+            let request = connection
+                .request(Method::GET, &url("/2"), &HeaderMap::new(), full(""))
+                .unwrap();
             statuses.push(connection.call(request).await.unwrap().status);
         }
         statuses
@@ -671,18 +985,39 @@ async fn an_application_that_restarts_is_connected_to_anew() {
 #[tokio::test]
 async fn a_header_list_is_capped() {
     let shop = Shop::open(PORTS, WEB_MAY_ALL).await;
-    let _app = shop.orders.app(&["http", "--listen", "[::]:9090"]).await.unwrap();
-    let many: Vec<String> = (0..12).map(|number| format!("x-{number}: {}", "v".repeat(1000))).collect();
+    let _app = shop
+        .orders
+        .app(&["http", "--listen", "[::]:9090"])
+        .await
+        .unwrap();
+    let many: Vec<String> = (0..12)
+        .map(|number| format!("x-{number}: {}", "v".repeat(1000)))
+        .collect();
     let headers: Vec<&str> = many.iter().map(String::as_str).collect();
-    assert_eq!(shop.web.call(http2("/fits", &headers)).await.unwrap().status, 200);
-    let many: Vec<String> = (0..100).map(|number| format!("x-{number}: {}", "v".repeat(1000))).collect();
+    assert_eq!(
+        shop.web
+            .call(http2("/fits", &headers))
+            .await
+            .unwrap()
+            .status,
+        200
+    );
+    let many: Vec<String> = (0..100)
+        .map(|number| format!("x-{number}: {}", "v".repeat(1000)))
+        .collect();
     let headers: Vec<&str> = many.iter().map(String::as_str).collect();
     match shop.web.call(http2("/too-big", &headers)).await {
         Ok(reply) => assert_eq!(reply.status, 431, "{reply:?}"),
         // The client's own library keeps to the limit it was told.
-        Err(error) => assert!(kith::app::client::root_cause(&error).contains("header"), "{error}"),
+        Err(error) => assert!(
+            kith::app::client::root_cause(&error).contains("header"),
+            "{error}"
+        ),
     }
-    assert_eq!(shop.web.call(http2("/after", &[])).await.unwrap().status, 200);
+    assert_eq!(
+        shop.web.call(http2("/after", &[])).await.unwrap().status,
+        200
+    );
 }
 
 /// RFC 9113 section 3.4, and an empty SETTINGS frame.
@@ -715,7 +1050,11 @@ const END_HEADERS: u8 = 4;
 fn floods() -> Vec<(&'static str, Vec<u8>)> {
     let rapid_reset = (0..20_000).flat_map(|number: u32| {
         let stream = 2 * number + 1;
-        [frame(HEADERS, END_STREAM | END_HEADERS, stream, &head()), frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat()
+        [
+            frame(HEADERS, END_STREAM | END_HEADERS, stream, &head()),
+            frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()),
+        ]
+        .concat()
     });
     let continuation = std::iter::once(frame(HEADERS, END_STREAM, 1, &head()))
         .chain((0..50_000).map(|number| {
@@ -727,7 +1066,9 @@ fn floods() -> Vec<(&'static str, Vec<u8>)> {
             frame(CONTINUATION, 0, 1, &block)
         }))
         .flatten();
-    let empty = std::iter::once(frame(HEADERS, END_STREAM, 1, &head())).chain((0..200_000).map(|_| frame(CONTINUATION, 0, 1, &[]))).flatten();
+    let empty = std::iter::once(frame(HEADERS, END_STREAM, 1, &head()))
+        .chain((0..200_000).map(|_| frame(CONTINUATION, 0, 1, &[])))
+        .flatten();
     let ping = (0..300_000).flat_map(|_| frame(PING, 0, 0, &[0; 8]));
     let settings = (0..300_000).flat_map(|_| frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]));
     let with = |frames: Vec<u8>| [PREFACE, &frames[..]].concat();
@@ -743,7 +1084,11 @@ fn floods() -> Vec<(&'static str, Vec<u8>)> {
 #[tokio::test]
 async fn row_26_floods_are_cut_short_and_cost_nothing() {
     let shop = Shop::open(PORTS, WEB_MAY_ALL).await;
-    let _app = shop.orders.app(&["http", "--listen", "[::]:9090"]).await.unwrap();
+    let _app = shop
+        .orders
+        .app(&["http", "--listen", "[::]:9090"])
+        .await
+        .unwrap();
     let caller = Caller::new(&shop.lab, "spiffe://example.org/ns/shop/sa/web").await;
     let stranger = shop.stranger().await;
     shop.web.call(http2("/warm", &[])).await.unwrap();
@@ -758,8 +1103,11 @@ async fn row_26_floods_are_cut_short_and_cost_nothing() {
                 let stream = caller.connect(address, &[b"h2"]).await.unwrap();
                 let (mut reader, mut writer) = tokio::io::split(stream);
                 // The attacker never reads while it writes.
-                let _ = tokio::time::timeout(Duration::from_secs(2), writer.write_all(&flood)).await;
-                wire::listen(&mut reader, Duration::from_millis(500)).await.end
+                let _ =
+                    tokio::time::timeout(Duration::from_secs(2), writer.write_all(&flood)).await;
+                wire::listen(&mut reader, Duration::from_millis(500))
+                    .await
+                    .end
             })
             .await
             .unwrap();
@@ -771,7 +1119,10 @@ async fn row_26_floods_are_cut_short_and_cost_nothing() {
         assert_eq!(reply.status, 200, "{name}: {reply:?}");
         shop.orders.wait_record(path(&others)).await.unwrap();
         let written = shop.orders.records().split_off(records);
-        let overload: Vec<_> = written.iter().filter(|record| record["reason"] == "overload").collect();
+        let overload: Vec<_> = written
+            .iter()
+            .filter(|record| record["reason"] == "overload")
+            .collect();
         assert!(written.len() < 2_000, "{name}: {} records", written.len());
         if matches!(name, "rapid reset" | "continuation" | "empty continuation") {
             assert_ne!(end, End::Open, "{name}");
@@ -817,7 +1168,11 @@ async fn http2_that_is_none_is_refused() {
         with(&[(":path", "/second")]),
         with(&[("x-a", "b"), (":authority", "late")]),
     ] {
-        let bytes = [PREFACE, &frame(HEADERS, END_STREAM | END_HEADERS, 1, &block)].concat();
+        let bytes = [
+            PREFACE,
+            &frame(HEADERS, END_STREAM | END_HEADERS, 1, &block),
+        ]
+        .concat();
         let heard = shop
             .web
             .enter(move || async move {
@@ -833,7 +1188,14 @@ async fn http2_that_is_none_is_refused() {
 
 #[tokio::test]
 async fn row_09_connect_over_http2_is_refused() {
-    let shop = Shop::open(PORTS, &ONLY_GET.replace("paths: [/kith.demo.Orders/Get, /public/*]", "methods: [CONNECT], hosts: [allowed.example]")).await;
+    let shop = Shop::open(
+        PORTS,
+        &ONLY_GET.replace(
+            "paths: [/kith.demo.Orders/Get, /public/*]",
+            "methods: [CONNECT], hosts: [allowed.example]",
+        ),
+    )
+    .await;
     let app = h2_app(&shop, |request, mut respond, log| async move {
         log.push(format!("{} {};", request.method(), request.uri()).as_bytes());
         respond.send_response(Response::new(()), true).unwrap();
@@ -846,13 +1208,25 @@ async fn row_09_connect_over_http2_is_refused() {
             let mut client = h2_client(address).await;
             let mut statuses = Vec::new();
             for authority in ["allowed.example:443", "denied.example:443"] {
-                let request = Request::builder().method(Method::CONNECT).uri(authority).body(()).unwrap();
+                let request = Request::builder()
+                    .method(Method::CONNECT)
+                    .uri(authority)
+                    .body(())
+                    .unwrap();
                 let (response, _) = client.send_request(request, false).unwrap();
-                statuses.push(response.await.map(|response| response.status().as_u16()).map_err(|error| error.to_string()));
+                statuses.push(
+                    response
+                        .await
+                        .map(|response| response.status().as_u16())
+                        .map_err(|error| error.to_string()),
+                );
             }
             statuses
         })
         .await
         .unwrap();
-    assert_eq!((statuses, app.heard()), (vec![Ok(400), Ok(400)], Vec::new()));
+    assert_eq!(
+        (statuses, app.heard()),
+        (vec![Ok(400), Ok(400)], Vec::new())
+    );
 }

@@ -31,7 +31,12 @@ fn modes(spec: &str) -> String {
     )
 }
 
-const PORTS: &[(u16, &str)] = &[(8080, "HTTP"), (8081, "HTTP"), (8082, "HTTP"), (7000, "TCP")];
+const PORTS: &[(u16, &str)] = &[
+    (8080, "HTTP"),
+    (8081, "HTTP"),
+    (8082, "HTTP"),
+    (7000, "TCP"),
+];
 
 struct Scene {
     shop: Shop,
@@ -44,24 +49,48 @@ impl Scene {
         let shop = Shop::open(PORTS, policies).await;
         let mut apps = Vec::new();
         for port in [8080, 8081, 8082] {
-            apps.push(shop.orders.app(&["http", "--listen", &format!("[::]:{port}")]).await.unwrap());
+            apps.push(
+                shop.orders
+                    .app(&["http", "--listen", &format!("[::]:{port}")])
+                    .await
+                    .unwrap(),
+            );
         }
-        apps.push(shop.orders.app(&["tcp", "--listen", "[::]:7000"]).await.unwrap());
+        apps.push(
+            shop.orders
+                .app(&["tcp", "--listen", "[::]:7000"])
+                .await
+                .unwrap(),
+        );
         let stranger = shop.stranger().await;
-        Self { shop, stranger, _apps: apps }
+        Self {
+            shop,
+            stranger,
+            _apps: apps,
+        }
     }
 
     /// Both addresses of a port of `orders`.
     fn both(&self, port: u16) -> [SocketAddr; 2] {
-        self.shop.orders.addresses.both().map(|address| SocketAddr::new(address, port))
+        self.shop
+            .orders
+            .addresses
+            .both()
+            .map(|address| SocketAddr::new(address, port))
     }
 
     /// Status and reason that `from` gets from a port, the same over both families.
     async fn http(&self, from: &Workload, port: u16) -> (u16, Option<String>) {
         let mut seen = Vec::new();
         for address in self.both(port) {
-            let reply = from.call(Call::get(format!("http://{address}/").parse().unwrap())).await.unwrap();
-            seen.push((reply.status, reply.header("x-kith-reason").map(str::to_owned)));
+            let reply = from
+                .call(Call::get(format!("http://{address}/").parse().unwrap()))
+                .await
+                .unwrap();
+            seen.push((
+                reply.status,
+                reply.header("x-kith-reason").map(str::to_owned),
+            ));
         }
         assert_eq!(seen[0], seen[1], "IPv4 and IPv6");
         seen.remove(0)
@@ -81,10 +110,19 @@ impl Scene {
     /// The last record of a port over IPv4 that has no hop.
     async fn plain_record(&self, port: u16) -> Value {
         let wanted = |record: &Value| {
-            let v4 = record["source.address"].as_str().unwrap_or_default().starts_with("10.");
+            let v4 = record["source.address"]
+                .as_str()
+                .unwrap_or_default()
+                .starts_with("10.");
             record["destination.port"] == port && record["hop"].is_null() && v4
         };
-        self.shop.orders.wait_records(1, wanted).await.unwrap().pop().unwrap()
+        self.shop
+            .orders
+            .wait_records(1, wanted)
+            .await
+            .unwrap()
+            .pop()
+            .unwrap()
     }
 }
 
@@ -105,7 +143,10 @@ fn echoed() -> (String, End) {
 #[tokio::test]
 async fn strict_is_the_default_and_refuses_plaintext() {
     let scene = Scene::new(ANYBODY).await;
-    assert_eq!(scene.http(&scene.stranger, 8080).await, refused("peer-unauthenticated"));
+    assert_eq!(
+        scene.http(&scene.stranger, 8080).await,
+        refused("peer-unauthenticated")
+    );
     assert_eq!(scene.tcp(&scene.stranger).await, reset());
     assert_eq!(scene.http(&scene.shop.web, 8080).await, SERVED);
     assert_eq!(scene.tcp(&scene.shop.web).await, echoed());
@@ -183,7 +224,8 @@ async fn permissive_accepts_plaintext_and_mtls_where_nobodys_name_matters() {
     "#]];
     expected.assert_eq(&expect::record(&scene.plain_record(8080).await));
     // The mesh never comes in plaintext, even where it might.
-    let from_web = |record: &Value| record["source.principal"] == "spiffe://example.org/ns/shop/sa/web";
+    let from_web =
+        |record: &Value| record["source.principal"] == "spiffe://example.org/ns/shop/sa/web";
     scene.shop.orders.wait_records(2, from_web).await.unwrap();
 }
 
@@ -201,8 +243,15 @@ spec:
   - from: [{source: {principals: [example.org/ns/shop/sa/evil]}}]
     to: [{operation: {ports: [\"8080\", \"7000\"]}}]
 ";
-    let scene = Scene::new(&format!("{ANYBODY}{deny_evil}{}", modes("mtls: {mode: PERMISSIVE}"))).await;
-    assert_eq!(scene.http(&scene.stranger, 8080).await, refused("peer-unauthenticated"));
+    let scene = Scene::new(&format!(
+        "{ANYBODY}{deny_evil}{}",
+        modes("mtls: {mode: PERMISSIVE}")
+    ))
+    .await;
+    assert_eq!(
+        scene.http(&scene.stranger, 8080).await,
+        refused("peer-unauthenticated")
+    );
     assert_eq!(scene.tcp(&scene.stranger).await, reset());
     assert_eq!(scene.http(&scene.stranger, 8081).await, SERVED);
     assert_eq!(scene.http(&scene.shop.web, 8080).await, SERVED);
@@ -212,11 +261,16 @@ spec:
 async fn modes_are_set_port_by_port() {
     let scene = Scene::new(&format!(
         "{ANYBODY}{}",
-        modes("mtls: {mode: STRICT}, portLevelMtls: {8081: {mode: PERMISSIVE}, 8082: {mode: DISABLE}}")
+        modes(
+            "mtls: {mode: STRICT}, portLevelMtls: {8081: {mode: PERMISSIVE}, 8082: {mode: DISABLE}}"
+        )
     ))
     .await;
     let Scene { stranger, shop, .. } = &scene;
-    assert_eq!(scene.http(stranger, 8080).await, refused("peer-unauthenticated"));
+    assert_eq!(
+        scene.http(stranger, 8080).await,
+        refused("peer-unauthenticated")
+    );
     assert_eq!(scene.http(stranger, 8081).await, SERVED);
     assert_eq!(scene.http(stranger, 8082).await, SERVED);
     assert_eq!(scene.tcp(stranger).await, reset());
@@ -224,7 +278,10 @@ async fn modes_are_set_port_by_port() {
     assert_eq!(scene.http(&shop.web, 8081).await, SERVED);
     // Nobody terminates mTLS there, and the mesh never falls back to plaintext.
     let (status, reason) = scene.http(&shop.web, 8082).await;
-    assert_eq!((status, reason.as_deref()), (503, Some("server-unauthenticated")));
+    assert_eq!(
+        (status, reason.as_deref()),
+        (503, Some("server-unauthenticated"))
+    );
 }
 
 #[tokio::test]
@@ -233,29 +290,65 @@ async fn disable_takes_whatever_comes_as_it_is() {
     assert_eq!(scene.http(&scene.stranger, 8080).await, SERVED);
     assert_eq!(scene.tcp(&scene.stranger).await, echoed());
     let record = scene.plain_record(8080).await;
-    assert_eq!((&record["decision"], &record["reason"], &record["source.principal"]), (&"allow".into(), &"allowed-by-rule".into(), &Value::Null));
+    assert_eq!(
+        (
+            &record["decision"],
+            &record["reason"],
+            &record["source.principal"]
+        ),
+        (&"allow".into(), &"allowed-by-rule".into(), &Value::Null)
+    );
     // A policy that asks for a name finds none.
-    scene.shop.lab.apply("policies", &format!("{WEB_MAY_ALL}{}", modes("mtls: {mode: DISABLE}"))).await.unwrap();
-    assert_eq!(scene.http(&scene.stranger, 8080).await, refused("peer-unauthenticated"));
+    scene
+        .shop
+        .lab
+        .apply(
+            "policies",
+            &format!("{WEB_MAY_ALL}{}", modes("mtls: {mode: DISABLE}")),
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        scene.http(&scene.stranger, 8080).await,
+        refused("peer-unauthenticated")
+    );
 }
 
 #[tokio::test]
 async fn row_18_addresses_are_the_same_in_either_notation() {
     // Only over IPv4 does the stranger come from this address; the listener is dual-stack and sees it mapped into IPv6.
-    let policy = ANYBODY.replace("  - to:", "  - from: [{source: {ipBlocks: [\"10.75.0.0/16\"]}}]\n    to:");
-    let shop = Shop::open(PORTS, &format!("{policy}{}", modes("mtls: {mode: PERMISSIVE}"))).await;
+    let policy = ANYBODY.replace(
+        "  - to:",
+        "  - from: [{source: {ipBlocks: [\"10.75.0.0/16\"]}}]\n    to:",
+    );
+    let shop = Shop::open(
+        PORTS,
+        &format!("{policy}{}", modes("mtls: {mode: PERMISSIVE}")),
+    )
+    .await;
     let _app = shop.orders.app(&["http"]).await.unwrap();
     let stranger = shop.stranger().await;
-    let [v4, v6] = shop.orders.addresses.both().map(|address| SocketAddr::new(address, 8080));
+    let [v4, v6] = shop
+        .orders
+        .addresses
+        .both()
+        .map(|address| SocketAddr::new(address, 8080));
     for (address, status) in [(v4, 200), (v6, 403)] {
-        let reply = stranger.call(Call::get(format!("http://{address}/").parse().unwrap())).await.unwrap();
+        let reply = stranger
+            .call(Call::get(format!("http://{address}/").parse().unwrap()))
+            .await
+            .unwrap();
         assert_eq!(reply.status, status, "{address}: {reply:?}");
     }
 }
 
 #[tokio::test]
 async fn row_20_only_what_was_sent_to_the_workload_is_served() {
-    let scene = Scene::new(&ANYBODY.replace("to: [{operation: {ports: [\"8080\", \"8081\", \"8082\", \"7000\"]}}]", "{}")).await;
+    let scene = Scene::new(&ANYBODY.replace(
+        "to: [{operation: {ports: [\"8080\", \"8081\", \"8082\", \"7000\"]}}]",
+        "{}",
+    ))
+    .await;
     let Scene { shop, stranger, .. } = &scene;
     let [v4, v6] = shop.orders.addresses.both();
     let request = "GET /own HTTP/1.1\r\nhost: orders.shop\r\n\r\n";
@@ -265,30 +358,65 @@ async fn row_20_only_what_was_sent_to_the_workload_is_served() {
         for address in [v4, v6] {
             for from in [stranger, &shop.web, &shop.orders] {
                 let heard = wire::raw(from, SocketAddr::new(address, port), request).await;
-                let answered = heard.as_ref().is_ok_and(|heard| heard.statuses().contains(&200));
-                assert!(!answered, "{port} of {address} from {}: {heard:?}", from.spec.id());
+                let answered = heard
+                    .as_ref()
+                    .is_ok_and(|heard| heard.statuses().contains(&200));
+                assert!(
+                    !answered,
+                    "{port} of {address} from {}: {heard:?}",
+                    from.spec.id()
+                );
             }
         }
         for own in ["127.0.0.1", "::1"] {
             if port != 15000 {
                 let address = SocketAddr::new(own.parse().unwrap(), port);
                 let heard = wire::raw(&shop.orders, address, request).await;
-                assert!(!heard.as_ref().is_ok_and(|heard| heard.statuses().contains(&200)), "{address}: {heard:?}");
+                assert!(
+                    !heard
+                        .as_ref()
+                        .is_ok_and(|heard| heard.statuses().contains(&200)),
+                    "{address}: {heard:?}"
+                );
             }
         }
     }
     // What kubelet and scrapers ask for is served as it is, and three paths only.
-    for (path, status) in [("/ready", 200), ("/live", 200), ("/metrics", 200), ("/config", 404), ("/certs", 404)] {
-        let reply = stranger.call(Call::get(format!("http://{v4}:15021{path}").parse().unwrap())).await.unwrap();
+    for (path, status) in [
+        ("/ready", 200),
+        ("/live", 200),
+        ("/metrics", 200),
+        ("/config", 404),
+        ("/certs", 404),
+    ] {
+        let reply = stranger
+            .call(Call::get(
+                format!("http://{v4}:15021{path}").parse().unwrap(),
+            ))
+            .await
+            .unwrap();
         assert_eq!(reply.status, status, "{path}");
     }
 
     // An address that is not this workload's, although the packets got here.
-    let added = shop.orders.exec(&["ip", "addr", "add", "10.75.77.77/16", "dev", "eth0"]).await.unwrap();
+    let added = shop
+        .orders
+        .exec(&["ip", "addr", "add", "10.75.77.77/16", "dev", "eth0"])
+        .await
+        .unwrap();
     assert!(added.status.success(), "{added:?}");
     let heard = wire::raw(stranger, "10.75.77.77:8080".parse().unwrap(), request).await;
-    assert!(heard.as_ref().is_ok_and(|heard| (heard.text().as_str(), heard.end) == ("", End::Reset)), "{heard:?}");
-    let record = shop.orders.wait_record(|record| record["destination.address"] == "10.75.77.77:8080").await.unwrap();
+    assert!(
+        heard
+            .as_ref()
+            .is_ok_and(|heard| (heard.text().as_str(), heard.end) == ("", End::Reset)),
+        "{heard:?}"
+    );
+    let record = shop
+        .orders
+        .wait_record(|record| record["destination.address"] == "10.75.77.77:8080")
+        .await
+        .unwrap();
     let expected = expect![[r#"
         bytes.in 0
         bytes.out 0

@@ -19,11 +19,23 @@ const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nhost: orders.shop\r\n\r\n";
 
 /// Fields, and what follows the head.
 const ROW_8: &[(&str, &str)] = &[
-    ("content-length: 4\r\ntransfer-encoding: chunked", "0\r\n\r\n"),
-    ("transfer-encoding: chunked\r\ncontent-length: 4", "0\r\n\r\n"),
+    (
+        "content-length: 4\r\ntransfer-encoding: chunked",
+        "0\r\n\r\n",
+    ),
+    (
+        "transfer-encoding: chunked\r\ncontent-length: 4",
+        "0\r\n\r\n",
+    ),
     ("content-length: 0\r\ntransfer-encoding: identity", ""),
-    ("transfer-encoding: chunked\r\ntransfer-encoding: chunked", "0\r\n\r\n"),
-    ("transfer-encoding: chunked\r\ntransfer-encoding: x", "0\r\n\r\n"),
+    (
+        "transfer-encoding: chunked\r\ntransfer-encoding: chunked",
+        "0\r\n\r\n",
+    ),
+    (
+        "transfer-encoding: chunked\r\ntransfer-encoding: x",
+        "0\r\n\r\n",
+    ),
     ("transfer-encoding: xchunked", "0\r\n\r\n"),
     ("transfer-encoding: chunked, identity", "0\r\n\r\n"),
     ("transfer-encoding: identity, chunked", "0\r\n\r\n"),
@@ -34,9 +46,15 @@ const ROW_8: &[(&str, &str)] = &[
     ("transfer-encoding: chunked\u{c}", "0\r\n\r\n"),
     ("transfer-encoding:\r\n chunked", "0\r\n\r\n"),
     ("transfer-encoding : chunked", "0\r\n\r\n"),
-    ("transfer_encoding: chunked\r\ncontent-length: 5", "0\r\n\r\n"),
+    (
+        "transfer_encoding: chunked\r\ncontent-length: 5",
+        "0\r\n\r\n",
+    ),
     ("transfer-encoding: ", "0\r\n\r\n"),
-    ("connection: transfer-encoding\r\ntransfer-encoding: chunked", "0\r\n\r\n"),
+    (
+        "connection: transfer-encoding\r\ntransfer-encoding: chunked",
+        "0\r\n\r\n",
+    ),
     ("content-length: 4\r\ncontent-length: 4", "body"),
     ("content-length: 4\r\ncontent-length: 0", "body"),
     ("content-length: 4, 4", "body"),
@@ -62,7 +80,10 @@ const ROW_8: &[(&str, &str)] = &[
     ("transfer-encoding: chunked", "5\nhello\r\n0\r\n\r\n"),
     ("transfer-encoding: chunked", "5\r\nhello0\r\n\r\n"),
     ("transfer-encoding: chunked", "5\r\nhelloXX0\r\n\r\n"),
-    ("transfer-encoding: chunked", "10000000000000005\r\nhello\r\n0\r\n\r\n"),
+    (
+        "transfer-encoding: chunked",
+        "10000000000000005\r\nhello\r\n0\r\n\r\n",
+    ),
     ("transfer-encoding: chunked", "0\r\nx-a: b\r\n fold\r\n\r\n"),
     ("transfer-encoding: chunked", "0\r\nx a: b\r\n\r\n"),
 ];
@@ -98,11 +119,24 @@ const REQUEST_LINES: &[&str] = &[
 ];
 
 fn payloads() -> Vec<String> {
-    let request = |line: &str, fields: &str, body: &str| format!("{line}\r\nhost: orders.shop\r\n{fields}{body}{SMUGGLED}");
+    let request = |line: &str, fields: &str, body: &str| {
+        format!("{line}\r\nhost: orders.shop\r\n{fields}{body}{SMUGGLED}")
+    };
     let post = "POST / HTTP/1.1";
-    let mut all: Vec<String> = ROW_8.iter().map(|(fields, body)| request(post, &format!("{fields}\r\n\r\n"), body)).collect();
-    all.extend(ROW_6.iter().map(|field| request(post, &format!("{field}\r\n\r\n"), "")));
-    all.extend(REQUEST_LINES.iter().map(|line| request(line, "content-length: 0\r\n\r\n", "")));
+    let mut all: Vec<String> = ROW_8
+        .iter()
+        .map(|(fields, body)| request(post, &format!("{fields}\r\n\r\n"), body))
+        .collect();
+    all.extend(
+        ROW_6
+            .iter()
+            .map(|field| request(post, &format!("{field}\r\n\r\n"), "")),
+    );
+    all.extend(
+        REQUEST_LINES
+            .iter()
+            .map(|line| request(line, "content-length: 0\r\n\r\n", "")),
+    );
     all
 }
 
@@ -110,12 +144,25 @@ fn payloads() -> Vec<String> {
 fn check(payload: &str, heard: &Heard, app: &App) {
     let text = heard.text();
     // 501 for a transfer coding that nobody knows (RFC 9112 section 6.1), 505 for a version.
-    assert!(matches!(heard.statuses()[..], [400 | 501 | 505]), "{payload:?} got {text:?}");
+    assert!(
+        matches!(heard.statuses()[..], [400 | 501 | 505]),
+        "{payload:?} got {text:?}"
+    );
     assert_eq!(heard.end, End::Closed, "{payload:?} got {text:?}");
-    assert!(text.contains("\r\nserver: kith\r\n") && text.contains("\r\nx-kith-reason: request-malformed\r\n"), "{payload:?} got {text:?}");
-    assert!(text.contains("\r\nconnection: close\r\n"), "{payload:?} got {text:?}");
+    assert!(
+        text.contains("\r\nserver: kith\r\n")
+            && text.contains("\r\nx-kith-reason: request-malformed\r\n"),
+        "{payload:?} got {text:?}"
+    );
+    assert!(
+        text.contains("\r\nconnection: close\r\n"),
+        "{payload:?} got {text:?}"
+    );
     let seen = app.heard().concat();
-    assert!(!seen.contains("/smuggled"), "{payload:?} let through {seen:?}");
+    assert!(
+        !seen.contains("/smuggled"),
+        "{payload:?} let through {seen:?}"
+    );
 }
 
 fn refused(record: &Value) -> bool {
@@ -126,7 +173,18 @@ fn refused(record: &Value) -> bool {
 fn essence(record: &Value) -> String {
     let mut record = record.clone();
     let object = record.as_object_mut().unwrap();
-    for key in ["bytes.out", "http.authority", "http.method", "http.path", "http.version", "parent.id", "span.id", "trace.id", "upstream_ms", "bytes.in"] {
+    for key in [
+        "bytes.out",
+        "http.authority",
+        "http.method",
+        "http.path",
+        "http.version",
+        "parent.id",
+        "span.id",
+        "trace.id",
+        "upstream_ms",
+        "bytes.in",
+    ] {
         object.remove(key);
     }
     expect::record(&record)
@@ -141,7 +199,11 @@ async fn rows_06_08_the_clients_sidecar_refuses_what_is_not_surely_one_request()
         let heard = shop.say(payload.as_str()).await;
         check(payload, &heard, &app);
     }
-    let records = shop.web.wait_records(payloads.len(), refused).await.unwrap();
+    let records = shop
+        .web
+        .wait_records(payloads.len(), refused)
+        .await
+        .unwrap();
     assert_eq!(records.len(), payloads.len(), "one record for each");
     let expected = expect![[r#"
         decision deny
@@ -168,10 +230,17 @@ async fn rows_06_08_the_servers_sidecar_refuses_them_from_a_client_that_has_none
     let stranger: Arc<Workload> = shop.stranger().await;
     let payloads = payloads();
     for payload in &payloads {
-        let heard = caller.raw(&stranger, shop.pod(8080), b"http/1.1", payload.as_str()).await.unwrap();
+        let heard = caller
+            .raw(&stranger, shop.pod(8080), b"http/1.1", payload.as_str())
+            .await
+            .unwrap();
         check(payload, &heard, &app);
     }
-    let records = shop.orders.wait_records(payloads.len(), refused).await.unwrap();
+    let records = shop
+        .orders
+        .wait_records(payloads.len(), refused)
+        .await
+        .unwrap();
     assert_eq!(records.len(), payloads.len(), "one record for each");
     let expected = expect![[r#"
         decision deny
@@ -205,7 +274,12 @@ async fn row_08_what_came_before_a_malformed_request_is_answered_and_what_comes_
     let good = "GET /good HTTP/1.1\r\nhost: orders.shop\r\n\r\n";
     let bad = "POST /bad HTTP/1.1\r\nhost: orders.shop\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
     let heard = shop.say(format!("{good}{bad}{SMUGGLED}")).await;
-    assert_eq!((heard.statuses(), heard.end), (vec![200, 400], End::Closed), "{}", heard.text());
+    assert_eq!(
+        (heard.statuses(), heard.end),
+        (vec![200, 400], End::Closed),
+        "{}",
+        heard.text()
+    );
     assert!(!app.heard().concat().contains("/smuggled"));
 }
 
@@ -222,28 +296,56 @@ async fn row_08_a_response_that_can_be_read_in_two_ways_is_not_passed_on() {
         "ICY 200 OK\r\n\r\n",
     ] {
         let app = App::answering(&shop.orders, 8080, answer).await;
-        let heard = wire::raw(&shop.web, shop.service(8080), "GET / HTTP/1.1\r\nhost: orders.shop\r\nconnection: close\r\n\r\n").await.unwrap();
-        assert_eq!((heard.statuses(), heard.end), (vec![503], End::Closed), "{answer:?}: {}", heard.text());
-        assert!(heard.text().contains("\r\nx-kith-reason: server-closed\r\n"), "{answer:?}: {}", heard.text());
+        let heard = wire::raw(
+            &shop.web,
+            shop.service(8080),
+            "GET / HTTP/1.1\r\nhost: orders.shop\r\nconnection: close\r\n\r\n",
+        )
+        .await
+        .unwrap();
+        assert_eq!(
+            (heard.statuses(), heard.end),
+            (vec![503], End::Closed),
+            "{answer:?}: {}",
+            heard.text()
+        );
+        assert!(
+            heard
+                .text()
+                .contains("\r\nx-kith-reason: server-closed\r\n"),
+            "{answer:?}: {}",
+            heard.text()
+        );
         drop(app);
     }
     // A body that turns out to be none is cut, so that nobody takes it for whole.
     let app = App::listen(&shop.orders, 8080, |mut stream, _| async move {
         until(&mut stream, "\r\n\r\n").await.unwrap();
-        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n").await.unwrap();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n")
+            .await
+            .unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
         stream.write_all(b"XYZ\r\n").await.unwrap();
         let _ = stream.read_u8().await;
     })
     .await;
-    let heard = wire::raw(&shop.web, shop.service(8080), "GET / HTTP/1.1\r\nhost: orders.shop\r\nconnection: close\r\n\r\n").await.unwrap();
+    let heard = wire::raw(
+        &shop.web,
+        shop.service(8080),
+        "GET / HTTP/1.1\r\nhost: orders.shop\r\nconnection: close\r\n\r\n",
+    )
+    .await
+    .unwrap();
     assert_eq!(heard.end, End::Reset, "{}", heard.text());
     // More than was announced is not the next answer of anybody.
     drop(app);
     let app = App::answering(&shop.orders, 8080, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil").await;
     let request = "GET / HTTP/1.1\r\nhost: orders.shop\r\n\r\n";
     let last = request.replace("host", "connection: close\r\nhost");
-    let heard = wire::raw(&shop.web, shop.service(8080), format!("{request}{last}")).await.unwrap();
+    let heard = wire::raw(&shop.web, shop.service(8080), format!("{request}{last}"))
+        .await
+        .unwrap();
     assert!(!heard.text().contains("evil"), "{}", heard.text());
     assert_eq!(heard.statuses(), [200, 200], "{}", heard.text());
     drop(app);

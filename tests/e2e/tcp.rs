@@ -29,8 +29,14 @@ fn check(actual: &str, expected: &Expect) {
 #[tokio::test]
 async fn bytes_pass_both_ways_and_either_side_may_end_its_half_first() {
     let shop = Shop::open(PORTS, WEB_MAY_ALL).await;
-    let echo = shop.orders.app(&["tcp", "--listen", "[::]:7000"]).await.unwrap();
-    let bytes: Vec<u8> = (0..1_000_000_u32).map(|number| (number % 251) as u8).collect();
+    let echo = shop
+        .orders
+        .app(&["tcp", "--listen", "[::]:7000"])
+        .await
+        .unwrap();
+    let bytes: Vec<u8> = (0..1_000_000_u32)
+        .map(|number| (number % 251) as u8)
+        .collect();
     let expected = bytes.clone();
     let address = shop.service(7000);
     let heard = shop
@@ -49,8 +55,15 @@ async fn bytes_pass_both_ways_and_either_side_may_end_its_half_first() {
         })
         .await
         .unwrap();
-    assert!(heard.bytes == expected && heard.end == End::Closed, "{} bytes, {:?}", heard.bytes.len(), heard.end);
-    check(&hop(&shop.web, &shop.orders, on(7000)).await, &expect![[r#"
+    assert!(
+        heard.bytes == expected && heard.end == End::Closed,
+        "{} bytes, {:?}",
+        heard.bytes.len(),
+        heard.end
+    );
+    check(
+        &hop(&shop.web, &shop.orders, on(7000)).await,
+        &expect![[r#"
         both    bytes.in 1000000
         both    bytes.out 1000000
         both    closed_by client
@@ -78,7 +91,8 @@ async fn bytes_pass_both_ways_and_either_side_may_end_its_half_first() {
         both    tls.group X25519MLKEM768
         both    tls.version TLSv1.3
         both    upstream_ms <ms>
-    "#]]);
+    "#]],
+    );
     drop(echo);
 
     // The server ends first, and still hears what the client says afterwards.
@@ -93,17 +107,30 @@ async fn bytes_pass_both_ways_and_either_side_may_end_its_half_first() {
         .enter(move || async move {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let heard = listen(&mut stream, Duration::from_secs(5)).await;
-            assert_eq!((heard.text().as_str(), heard.end), ("that is all from me", End::Closed));
+            assert_eq!(
+                (heard.text().as_str(), heard.end),
+                ("that is all from me", End::Closed)
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
             stream.write_all(b"but not from me").await.unwrap();
         })
         .await
         .unwrap();
-    app.wait_heard(|heard| heard == ["but not from me<end>"]).await;
-    let ended = |record: &Value| record["destination.port"] == 7000 && record["closed_by"] == "server";
+    app.wait_heard(|heard| heard == ["but not from me<end>"])
+        .await;
+    let ended =
+        |record: &Value| record["destination.port"] == 7000 && record["closed_by"] == "server";
     let (outbound, inbound) = expect::ends(&shop.web, &shop.orders, ended).await;
     for record in [outbound, inbound] {
-        assert_eq!((&record["bytes.in"], &record["bytes.out"], &record["closed_by"]), (&15.into(), &19.into(), &"server".into()), "{record}");
+        assert_eq!(
+            (
+                &record["bytes.in"],
+                &record["bytes.out"],
+                &record["closed_by"]
+            ),
+            (&15.into(), &19.into(), &"server".into()),
+            "{record}"
+        );
     }
 }
 
@@ -126,7 +153,9 @@ async fn a_reset_at_one_end_is_a_reset_at_the_other() {
         .await
         .unwrap();
     app.wait_heard(|heard| heard == ["half Reset"]).await;
-    check(&hop(&shop.web, &shop.orders, on(7000)).await, &expect![[r#"
+    check(
+        &hop(&shop.web, &shop.orders, on(7000)).await,
+        &expect![[r#"
         both    bytes.in 4
         both    bytes.out 0
         both    closed_by client
@@ -154,7 +183,8 @@ async fn a_reset_at_one_end_is_a_reset_at_the_other() {
         both    tls.group X25519MLKEM768
         both    tls.version TLSv1.3
         both    upstream_ms <ms>
-    "#]]);
+    "#]],
+    );
     drop(app);
 
     let _app = App::listen(&shop.orders, 7000, |mut stream, _| async move {
@@ -166,7 +196,14 @@ async fn a_reset_at_one_end_is_a_reset_at_the_other() {
     assert_eq!((heard.text().as_str(), heard.end), ("", End::Reset));
     let ended = |record: &Value| record["closed_by"] == "server";
     let (outbound, inbound) = expect::ends(&shop.web, &shop.orders, ended).await;
-    assert_eq!((&outbound["closed_by"], &outbound["bytes.in"], &inbound["bytes.in"]), (&"server".into(), &5.into(), &5.into()));
+    assert_eq!(
+        (
+            &outbound["closed_by"],
+            &outbound["bytes.in"],
+            &inbound["bytes.in"]
+        ),
+        (&"server".into(), &5.into(), &5.into())
+    );
 }
 
 /// How long until the greeting is there.
@@ -174,7 +211,10 @@ async fn greeting(web: &Workload, address: std::net::SocketAddr) -> Duration {
     web.enter(move || async move {
         let start = Instant::now();
         let mut stream = TcpStream::connect(address).await.unwrap();
-        assert_eq!(until(&mut stream, "\r\n").await.unwrap(), "220 orders ESMTP\r\n");
+        assert_eq!(
+            until(&mut stream, "\r\n").await.unwrap(),
+            "220 orders ESMTP\r\n"
+        );
         start.elapsed()
     })
     .await
@@ -182,31 +222,78 @@ async fn greeting(web: &Workload, address: std::net::SocketAddr) -> Duration {
 }
 
 #[tokio::test]
-async fn a_server_that_speaks_first_is_heard_without_delay_on_a_declared_port_and_soon_on_another() {
+async fn a_server_that_speaks_first_is_heard_without_delay_on_a_declared_port_and_soon_on_another()
+{
     let shop = Shop::open(PORTS, WEB_MAY_ALL).await;
-    let _declared = shop.orders.app(&["tcp", "--listen", "[::]:7000", "--greeting", "220 orders ESMTP"]).await.unwrap();
-    let _undeclared = shop.orders.app(&["tcp", "--listen", "[::]:7001", "--greeting", "220 orders ESMTP"]).await.unwrap();
+    let _declared = shop
+        .orders
+        .app(&[
+            "tcp",
+            "--listen",
+            "[::]:7000",
+            "--greeting",
+            "220 orders ESMTP",
+        ])
+        .await
+        .unwrap();
+    let _undeclared = shop
+        .orders
+        .app(&[
+            "tcp",
+            "--listen",
+            "[::]:7001",
+            "--greeting",
+            "220 orders ESMTP",
+        ])
+        .await
+        .unwrap();
     let mut times = Vec::new();
     for _ in 0..5 {
         times.push(greeting(&shop.web, shop.service(7000)).await);
     }
     // The best of five, because other tests run beside this one; and never as long as a look for HTTP would take.
-    assert!(times.iter().min() < Some(&Duration::from_millis(50)), "{times:?}");
-    assert!(times.iter().max() < Some(&Duration::from_millis(250)), "{times:?}");
+    assert!(
+        times.iter().min() < Some(&Duration::from_millis(50)),
+        "{times:?}"
+    );
+    assert!(
+        times.iter().max() < Some(&Duration::from_millis(250)),
+        "{times:?}"
+    );
     let time = greeting(&shop.web, shop.service(7001)).await;
     assert!(time < Duration::from_millis(800), "{time:?}");
-    let _smtp = shop.orders.app(&["tcp", "--listen", "[::]:25", "--greeting", "220 orders ESMTP"]).await.unwrap();
+    let _smtp = shop
+        .orders
+        .app(&[
+            "tcp",
+            "--listen",
+            "[::]:25",
+            "--greeting",
+            "220 orders ESMTP",
+        ])
+        .await
+        .unwrap();
     let time = greeting(&shop.web, shop.pod(25)).await;
-    assert!(time < Duration::from_millis(250), "a port whose protocol is known to start with the server: {time:?}");
+    assert!(
+        time < Duration::from_millis(250),
+        "a port whose protocol is known to start with the server: {time:?}"
+    );
 }
 
 /// A client's TLS to the application itself, with a server name.
-async fn own_tls(caller: &Caller, from: &Workload, to: std::net::SocketAddr, name: &'static str) -> std::io::Result<String> {
+async fn own_tls(
+    caller: &Caller,
+    from: &Workload,
+    to: std::net::SocketAddr,
+    name: &'static str,
+) -> std::io::Result<String> {
     let mut config = (*caller.client_config(&[b"own"])).clone();
     config.enable_sni = true;
     from.enter(move || async move {
         let tcp = TcpStream::connect(to).await?;
-        let mut stream = TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(name).unwrap(), tcp).await?;
+        let mut stream = TlsConnector::from(Arc::new(config))
+            .connect(ServerName::try_from(name).unwrap(), tcp)
+            .await?;
         stream.write_all(b"ping").await?;
         let mut answer = [0; 4];
         stream.read_exact(&mut answer).await?;
@@ -243,8 +330,15 @@ async fn the_applications_own_tls_is_passed_through_where_the_port_is_declared_s
     let app = App::hearing(&shop.orders, 7443, move |stream, log| {
         let acceptor = acceptor.clone();
         async move {
-            let Ok(mut stream) = acceptor.accept(stream).await else { return };
-            let name = stream.get_ref().1.server_name().unwrap_or_default().to_owned();
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                return;
+            };
+            let name = stream
+                .get_ref()
+                .1
+                .server_name()
+                .unwrap_or_default()
+                .to_owned();
             let mut ping = [0; 4];
             stream.read_exact(&mut ping).await.unwrap();
             log.push(format!("{name} {}", String::from_utf8_lossy(&ping)).as_bytes());
@@ -255,10 +349,17 @@ async fn the_applications_own_tls_is_passed_through_where_the_port_is_declared_s
     })
     .await;
     let stranger = shop.stranger().await;
-    assert_eq!(own_tls(&caller, &stranger, shop.pod(7443), "orders.example").await.unwrap(), "pong");
+    assert_eq!(
+        own_tls(&caller, &stranger, shop.pod(7443), "orders.example")
+            .await
+            .unwrap(),
+        "pong"
+    );
     assert_eq!(app.heard(), ["orders.example ping"]);
     let allowed = shop.orders.wait_record(on(7443)).await.unwrap();
-    check(&without_sizes(&allowed), &expect![[r#"
+    check(
+        &without_sizes(&allowed),
+        &expect![[r#"
         closed_by client
         decision allow
         destination.address 10.75.0.4:7443
@@ -273,10 +374,19 @@ async fn the_applications_own_tls_is_passed_through_where_the_port_is_declared_s
         source.address 10.75.0.5:*
         time <time>
         upstream_ms <ms>
-    "#]]);
-    own_tls(&caller, &stranger, shop.pod(7443), "other.example").await.unwrap_err();
-    let denied = shop.orders.wait_record(|record| record["decision"] == "deny").await.unwrap();
-    check(&expect::record(&denied), &expect![[r#"
+    "#]],
+    );
+    own_tls(&caller, &stranger, shop.pod(7443), "other.example")
+        .await
+        .unwrap_err();
+    let denied = shop
+        .orders
+        .wait_record(|record| record["decision"] == "deny")
+        .await
+        .unwrap();
+    check(
+        &expect::record(&denied),
+        &expect![[r#"
         bytes.in 0
         bytes.out 0
         decision deny
@@ -291,14 +401,30 @@ async fn the_applications_own_tls_is_passed_through_where_the_port_is_declared_s
         revision <revision>
         source.address 10.75.0.5:*
         time <time>
-    "#]]);
+    "#]],
+    );
 
     // Inside the mesh's TLS as well: the application's is carried in it, whatever it says.
     shop.lab.apply("policies", WEB_MAY_ALL).await.unwrap();
-    assert_eq!(own_tls(&caller, &shop.web, shop.service(7443), "any.example").await.unwrap(), "pong");
-    let (outbound, inbound) = expect::ends(&shop.web, &shop.orders, |record| record["hop"].is_string()).await;
-    assert_eq!((&outbound["decision"], &outbound["closed_by"], &inbound["policy"]), (&"allow".into(), &"client".into(), &"shop/orders".into()));
-    check(&without_sizes(&inbound), &expect![[r#"
+    assert_eq!(
+        own_tls(&caller, &shop.web, shop.service(7443), "any.example")
+            .await
+            .unwrap(),
+        "pong"
+    );
+    let (outbound, inbound) =
+        expect::ends(&shop.web, &shop.orders, |record| record["hop"].is_string()).await;
+    assert_eq!(
+        (
+            &outbound["decision"],
+            &outbound["closed_by"],
+            &inbound["policy"]
+        ),
+        (&"allow".into(), &"client".into(), &"shop/orders".into())
+    );
+    check(
+        &without_sizes(&inbound),
+        &expect![[r#"
         closed_by client
         decision allow
         destination.address 10.75.0.4:7443
@@ -321,7 +447,8 @@ async fn the_applications_own_tls_is_passed_through_where_the_port_is_declared_s
         tls.group X25519MLKEM768
         tls.version TLSv1.3
         upstream_ms <ms>
-    "#]]);
+    "#]],
+    );
 }
 
 fn policy(action: &str, rule: &str) -> String {
@@ -335,22 +462,77 @@ fn policy(action: &str, rule: &str) -> String {
 #[tokio::test]
 async fn row_14_opaque_bytes_are_decided_under_rules_for_connections() {
     let shop = Shop::open(PORTS, "").await;
-    let _opaque = shop.orders.app(&["tcp", "--listen", "[::]:7000"]).await.unwrap();
+    let _opaque = shop
+        .orders
+        .app(&["tcp", "--listen", "[::]:7000"])
+        .await
+        .unwrap();
     let caller = Caller::new(&shop.lab, "spiffe://example.org/ns/shop/sa/web").await;
     let stranger = shop.stranger().await;
-    let http = App::answering(&shop.orders, 8080, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    let http = App::answering(
+        &shop.orders,
+        8080,
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+    )
+    .await;
     let from_web = "from: [{source: {principals: [example.org/ns/shop/sa/web]}}]";
     let anything = policy("ALLOW", &format!("{{{from_web}}}"));
     for (policies, allowed, reason, names) in [
         (anything.clone(), true, "allowed-by-rule", "shop/allow"),
-        (policy("ALLOW", &format!("{{{from_web}, to: [{{operation: {{ports: [\"7000\", \"8080\"]}}}}]}}")), true, "allowed-by-rule", "shop/allow"),
+        (
+            policy(
+                "ALLOW",
+                &format!("{{{from_web}, to: [{{operation: {{ports: [\"7000\", \"8080\"]}}}}]}}"),
+            ),
+            true,
+            "allowed-by-rule",
+            "shop/allow",
+        ),
         // An ALLOW that needs to see a request never matches.
-        (policy("ALLOW", &format!("{{{from_web}, to: [{{operation: {{methods: [\"*\"]}}}}]}}")), false, "no-allow-policy-matches", ""),
-        (policy("ALLOW", &format!("{{{from_web}, to: [{{operation: {{notPaths: [/admin]}}}}]}}")), false, "no-allow-policy-matches", ""),
-        (policy("ALLOW", &format!("{{{from_web}, when: [{{key: \"request.headers[x]\", notValues: [y]}}]}}")), false, "no-allow-policy-matches", ""),
+        (
+            policy(
+                "ALLOW",
+                &format!("{{{from_web}, to: [{{operation: {{methods: [\"*\"]}}}}]}}"),
+            ),
+            false,
+            "no-allow-policy-matches",
+            "",
+        ),
+        (
+            policy(
+                "ALLOW",
+                &format!("{{{from_web}, to: [{{operation: {{notPaths: [/admin]}}}}]}}"),
+            ),
+            false,
+            "no-allow-policy-matches",
+            "",
+        ),
+        (
+            policy(
+                "ALLOW",
+                &format!("{{{from_web}, when: [{{key: \"request.headers[x]\", notValues: [y]}}]}}"),
+            ),
+            false,
+            "no-allow-policy-matches",
+            "",
+        ),
         // A DENY that would have to see one gets wider.
-        (anything.clone() + &policy("DENY", "{to: [{operation: {paths: [/admin]}}]}"), false, "denied-by-rule", "shop/deny"),
-        (anything.clone() + &policy("DENY", "{to: [{operation: {methods: [DELETE], ports: [\"7001\"]}}]}"), true, "allowed-by-rule", "shop/allow"),
+        (
+            anything.clone() + &policy("DENY", "{to: [{operation: {paths: [/admin]}}]}"),
+            false,
+            "denied-by-rule",
+            "shop/deny",
+        ),
+        (
+            anything.clone()
+                + &policy(
+                    "DENY",
+                    "{to: [{operation: {methods: [DELETE], ports: [\"7001\"]}}]}",
+                ),
+            true,
+            "allowed-by-rule",
+            "shop/allow",
+        ),
     ] {
         shop.lab.apply("policies", &policies).await.unwrap();
         let before = shop.orders.records().len();
@@ -368,27 +550,57 @@ async fn row_14_opaque_bytes_are_decided_under_rules_for_connections() {
             })
             .await
             .unwrap();
-        let expected = if allowed { ("hello".to_owned(), End::Closed) } else { (String::new(), End::Reset) };
+        let expected = if allowed {
+            ("hello".to_owned(), End::Closed)
+        } else {
+            (String::new(), End::Reset)
+        };
         assert_eq!((heard.text(), heard.end), expected, "{policies}");
-        let record = shop.orders.wait_records(before + 1, |_| true).await.unwrap().pop().unwrap();
-        let seen = (record["record"].as_str().unwrap(), record["reason"].as_str().unwrap(), record["policy"].as_str().unwrap_or_default());
+        let record = shop
+            .orders
+            .wait_records(before + 1, |_| true)
+            .await
+            .unwrap()
+            .pop()
+            .unwrap();
+        let seen = (
+            record["record"].as_str().unwrap(),
+            record["reason"].as_str().unwrap(),
+            record["policy"].as_str().unwrap_or_default(),
+        );
         assert_eq!(seen, ("connection", reason, names), "{policies}: {record}");
 
         // HTTP that calls itself opaque gets no more than opaque bytes do, whatever its port is declared to be.
         let heard_before = http.heard().len();
         let request = "GET /public HTTP/1.1\r\nhost: orders.shop\r\nconnection: close\r\n\r\n";
-        let heard = caller.raw(&stranger, shop.pod(8080), b"kith-tcp", request).await;
-        let answered = heard.as_ref().is_ok_and(|heard| heard.text().starts_with("HTTP/1.1 200"));
-        assert_eq!((answered, http.heard().len() > heard_before), (allowed, allowed), "{policies}: {heard:?}");
+        let heard = caller
+            .raw(&stranger, shop.pod(8080), b"kith-tcp", request)
+            .await;
+        let answered = heard
+            .as_ref()
+            .is_ok_and(|heard| heard.text().starts_with("HTTP/1.1 200"));
+        assert_eq!(
+            (answered, http.heard().len() > heard_before),
+            (allowed, allowed),
+            "{policies}: {heard:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn an_undeclared_port_is_http_where_it_surely_is_and_opaque_where_it_is_not() {
     let shop = Shop::open(PORTS, WEB_MAY_ALL).await;
-    let app = App::answering(&shop.orders, 7001, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    let app = App::answering(
+        &shop.orders,
+        7001,
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+    )
+    .await;
     for (bytes, record) in [
-        ("GET /sniffed HTTP/1.1\r\nhost: orders.shop\r\nconnection: close\r\n\r\n", "request"),
+        (
+            "GET /sniffed HTTP/1.1\r\nhost: orders.shop\r\nconnection: close\r\n\r\n",
+            "request",
+        ),
         ("GET nothing of that kind\r\n\r\n", "connection"),
         ("\u{16}\u{3}\u{1}not quite TLS\r\n\r\n", "connection"),
         ("HELO orders\r\n\r\n", "connection"),
@@ -409,8 +621,18 @@ async fn an_undeclared_port_is_http_where_it_surely_is_and_opaque_where_it_is_no
             })
             .await
             .unwrap();
-        let written = shop.orders.wait_records(before + 1, |_| true).await.unwrap().pop().unwrap();
-        assert_eq!((&written["record"], &written["decision"]), (&record.into(), &"allow".into()), "{bytes:?}: {written}");
+        let written = shop
+            .orders
+            .wait_records(before + 1, |_| true)
+            .await
+            .unwrap()
+            .pop()
+            .unwrap();
+        assert_eq!(
+            (&written["record"], &written["decision"]),
+            (&record.into(), &"allow".into()),
+            "{bytes:?}: {written}"
+        );
     }
     assert_eq!(app.heard().len(), 4);
 }
@@ -420,7 +642,9 @@ async fn an_application_that_does_not_listen_is_a_reset() {
     let shop = Shop::open(PORTS, WEB_MAY_ALL).await;
     let heard = raw(&shop.web, shop.service(7000), "hello").await.unwrap();
     assert_eq!((heard.text().as_str(), heard.end), ("", End::Reset));
-    check(&hop(&shop.web, &shop.orders, on(7000)).await, &expect![[r#"
+    check(
+        &hop(&shop.web, &shop.orders, on(7000)).await,
+        &expect![[r#"
         client  bytes.in 5
         server  bytes.in 0
         both    bytes.out 0
@@ -449,14 +673,24 @@ async fn an_application_that_does_not_listen_is_a_reset() {
         both    tls.group X25519MLKEM768
         both    tls.version TLSv1.3
         client  upstream_ms <ms>
-    "#]]);
+    "#]],
+    );
 }
 
 /// Signatures differ in length, and with them the size of a handshake.
 fn without_sizes(record: &Value) -> String {
     let mut record = record.clone();
     for key in ["bytes.in", "bytes.out"] {
-        assert!(record.as_object_mut().unwrap().remove(key).unwrap().as_u64() > Some(1000), "{record}");
+        assert!(
+            record
+                .as_object_mut()
+                .unwrap()
+                .remove(key)
+                .unwrap()
+                .as_u64()
+                > Some(1000),
+            "{record}"
+        );
     }
     expect::record(&record)
 }

@@ -37,7 +37,12 @@ impl App {
         Self::with(workload, port, Arc::default(), serve).await
     }
 
-    async fn with<F, R>(workload: &Arc<Workload>, port: u16, heard: Arc<Mutex<Vec<Vec<u8>>>>, serve: F) -> Self
+    async fn with<F, R>(
+        workload: &Arc<Workload>,
+        port: u16,
+        heard: Arc<Mutex<Vec<Vec<u8>>>>,
+        serve: F,
+    ) -> Self
     where
         F: Fn(TcpStream, usize) -> R + Send + 'static,
         R: Future<Output = ()> + 'static,
@@ -47,7 +52,9 @@ impl App {
         let (ready, listening) = oneshot::channel();
         let workload = Arc::clone(workload);
         let work = move || async move {
-            let listener = TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await.unwrap();
+            let listener = TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))
+                .await
+                .unwrap();
             let _ = ready.send(());
             let mut number = 0;
             let accept = async {
@@ -66,11 +73,19 @@ impl App {
         };
         tokio::spawn(async move { workload.enter(work).await });
         listening.await.expect("the application listens");
-        Self { heard, stop: Some(stop), stopped }
+        Self {
+            heard,
+            stop: Some(stop),
+            stopped,
+        }
     }
 
     /// Reads what comes on each connection until the client has no more, and says `answer` at each blank line, the end of a head.
-    pub async fn answering(workload: &Arc<Workload>, port: u16, answer: impl Into<Vec<u8>>) -> Self {
+    pub async fn answering(
+        workload: &Arc<Workload>,
+        port: u16,
+        answer: impl Into<Vec<u8>>,
+    ) -> Self {
         let answer: Vec<u8> = answer.into();
         Self::hearing(workload, port, move |stream, log| {
             let answer = answer.clone();
@@ -92,7 +107,13 @@ impl App {
             let length = list.len().max(number + 1);
             list.resize(length, Vec::new());
             drop(list);
-            serve(stream, Log { all: Arc::clone(&all), number })
+            serve(
+                stream,
+                Log {
+                    all: Arc::clone(&all),
+                    number,
+                },
+            )
         })
         .await
     }
@@ -100,7 +121,12 @@ impl App {
     /// What each connection has said so far.
     #[must_use]
     pub fn heard(&self) -> Vec<String> {
-        self.heard.lock().unwrap().iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect()
+        self.heard
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+            .collect()
     }
 
     /// Waits until all that was heard, together, satisfies `wanted`.
@@ -149,7 +175,10 @@ async fn converse(mut stream: TcpStream, answer: &[u8], log: &Log) {
                 return;
             }
         }
-        let heads = heard.windows(4).filter(|bytes| *bytes == b"\r\n\r\n").count();
+        let heads = heard
+            .windows(4)
+            .filter(|bytes| *bytes == b"\r\n\r\n")
+            .count();
         while answered < heads {
             answered += 1;
             if stream.write_all(answer).await.is_err() {

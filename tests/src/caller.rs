@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kith::lab::{Lab, Workload};
-use kith_certs::{Endpoint, IdentitySource, SourceConfig, client_config, server_config, server_name, ClientAuth};
+use kith_certs::{
+    ClientAuth, Endpoint, IdentitySource, SourceConfig, client_config, server_config, server_name,
+};
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -27,7 +29,10 @@ impl Caller {
         let name: String = id.chars().filter(char::is_ascii_alphanumeric).collect();
         let socket = lab.directory().join(format!("caller-{name}.sock"));
         lab.authority().add_entry(id, &socket).await.unwrap();
-        Self::with(IdentitySource::start(SourceConfig::new(Endpoint::unix(&socket)))).await
+        Self::with(IdentitySource::start(SourceConfig::new(Endpoint::unix(
+            &socket,
+        ))))
+        .await
     }
 
     /// With an identity from elsewhere, once it is there.
@@ -42,17 +47,29 @@ impl Caller {
     ///
     /// # Errors
     /// When the server refuses.
-    pub async fn connect(&self, to: SocketAddr, alpn: &[&[u8]]) -> io::Result<TlsStream<TcpStream>> {
+    pub async fn connect(
+        &self,
+        to: SocketAddr,
+        alpn: &[&[u8]],
+    ) -> io::Result<TlsStream<TcpStream>> {
         let tcp = TcpStream::connect(to).await?;
         tcp.set_nodelay(true)?;
-        TlsConnector::from(client_config(&self.identity, alpn)).connect(server_name(), tcp).await
+        TlsConnector::from(client_config(&self.identity, alpn))
+            .connect(server_name(), tcp)
+            .await
     }
 
     /// A conversation from `from`, as [`crate::wire::raw`], inside of mutual TLS.
     ///
     /// # Errors
     /// When the connection cannot be made.
-    pub async fn raw(&self, from: &Workload, to: SocketAddr, alpn: &'static [u8], bytes: impl Into<Vec<u8>>) -> io::Result<Heard> {
+    pub async fn raw(
+        &self,
+        from: &Workload,
+        to: SocketAddr,
+        alpn: &'static [u8],
+        bytes: impl Into<Vec<u8>>,
+    ) -> io::Result<Heard> {
         let (caller, bytes) = (self.clone(), bytes.into());
         let talk = move || async move {
             let mut stream = caller.connect(to, &[alpn]).await?;

@@ -31,22 +31,43 @@ pub async fn hop(client: &Workload, server: &Workload, wanted: impl Fn(&Value) -
 }
 
 /// As [`hop`], not yet text: the client's and the server's.
-pub async fn ends(client: &Workload, server: &Workload, wanted: impl Fn(&Value) -> bool) -> (Value, Value) {
-    let inbound = server.wait_record(|record| record["direction"] == "inbound" && wanted(record)).await.unwrap();
+pub async fn ends(
+    client: &Workload,
+    server: &Workload,
+    wanted: impl Fn(&Value) -> bool,
+) -> (Value, Value) {
+    let inbound = server
+        .wait_record(|record| record["direction"] == "inbound" && wanted(record))
+        .await
+        .unwrap();
     assert!(inbound["hop"].is_string(), "no hop: {inbound}");
-    let same_hop = |record: &Value| record["direction"] == "outbound" && record["hop"] == inbound["hop"];
+    let same_hop =
+        |record: &Value| record["direction"] == "outbound" && record["hop"] == inbound["hop"];
     let outbound = client.wait_record(same_hop).await.unwrap();
     for key in SHARED {
-        assert_eq!(outbound[key], inbound[key], "{key} of\n{outbound}\n{inbound}");
+        assert_eq!(
+            outbound[key], inbound[key],
+            "{key} of\n{outbound}\n{inbound}"
+        );
     }
-    assert_eq!(outbound["span.id"], inbound["parent.id"], "the span of the client's sidecar is the parent of the server's");
+    assert_eq!(
+        outbound["span.id"], inbound["parent.id"],
+        "the span of the client's sidecar is the parent of the server's"
+    );
     (outbound, inbound)
 }
 
 /// Two records as one text: `both`, or what each end says.
 #[must_use]
 pub fn side_by_side(outbound: &Value, inbound: &Value) -> String {
-    let keys = |record: &Value| record.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    let keys = |record: &Value| {
+        record
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect::<BTreeSet<_>>()
+    };
     let mut text = String::new();
     for key in keys(outbound).union(&keys(inbound)) {
         match (normal(outbound, key), normal(inbound, key)) {
@@ -64,7 +85,8 @@ pub fn side_by_side(outbound: &Value, inbound: &Value) -> String {
 #[must_use]
 pub fn record(record: &Value) -> String {
     let keys = record.as_object().unwrap().keys();
-    keys.filter_map(|key| Some(format!("{key} {}\n", normal(record, key)?))).collect()
+    keys.filter_map(|key| Some(format!("{key} {}\n", normal(record, key)?)))
+        .collect()
 }
 
 /// A field as text; volatile ones by their form.
@@ -73,15 +95,26 @@ fn normal(record: &Value, key: &str) -> Option<String> {
     let text = value.as_str().unwrap_or_default();
     Some(match key {
         "time" | "source.expires" => {
-            assert!(text.len() == 24 && text.ends_with('Z'), "{key} is no time: {value}");
+            assert!(
+                text.len() == 24 && text.ends_with('Z'),
+                "{key} is no time: {value}"
+            );
             "<time>".to_owned()
         }
         "duration_ms" | "upstream_ms" => {
-            assert!(value.as_f64().is_some_and(|ms| (0.0..60_000.0).contains(&ms)), "{key} is no duration: {value}");
+            assert!(
+                value
+                    .as_f64()
+                    .is_some_and(|ms| (0.0..60_000.0).contains(&ms)),
+                "{key} is no duration: {value}"
+            );
             "<ms>".to_owned()
         }
         "source.serial" => {
-            assert!(!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit()), "{key} is no serial: {value}");
+            assert!(
+                !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit()),
+                "{key} is no serial: {value}"
+            );
             "<serial>".to_owned()
         }
         "revision" => {
@@ -90,7 +123,11 @@ fn normal(record: &Value, key: &str) -> Option<String> {
         }
         // An ephemeral port.
         "source.address" => format!("{}:*", text.rsplit_once(':')?.0),
-        _ => scrub(&value.as_str().map_or_else(|| value.to_string(), str::to_owned)),
+        _ => scrub(
+            &value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned),
+        ),
     })
 }
 
@@ -104,8 +141,11 @@ pub fn reply(reply: &Reply) -> String {
         body = body.replace(peer, "<peer>");
     }
     let headers = |headers: &http::HeaderMap| -> String {
-        let mut lines: Vec<_> =
-            headers.iter().filter(|(name, _)| *name != "date").map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()))).collect();
+        let mut lines: Vec<_> = headers
+            .iter()
+            .filter(|(name, _)| *name != "date")
+            .map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())))
+            .collect();
         lines.sort();
         lines.concat()
     };
@@ -123,7 +163,8 @@ pub fn scrub(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while !rest.is_empty() {
-        let in_run = |byte: u8| byte == b'-' || byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        let in_run =
+            |byte: u8| byte == b'-' || byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         let run = rest.bytes().take_while(|byte| in_run(*byte)).count();
         out += &form_of(&rest[..run]).unwrap_or_else(|| rest[..run].to_owned());
         let next = rest[run..].chars().next().map_or(0, char::len_utf8);

@@ -44,14 +44,24 @@ impl Shop {
         for (number, protocol) in ports {
             orders = orders.port(*number, protocol);
         }
-        let started = lab.workloads([WorkloadSpec::new("shop", "web"), orders]).await.unwrap();
+        let started = lab
+            .workloads([WorkloadSpec::new("shop", "web"), orders])
+            .await
+            .unwrap();
         let [web, orders] = <[_; 2]>::try_from(started).unwrap();
         Self { web, orders, lab }
     }
 
     /// A workload without a sidecar, not known to the mesh.
     pub async fn stranger(&self) -> Arc<Workload> {
-        self.lab.workload(WorkloadSpec::new("shop", "stranger").without_sidecar().unannounced()).await.unwrap()
+        self.lab
+            .workload(
+                WorkloadSpec::new("shop", "stranger")
+                    .without_sidecar()
+                    .unannounced(),
+            )
+            .await
+            .unwrap()
     }
 
     /// The address of a port of `orders`: of its service.
@@ -63,7 +73,9 @@ impl Shop {
     /// The address of a port of `orders`: its own.
     #[must_use]
     pub fn pod(&self, port: u16) -> SocketAddr {
-        self.web.resolve(&format!("orders.shop.pod:{port}")).unwrap()
+        self.web
+            .resolve(&format!("orders.shop.pod:{port}"))
+            .unwrap()
     }
 
     /// A request of `web` to port 8080 of `orders`, with headers.
@@ -75,6 +87,8 @@ impl Shop {
 
     /// Bytes of `web` to port 8080 of `orders`.
     pub async fn say(&self, bytes: impl Into<Vec<u8>>) -> Heard {
-        wire::raw(&self.web, self.service(8080), bytes).await.unwrap()
+        wire::raw(&self.web, self.service(8080), bytes)
+            .await
+            .unwrap()
     }
 }

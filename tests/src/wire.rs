@@ -40,13 +40,19 @@ impl Heard {
     #[must_use]
     pub fn statuses(&self) -> Vec<u16> {
         let text = self.text();
-        let lines = text.match_indices("HTTP/1.1 ").filter_map(|(at, _)| text.get(at + 9..at + 12)?.parse().ok());
+        let lines = text
+            .match_indices("HTTP/1.1 ")
+            .filter_map(|(at, _)| text.get(at + 9..at + 12)?.parse().ok());
         lines.collect()
     }
 }
 
 /// Says everything at once, then listens until the connection ends or is silent for `patience`.
-pub async fn say(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &[u8], patience: Duration) -> Heard {
+pub async fn say(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    bytes: &[u8],
+    patience: Duration,
+) -> Heard {
     // A server that has heard enough may end the connection before all was said; what it answers counts.
     if stream.write_all(bytes).await.is_ok() {
         let _ = stream.flush().await;
@@ -85,7 +91,9 @@ pub async fn until(stream: &mut (impl AsyncRead + Unpin), text: &str) -> io::Res
     match ended {
         Ok(Ok(())) => Ok(heard),
         Ok(Err(error)) => Err(io::Error::other(format!("{error} after {heard:?}"))),
-        Err(_) => Err(io::Error::other(format!("{text:?} did not come in 5 s, but {heard:?}"))),
+        Err(_) => Err(io::Error::other(format!(
+            "{text:?} did not come in 5 s, but {heard:?}"
+        ))),
     }
 }
 
@@ -98,7 +106,12 @@ pub async fn raw(from: &Workload, to: SocketAddr, bytes: impl Into<Vec<u8>>) -> 
     let talk = move || async move {
         let mut stream = match timeout(Duration::from_secs(5), TcpStream::connect(to)).await? {
             // Accepted, and ended before this end knew that it was open.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Heard { bytes: Vec::new(), end: End::Reset }),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return Ok(Heard {
+                    bytes: Vec::new(),
+                    end: End::Reset,
+                });
+            }
             connected => connected?,
         };
         stream.set_nodelay(true)?;
@@ -109,13 +122,18 @@ pub async fn raw(from: &Workload, to: SocketAddr, bytes: impl Into<Vec<u8>>) -> 
 
 /// The next `close` of this socket sends RST.
 pub fn reset_on_close(stream: &TcpStream) {
-    socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
+    socket2::SockRef::from(stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
 }
 
 /// The most memory that a process has ever had resident, KiB.
 #[must_use]
 pub fn peak_memory(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }

@@ -3,6 +3,8 @@
 //! No task of its own and no lock: both directions are driven by one poll, so that an answer may begin
 //! before the request has ended. Bytes are validated by `http1::Body` and forwarded as they came.
 
+mod outcome;
+
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -18,9 +20,9 @@ use crate::http1::{
     Asked, Body, ConnectionHeader, Limits, Parse, ParseError, ResponseHead, Rewrite, Version,
     write_response_head,
 };
-use crate::record::Record;
 use crate::signal::{Ask, Closing};
 use crate::stream::Stream;
+pub(crate) use outcome::{Answer, Broken, Outcome};
 
 /// What the client may send ahead while its answer is on the way; the rest waits in its socket.
 const READ_AHEAD: usize = 16 * 1024;
@@ -46,65 +48,6 @@ pub(crate) struct Terms<'a> {
     pub(crate) limits: &'a Limits,
     /// Is this request still allowed? Asked when the policy changes while it is in flight.
     pub(crate) recheck: &'a dyn Fn() -> Result<(), Closing>,
-}
-
-/// How it ended.
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    Answered {
-        /// Both connections can take another request.
-        client_reusable: bool,
-        server_reusable: bool,
-    },
-    /// 101, or 2xx to CONNECT: what follows is opaque.
-    Switched,
-    /// The request could not be sent, or no answer came. Nothing reached the client.
-    NoAnswer(Broken),
-    /// Failed when part of the answer had been sent.
-    Cut(Broken),
-    /// The client broke its own request. An answer is due when none has begun.
-    BadRequest {
-        error: ParseError,
-        answered: bool,
-    },
-    ClientGone(io::Error),
-    Asked(Closing),
-}
-
-#[derive(Debug)]
-pub(crate) enum Broken {
-    Io(io::Error),
-    /// The server's answer is not HTTP.
-    Malformed(ParseError),
-}
-
-impl std::fmt::Display for Broken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Broken::Io(error) => error.fmt(f),
-            Broken::Malformed(error) => write!(f, "its answer is not HTTP/1.1: {error}"),
-        }
-    }
-}
-
-/// Facts of the answer, for the record.
-#[derive(Debug, Default)]
-pub(crate) struct Answer {
-    pub(crate) status: Option<u16>,
-    pub(crate) first_byte: Option<Duration>,
-    pub(crate) bytes_in: u64,
-    pub(crate) bytes_out: u64,
-    /// The reason that the server's own proxy gave.
-    pub(crate) reason: Option<Reason>,
-}
-
-impl Answer {
-    pub(crate) fn record(&self, record: &mut Record) {
-        record.status = self.status;
-        record.upstream = self.first_byte;
-        record.bytes_in = self.bytes_in;
-        record.bytes_out = self.bytes_out;
-    }
 }
 
 enum Phase {

@@ -1,6 +1,7 @@
 //! HTTP/1.1 requests from the application.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use kith_policy::Reason;
@@ -36,6 +37,11 @@ pub(super) async fn serve(outbound: Outbound) {
             Next::End => return client.end().await,
             Next::Malformed(error) => {
                 let mut record = Record::open(Kind::Request, &client.facts);
+                record.revision = worker
+                    .shared
+                    .snapshot()
+                    .as_ref()
+                    .map(|snapshot| snapshot.revision_shared());
                 client.malformed(&mut record, error).await;
                 return;
             }
@@ -74,10 +80,10 @@ async fn one_request(
         },
     });
     let Route { resolved, revision } = route(worker, dialled).await;
+    record.revision = Some(Arc::clone(&revision)).filter(|revision| !revision.is_empty());
     let resolved = match resolved {
         Ok(resolved) => resolved,
         Err(reason) => {
-            record.revision = Some(revision).filter(|revision| !revision.is_empty());
             record.refuse(reason);
             return refuse(client, record, reason, request_id.as_str()).await;
         }

@@ -92,10 +92,10 @@ async fn one_request(
         parts.uri.query(),
     );
     let Route { resolved, revision } = route(&common.worker, &common.dialled).await;
+    record.revision = Some(Arc::clone(&revision)).filter(|revision| !revision.is_empty());
     let resolved = match host.and(resolved) {
         Ok(resolved) => resolved,
         Err(reason) => {
-            record.revision = Some(revision).filter(|revision| !revision.is_empty());
             record.refuse(reason);
             return refuse(
                 &mut respond,
