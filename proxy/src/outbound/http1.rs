@@ -81,6 +81,7 @@ async fn one_request(
     });
     let Route { resolved, revision } = route(worker, dialled).await;
     record.revision = Some(Arc::clone(&revision)).filter(|revision| !revision.is_empty());
+    record.revision = Some(Arc::clone(&revision)).filter(|revision| !revision.is_empty());
     let resolved = match resolved {
         Ok(resolved) => resolved,
         Err(reason) => {

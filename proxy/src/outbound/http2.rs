@@ -93,6 +93,7 @@ async fn one_request(
     );
     let Route { resolved, revision } = route(&common.worker, &common.dialled).await;
     record.revision = Some(Arc::clone(&revision)).filter(|revision| !revision.is_empty());
+    record.revision = Some(Arc::clone(&revision)).filter(|revision| !revision.is_empty());
     let resolved = match host.and(resolved) {
         Ok(resolved) => resolved,
         Err(reason) => {
