@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
 }
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
@@ -33,10 +36,13 @@ fn dependencies(package: &str) -> BTreeSet<String> {
     for line in manifest.lines() {
         if line.starts_with('[') {
             inside = line == "[dependencies]";
-        } else if inside {
-            if let Some(name) = line.split(['.', ' ', '=']).next().filter(|name| !name.is_empty() && !name.starts_with('#')) {
-                found.insert(name.to_owned());
-            }
+        } else if inside
+            && let Some(name) = line
+                .split(['.', ' ', '='])
+                .next()
+                .filter(|name| !name.is_empty() && !name.starts_with('#'))
+        {
+            found.insert(name.to_owned());
         }
     }
     found
@@ -49,26 +55,63 @@ fn packages_depend_one_way() {
         ("xds-client", &[]),
         ("proxy/policy", &[]),
         ("proxy", &["kith-certs", "kith-policy", "kith-xds-client"]),
-        ("deploy/control-plane", &["kith-certs", "kith-policy", "kith-proxy", "kith-xds-client"]),
-        ("deploy/cli", &["kith-certs", "kith-control", "kith-policy", "kith-proxy", "kith-xds-client"]),
+        (
+            "deploy/control-plane",
+            &["kith-certs", "kith-policy", "kith-proxy", "kith-xds-client"],
+        ),
+        (
+            "deploy/cli",
+            &[
+                "kith-certs",
+                "kith-control",
+                "kith-policy",
+                "kith-proxy",
+                "kith-xds-client",
+            ],
+        ),
     ];
     for (package, may) in allowed {
-        let ours: BTreeSet<String> = dependencies(package).into_iter().filter(|name| name.starts_with("kith")).collect();
+        let ours: BTreeSet<String> = dependencies(package)
+            .into_iter()
+            .filter(|name| name.starts_with("kith"))
+            .collect();
         let may: BTreeSet<String> = may.iter().map(|name| (*name).to_owned()).collect();
-        assert!(ours.is_subset(&may), "{package} depends on {:?}", ours.difference(&may).collect::<Vec<_>>());
+        assert!(
+            ours.is_subset(&may),
+            "{package} depends on {:?}",
+            ours.difference(&may).collect::<Vec<_>>()
+        );
     }
 }
 
 #[test]
 fn the_policy_engine_knows_no_io() {
     for forbidden in ["tokio", "hyper", "rustls", "prost", "tonic", "serde"] {
-        assert!(!dependencies("proxy/policy").contains(forbidden), "kith-policy depends on {forbidden}");
+        assert!(
+            !dependencies("proxy/policy").contains(forbidden),
+            "kith-policy depends on {forbidden}"
+        );
     }
     for file in rust_files(&root().join("proxy/policy/src")) {
         let text = fs::read_to_string(&file).unwrap();
-        for forbidden in ["std::fs", "std::net::Tcp", "SystemTime", "Instant", "async fn", "regex::"] {
-            let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-            assert!(!code.contains(forbidden), "{} uses {forbidden}", file.display());
+        for forbidden in [
+            "std::fs",
+            "std::net::Tcp",
+            "SystemTime",
+            "Instant",
+            "async fn",
+            "regex::",
+        ] {
+            let code: String = text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+                .collect::<Vec<_>>()
+                .join("\n");
+            assert!(
+                !code.contains(forbidden),
+                "{} uses {forbidden}",
+                file.display()
+            );
         }
     }
 }
@@ -76,21 +119,20 @@ fn the_policy_engine_knows_no_io() {
 /// Modules of the proxy in the order of the pipeline: none may import one that stands later.
 #[test]
 fn stages_never_import_later_stages() {
-    const STAGES: [&[&str]; 4] = [
-        &["accept"],
-        &["detect"],
-        &["authenticate"],
-        &["authorize"],
-    ];
+    const STAGES: [&[&str]; 4] = [&["accept"], &["detect"], &["authenticate"], &["authorize"]];
     const LATER: [&str; 6] = ["forward", "inbound", "outbound", "worker", "app", "control"];
     for (position, stage) in STAGES.iter().enumerate() {
         for module in *stage {
-            let text = fs::read_to_string(root().join("proxy/src").join(format!("{module}.rs"))).unwrap();
+            let text =
+                fs::read_to_string(root().join("proxy/src").join(format!("{module}.rs"))).unwrap();
             let later = STAGES[position + 1..].iter().flat_map(|stage| stage.iter());
             for other in later.chain(LATER.iter()) {
                 // Opening a connection is not a stage.
                 let text = text.replace("crate::forward::connect", "");
-                assert!(!text.contains(&format!("crate::{other}::")), "{module} imports {other}, which comes later");
+                assert!(
+                    !text.contains(&format!("crate::{other}::")),
+                    "{module} imports {other}, which comes later"
+                );
             }
         }
     }
@@ -99,7 +141,8 @@ fn stages_never_import_later_stages() {
 #[test]
 fn pure_modules_stay_pure() {
     for module in ["lease", "snapshot", "correlation", "error", "addr"] {
-        let text = fs::read_to_string(root().join("proxy/src").join(format!("{module}.rs"))).unwrap();
+        let text =
+            fs::read_to_string(root().join("proxy/src").join(format!("{module}.rs"))).unwrap();
         assert!(!text.contains("tokio::"), "{module} uses tokio");
     }
     for file in rust_files(&root().join("proxy/src/http1")) {
@@ -111,40 +154,83 @@ fn pure_modules_stay_pure() {
 #[test]
 fn the_sidecar_carries_no_dev_authority() {
     let tree = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "-p", "kith-proxy", "-e", "normal", "-f", "{p} {f}"])
+        .args([
+            "tree",
+            "--offline",
+            "-p",
+            "kith-proxy",
+            "-e",
+            "normal",
+            "-f",
+            "{p} {f}",
+        ])
         .current_dir(root())
         .output()
         .unwrap();
     let tree = String::from_utf8(tree.stdout).unwrap();
-    assert!(tree.contains("kith-certs"), "cargo tree printed nothing useful: {tree}");
-    assert!(!tree.contains("dev-authority") && !tree.contains("rcgen"), "the sidecar is built with the dev authority");
+    assert!(
+        tree.contains("kith-certs"),
+        "cargo tree printed nothing useful: {tree}"
+    );
+    assert!(
+        !tree.contains("dev-authority") && !tree.contains("rcgen"),
+        "the sidecar is built with the dev authority"
+    );
 }
 
 #[test]
 fn files_stay_short() {
     let mut long = Vec::new();
-    for folder in ["certs/src", "xds-client/src", "proxy/src", "proxy/policy/src", "deploy/control-plane/src", "deploy/cli/src"] {
+    for folder in [
+        "certs/src",
+        "xds-client/src",
+        "proxy/src",
+        "proxy/policy/src",
+        "deploy/control-plane/src",
+        "deploy/cli/src",
+    ] {
         for file in rust_files(&root().join(folder)) {
             let text = fs::read_to_string(&file).unwrap();
             if file.file_stem().is_some_and(|stem| stem == "tests") {
                 continue;
             }
-            let lines = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).count();
+            let lines = text
+                .lines()
+                .take_while(|line| !line.starts_with("#[cfg(test)]"))
+                .count();
             if lines > 420 {
                 long.push(format!("{} has {lines} lines", file.display()));
             }
         }
     }
-    assert!(long.is_empty(), "two names would tell more than one:\n{}", long.join("\n"));
+    assert!(
+        long.is_empty(),
+        "two names would tell more than one:\n{}",
+        long.join("\n")
+    );
 }
 
 #[test]
 fn unsafe_stays_out() {
-    for folder in ["certs/src", "xds-client/src", "proxy/src", "proxy/policy/src", "deploy"] {
+    for folder in [
+        "certs/src",
+        "xds-client/src",
+        "proxy/src",
+        "proxy/policy/src",
+        "deploy",
+    ] {
         for file in rust_files(&root().join(folder)) {
             let text = fs::read_to_string(&file).unwrap();
-            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-            assert!(!code.into_iter().any(|line| line.contains("unsafe {") || line.contains("allow(unsafe_code)")), "{}", file.display());
+            let code = text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"));
+            assert!(
+                !code
+                    .into_iter()
+                    .any(|line| line.contains("unsafe {") || line.contains("allow(unsafe_code)")),
+                "{}",
+                file.display()
+            );
         }
     }
 }

@@ -100,7 +100,7 @@ async fn serve(config: Config, log: logging::LogFilter) -> Result<(), String> {
         node_id: config.node_id.clone(),
         user_agent_version: env!("CARGO_PKG_VERSION").into(),
         state_dir: config.state_dir.clone(),
-        connector: connector(identity.clone(), authority, expected, config.socket_mark),
+        connector: connector(&identity, authority, expected, config.socket_mark),
         backoff: Backoff::default(),
     });
     let destinations = OnDemand::new(client.clone(), Kind::Address, OnDemandSettings::default());
@@ -233,12 +233,12 @@ fn limits() {
 
 /// Opens authenticated streams to the control plane: our SVID, its SVID, its expected name.
 fn connector(
-    identity: IdentitySource,
+    identity: &IdentitySource,
     authority: String,
     expected: Principal,
     mark: Option<u32>,
 ) -> Connector {
-    let config = kith_certs::tls::client_config(&identity, &[b"h2"]);
+    let config = kith_certs::tls::client_config(identity, &[b"h2"]);
     Arc::new(move || {
         let (config, authority, expected) =
             (Arc::clone(&config), authority.clone(), expected.clone());

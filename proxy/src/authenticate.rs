@@ -337,7 +337,7 @@ fn facts_of(session: &rustls::CommonState) -> TlsFacts {
         cipher: cipher.and_then(|suite| suite.as_str()).unwrap_or("unknown"),
         group: match session
             .negotiated_key_exchange_group()
-            .map(|group| group.name())
+            .map(rustls::crypto::SupportedKxGroup::name)
         {
             Some(X25519MLKEM768) => "X25519MLKEM768",
             Some(X25519) => "X25519",

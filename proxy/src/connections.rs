@@ -213,10 +213,10 @@ impl Registry {
     /// What time alone brings about: leases that run out, deadlines that pass.
     pub(crate) fn sweep(&self, now: SystemTime, clock: Instant, grace: &Grace) {
         for live in self.all() {
-            if let Some((deadline, reason)) = live.deadline.get() {
-                if clock >= deadline {
-                    live.signal.close(Closing::new(None, reason));
-                }
+            if let Some((deadline, reason)) = live.deadline.get()
+                && clock >= deadline
+            {
+                live.signal.close(Closing::new(None, reason));
             }
             // The client lets go first, so that no request is on its way when the server does.
             let now = if live.direction == Direction::Outbound {

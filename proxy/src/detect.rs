@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use rustls::server::Acceptor;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::http1::{Sniff, sniff};
 use crate::snapshot::Protocol;
@@ -138,6 +139,16 @@ pub(crate) struct Hello {
     pub(crate) mesh: bool,
 }
 
+/// The application's own ClientHello, inside the mesh's TLS. The bytes are the application's.
+pub(crate) async fn inner_hello(
+    stream: &mut Stream,
+    patience: Duration,
+) -> io::Result<(Option<Hello>, BytesMut)> {
+    let mut first = BytesMut::new();
+    let hello = tokio::time::timeout(patience, read_hello(stream, &mut first)).await;
+    Ok((hello.unwrap_or(Ok(None))?, first))
+}
+
 /// Reads the ClientHello and puts its bytes back. `None`: not a ClientHello.
 pub(crate) async fn client_hello(
     socket: &mut Socket,
@@ -152,8 +163,10 @@ pub(crate) async fn client_hello(
     }
 }
 
-async fn read_hello(socket: &mut Socket, first: &mut BytesMut) -> io::Result<Option<Hello>> {
-    use tokio::io::AsyncReadExt;
+async fn read_hello(
+    socket: &mut (impl AsyncRead + Unpin),
+    first: &mut BytesMut,
+) -> io::Result<Option<Hello>> {
     let mut acceptor = Acceptor::default();
     loop {
         let from = first.len();

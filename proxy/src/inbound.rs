@@ -251,6 +251,15 @@ impl Inbound {
     /// Declared protocols win, then what the client's ALPN says; only then a look.
     async fn protocol(&mut self, alpn: Option<Alpn>, port: Port) -> io::Result<Protocol> {
         let protocol = match (port.protocol, alpn.map(|alpn| alpn.carries)) {
+            (Some(Protocol::Tls), Some(_)) => {
+                // The name that the client asks for is inside, and policies may be about it.
+                let (hello, first) = detect::inner_hello(&mut self.stream, OPENING).await?;
+                if let Some(name) = hello.and_then(|hello| hello.server_name) {
+                    let _ = self.live.sni.set(name);
+                }
+                self.first = first;
+                Protocol::Tcp
+            }
             (Some(Protocol::Tcp | Protocol::Tls), _) => Protocol::Tcp,
             (_, Some(Carries::Bytes(protocol))) => protocol,
             (declared, _) => {

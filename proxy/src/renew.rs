@@ -128,15 +128,16 @@ fn start(worker: &Rc<Worker>, due: impl Fn(&Lease) -> bool) {
         if live.direction != Direction::Outbound || live.signal.is_closing() || !live.is_in_use() {
             continue;
         }
-        if let Some(mesh) = &*live.mesh.borrow() {
-            if mesh.kith && due(&mesh.lease) {
-                let batch = by_server.entry(mesh.server).or_insert_with(|| Batch {
-                    principal: mesh.peer.principal().clone(),
-                    connections: Vec::new(),
-                });
-                if batch.connections.len() < MOST && batch.principal == *mesh.peer.principal() {
-                    batch.connections.push((mesh.hop, Rc::clone(&live)));
-                }
+        if let Some(mesh) = &*live.mesh.borrow()
+            && mesh.kith
+            && due(&mesh.lease)
+        {
+            let batch = by_server.entry(mesh.server).or_insert_with(|| Batch {
+                principal: mesh.peer.principal().clone(),
+                connections: Vec::new(),
+            });
+            if batch.connections.len() < MOST && batch.principal == *mesh.peer.principal() {
+                batch.connections.push((mesh.hop, Rc::clone(&live)));
             }
         }
     }

@@ -297,7 +297,7 @@ async fn obey(
                 let registry = &worker.registry;
                 let _ = answer.send((
                     registry.count(Direction::Inbound, |_| true),
-                    registry.count(Direction::Outbound, |live| live.is_in_use()),
+                    registry.count(Direction::Outbound, super::connections::Live::is_in_use),
                 ));
             }
             Command::Drain => {

@@ -159,11 +159,12 @@ async fn run(arguments: &Arguments, kith: &Path) -> Result<bool, Failure> {
     if arguments.profile {
         profile::record(&bench, &output_folder()?).await?;
     }
+    // First of all: a file that can't be written must not cost what was measured.
+    print!("{}", table::render(&results, &arguments.measures()));
     results.write(&output_folder()?.join("latest.json"))?;
     if let Some(path) = &arguments.json {
         results.write(path)?;
     }
-    print!("{}", table::render(&results, &arguments.measures()));
     Ok(!results.any_failed())
 }
 

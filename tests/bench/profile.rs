@@ -49,22 +49,25 @@ pub(crate) async fn record(bench: &Bench, folder: &Path) -> Result<(), Failure> 
         load::run(measure, bench, pair, SECONDS).await?;
         for (mut recorder, name, data) in recorders {
             recorder.wait()?;
-            let report = Command::new(&perf)
-                .args([
+            // Threads and libraries first, then what each function takes by itself.
+            let mut reports = Vec::new();
+            for sort in ["comm,dso", "symbol"] {
+                let mut report = Command::new(&perf);
+                report.args([
                     "report",
                     "--stdio",
                     "--no-children",
-                    "--sort",
-                    "symbol",
                     "--percent-limit",
                     "0.2",
-                    "-i",
-                ])
-                .arg(&data)
-                .stdin(Stdio::null())
-                .output()?;
+                ]);
+                report
+                    .args(["--sort", sort, "-i"])
+                    .arg(&data)
+                    .stdin(Stdio::null());
+                reports.extend(report.output()?.stdout);
+            }
             let text = folder.join(format!("{name}.txt"));
-            std::fs::write(&text, report.stdout)?;
+            std::fs::write(&text, reports)?;
             eprintln!("{}", text.display());
         }
         bench.empty_logs();

@@ -6,7 +6,10 @@ use std::process::Command;
 use kith::lab::{Lab, LabOptions, WorkloadSpec};
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
 }
 
 /// Where cargo put the programs that stand beside this test.
@@ -50,11 +53,17 @@ async fn every_command_of_the_readme_works() {
         match words.as_slice() {
             ["make", target, ..] => makes(target),
             ["cargo", "run", "-q", "--bin", name, "--", arguments @ ..] => {
-                let status = Command::new(program(name)).args(arguments).current_dir(root()).status().unwrap();
+                let status = Command::new(program(name))
+                    .args(arguments)
+                    .current_dir(root())
+                    .status()
+                    .unwrap();
                 assert!(status.success(), "{command}: {status}");
             }
             // These three together: a mesh of the programs as they are shipped.
-            ["kith-control", "serve", "--files", _] | ["kith-proxy", "capture", "--uid", "1337"] | ["kith-proxy", "run"] => {
+            ["kith-control", "serve", "--files", _]
+            | ["kith-proxy", "capture", "--uid", "1337"]
+            | ["kith-proxy", "run"] => {
                 if !std::mem::replace(&mut started, true) {
                     a_mesh_of_shipped_programs().await;
                 }
@@ -68,8 +77,16 @@ async fn every_command_of_the_readme_works() {
 /// `make test` runs this very test and `make demo` the walk that deploy/cli's tests run; here they must exist and have
 /// everything they call.
 fn makes(target: &str) {
-    let output = Command::new("make").args(["-n", target]).current_dir(root()).output().unwrap();
-    assert!(output.status.success(), "make {target}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("make")
+        .args(["-n", target])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "make {target}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 async fn a_mesh_of_shipped_programs() {
@@ -79,29 +96,56 @@ async fn a_mesh_of_shipped_programs() {
         ..LabOptions::default()
     };
     let lab = Lab::new(options).await.unwrap();
-    let web = lab.workload(WorkloadSpec::new("shop", "web")).await.unwrap();
-    let orders = lab.workload(WorkloadSpec::new("shop", "orders").port(8080, "HTTP")).await.unwrap();
+    let web = lab
+        .workload(WorkloadSpec::new("shop", "web"))
+        .await
+        .unwrap();
+    let orders = lab
+        .workload(WorkloadSpec::new("shop", "orders").port(8080, "HTTP"))
+        .await
+        .unwrap();
     let _app = orders.app(&["http", "--name", "orders"]).await.unwrap();
-    let policy = std::fs::read_to_string(root().join("deploy/examples/shop/orders-policy.yaml")).unwrap();
+    let policy =
+        std::fs::read_to_string(root().join("deploy/examples/shop/orders-policy.yaml")).unwrap();
     lab.apply("orders-policy", &policy).await.unwrap();
-    assert_eq!(web.get("http://orders.shop:8080/orders/7").await.unwrap().status, 200);
-    assert_eq!(web.get("http://orders.shop:8080/admin").await.unwrap().status, 403);
+    assert_eq!(
+        web.get("http://orders.shop:8080/orders/7")
+            .await
+            .unwrap()
+            .status,
+        200
+    );
+    assert_eq!(
+        web.get("http://orders.shop:8080/admin")
+            .await
+            .unwrap()
+            .status,
+        403
+    );
 }
 
 /// Each variable that the README lists is one that `--help` knows, and the other way round.
 #[test]
 fn the_readme_lists_the_variables_that_there_are() {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let help = Command::new(program("kith-proxy")).args(["run", "--help"]).output().unwrap();
+    let help = Command::new(program("kith-proxy"))
+        .args(["run", "--help"])
+        .output()
+        .unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     let mut known: Vec<&str> = help
         .split(|c: char| !(c.is_ascii_uppercase() || c == '_'))
-        .filter(|word| (word.starts_with("KITH_") || *word == "SPIFFE_ENDPOINT_SOCKET") && word.len() > 5)
+        .filter(|word| {
+            (word.starts_with("KITH_") || *word == "SPIFFE_ENDPOINT_SOCKET") && word.len() > 5
+        })
         .collect();
     known.sort_unstable();
     known.dedup();
     assert!(known.len() >= 18, "{known:?}");
     for name in known {
-        assert!(readme.contains(&format!("`{name}`")), "the README does not list {name}");
+        assert!(
+            readme.contains(&format!("`{name}`")),
+            "the README does not list {name}"
+        );
     }
 }

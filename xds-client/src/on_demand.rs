@@ -4,6 +4,9 @@
 //! Names that are known stay subscribed to, so the control plane says by itself when one changes,
 //! vanishes or appears. While it is away the last known is served.
 
+// Names come and go with what the application talks to, a few a minute; everybody else only reads.
+#![expect(clippy::disallowed_types)]
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

@@ -289,10 +289,10 @@ async fn a_thousand_updates_a_second_are_merged() {
         message(&authority, WEB, ""),
         message(&authority, "spiffe://example.org/other", ""),
     ];
-    let all_sent = std::sync::Arc::new(tokio::sync::Notify::new());
-    let tell = std::sync::Arc::clone(&all_sent);
+    let all_sent = Arc::new(tokio::sync::Notify::new());
+    let tell = Arc::clone(&all_sent);
     let _server = scripted::serve(&socket, move |sender| {
-        let (pair, tell) = (pair.clone(), std::sync::Arc::clone(&tell));
+        let (pair, tell) = (pair.clone(), Arc::clone(&tell));
         tokio::spawn(async move {
             for round in 0..1001 {
                 let svid = pair[round % 2].clone();

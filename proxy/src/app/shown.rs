@@ -115,7 +115,7 @@ fn describe_config(shared: &Shared, xds: &kith_xds_client::Status) -> serde_json
         let mut ports: Vec<_> = workload
             .ports
             .iter()
-            .map(|(number, port)| json!({ "port": number, "protocol": port.protocol.map(|it| it.as_str()), "mtls": format!("{:?}", port.mtls).to_uppercase() }))
+            .map(|(number, port)| json!({ "port": number, "protocol": port.protocol.map(super::super::snapshot::Protocol::as_str), "mtls": format!("{:?}", port.mtls).to_uppercase() }))
             .collect();
         ports.sort_by_key(|port| port["port"].as_u64());
         json!({

@@ -376,12 +376,13 @@ impl Exchange {
         server.buffer.advance(length);
         self.response.clear();
         // The start of the body goes out together with the head.
-        if let Phase::Body(body) = &mut self.phase {
-            if !server.buffer.is_empty() && !body.is_done() {
-                let progress = body.advance(&server.buffer)?;
-                out.extend_from_slice(&server.buffer[..progress.consumed]);
-                server.buffer.advance(progress.consumed);
-            }
+        if let Phase::Body(body) = &mut self.phase
+            && !server.buffer.is_empty()
+            && !body.is_done()
+        {
+            let progress = body.advance(&server.buffer)?;
+            out.extend_from_slice(&server.buffer[..progress.consumed]);
+            server.buffer.advance(progress.consumed);
         }
         self.to_client = out;
         self.client_unflushed = true;

@@ -120,11 +120,11 @@ pub(crate) fn refuse(
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
     *response.headers_mut() = headers;
-    if let Ok(mut body_stream) = respond.send_response(response, head_only) {
-        if !head_only {
-            record.bytes_out = body.len() as u64;
-            let _ = body_stream.send_data(body.into(), true);
-        }
+    if let Ok(mut body_stream) = respond.send_response(response, head_only)
+        && !head_only
+    {
+        record.bytes_out = body.len() as u64;
+        let _ = body_stream.send_data(body.into(), true);
     }
     // The rest of the request is not wanted: dropping the stream resets it with NO_ERROR once the answer is out
     // (RFC 9113 section 8.1). Asking for a reset here would throw away what is still queued.

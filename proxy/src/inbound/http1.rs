@@ -307,10 +307,10 @@ fn describe(
 impl Application {
     /// The connection that served the last request, when it still stands, else a new one.
     async fn connection(&mut self, worker: &Worker, client: &Client) -> std::io::Result<Upstream> {
-        if let Some(mut kept) = self.upstream.take() {
-            if kept.is_reusable() {
-                return Ok(kept);
-            }
+        if let Some(mut kept) = self.upstream.take()
+            && kept.is_reusable()
+        {
+            return Ok(kept);
         }
         let address = client.live.destination;
         let started = Instant::now();

@@ -88,7 +88,7 @@ pub(super) async fn serve(inbound: Inbound) {
             }
         }
         // Its requests have records of their own; without any, this is the only trace of it.
-        Ok(Some(closing)) if closing.by.is_some() => {
+        Ok(Some(closing)) if closing.by == Some(record::ClosedBy::Policy) => {
             let mut record = Record::open(Kind::Connection, &common.facts);
             if let Some(hop) = &common.hop {
                 record.travels(hop, 0);

@@ -208,11 +208,11 @@ async fn server(
     resolved: &Resolved,
     record: &mut Record,
 ) -> Result<(Upstream, Load), Unreachable> {
-    if let Some(target) = worker.loads.pick(&resolved.targets, &[]) {
-        if let Some(kept) = worker.pool.take(target.address, &target.principals) {
-            record.attempts = 1;
-            return Ok((kept, worker.loads.begin(target.address)));
-        }
+    if let Some(target) = worker.loads.pick(&resolved.targets, &[])
+        && let Some(kept) = worker.pool.take(target.address, &target.principals)
+    {
+        record.attempts = 1;
+        return Ok((kept, worker.loads.begin(target.address)));
     }
     let established = establish(worker, resolved, Protocol::Http1, record).await?;
     let address = established.target.address;

@@ -64,6 +64,10 @@ pub(super) async fn serve(outbound: Outbound) {
     })
     .await;
     if let Err(error) = result {
+        if error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) && !error.is_remote() {
+            let mut record = Record::open(Kind::Connection, &common.facts);
+            record.refuse(Reason::Overload);
+        }
         tracing::debug!(%source, %error, "an HTTP/2 connection of the application failed");
     }
 }
