@@ -55,6 +55,9 @@ pub(crate) fn listen(
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(sharing == Sharing::Workers)?;
+    // Accepted connections inherit these (tcp(7)), which saves setting them on each.
+    socket.set_tcp_nodelay(true)?;
+    keep_alive(&SockRef::from(&socket));
     set_mark(&SockRef::from(&socket), mark)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -116,8 +119,6 @@ pub(crate) fn captured(tcp: TcpStream, source: SocketAddr) -> Result<Accepted, N
         Some(destination) if destination != local => destination,
         _ => return Err(NotCaptured::Direct(local)),
     };
-    let _ = tcp.set_nodelay(true);
-    keep_alive(&socket);
     Ok(Accepted {
         tcp,
         source,

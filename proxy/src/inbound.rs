@@ -54,6 +54,7 @@ struct Inbound {
     strict: bool,
 }
 
+/// What only some connections go through is boxed, so that an idle one holds no room for it.
 pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let Accepted {
         tcp,
@@ -75,7 +76,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
             return socket.reset_on_close();
         }
     };
-    let (stream, authenticated) = match secure(&worker, &live, socket, port).await {
+    let (stream, authenticated) = match Box::pin(secure(&worker, &live, socket, port)).await {
         Ok(secured) => secured,
         Err(problem) => {
             metrics::handshake_failed(Side::Server, problem.reason.as_str());
@@ -102,18 +103,18 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         ..
     }) = alpn
     {
-        return connection.renew(record).await;
+        return Box::pin(connection.renew(record)).await;
     }
     match connection.protocol(alpn, port).await {
         Ok(Protocol::Http1) => {
             record.carries_requests();
-            http1::serve(connection).await;
+            Box::pin(http1::serve(connection)).await;
         }
         Ok(Protocol::Http2) => {
             record.carries_requests();
-            http2::serve(connection).await;
+            Box::pin(http2::serve(connection)).await;
         }
-        Ok(Protocol::Tcp | Protocol::Tls) => connection.opaque(record).await,
+        Ok(Protocol::Tcp | Protocol::Tls) => Box::pin(connection.opaque(record)).await,
         Err(error) => {
             tracing::debug!(%source, %error, "a client left before it said anything");
             record.closed_by = Some(ClosedBy::Client);

@@ -118,13 +118,13 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     match detected.protocol {
         Protocol::Http1 => {
             record.carries_requests();
-            http1::serve(connection).await;
+            Box::pin(http1::serve(connection)).await;
         }
         Protocol::Http2 => {
             record.carries_requests();
-            http2::serve(connection).await;
+            Box::pin(http2::serve(connection)).await;
         }
-        Protocol::Tcp | Protocol::Tls => connection.opaque(record).await,
+        Protocol::Tcp | Protocol::Tls => Box::pin(connection.opaque(record)).await,
     }
 }
 
@@ -177,7 +177,12 @@ impl Outbound {
         };
         record.service = resolved.service.clone();
         let started = Instant::now();
-        let connecting = establish(&self.worker, &resolved, Protocol::Tcp, &mut record);
+        let connecting = Box::pin(establish(
+            &self.worker,
+            &resolved,
+            Protocol::Tcp,
+            &mut record,
+        ));
         let mut server = match self
             .live
             .signal

@@ -71,8 +71,9 @@ pub(super) async fn serve(inbound: Inbound) {
     let result = requests(stream, &live, |request, respond| {
         let hold = common.live.open_stream();
         let common = Rc::clone(&common);
+        // Boxed: a task is moved several times before it runs, and this one is large.
         tokio::task::spawn_local(contain_panic(
-            one_request(common, request, respond, hold),
+            Box::pin(one_request(common, request, respond, hold)),
             move || {
                 tracing::error!(%source, "a request was ended by a panic; please report it");
             },

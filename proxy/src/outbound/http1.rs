@@ -214,7 +214,8 @@ async fn server(
         record.attempts = 1;
         return Ok((kept, worker.loads.begin(target.address)));
     }
-    let established = establish(worker, resolved, Protocol::Http1, record).await?;
+    // Boxed: the common case above needs no room for a handshake.
+    let established = Box::pin(establish(worker, resolved, Protocol::Http1, record)).await?;
     let address = established.target.address;
     let source = established.stream.local_addr().unwrap_or(address);
     let live = worker.registry.open(Direction::Outbound, source, address);

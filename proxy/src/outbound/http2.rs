@@ -55,8 +55,9 @@ pub(super) async fn serve(outbound: Outbound) {
     let result = requests(stream.with_first(first), &live, |request, respond| {
         let hold = common.live.open_stream();
         let common = Rc::clone(&common);
+        // Boxed: a task is moved several times before it runs, and this one is large.
         tokio::task::spawn_local(contain_panic(
-            one_request(common, request, respond, hold),
+            Box::pin(one_request(common, request, respond, hold)),
             move || {
                 tracing::error!(%source, "a request was ended by a panic; please report it");
             },
