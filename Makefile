@@ -38,8 +38,8 @@ demo: tools
 
 bench: tools
 	tests/interop/setup.sh
-	$(CARGO) build --release --bin kith --bin kith-bench
-	target/release/kith-bench $(BENCH)
+	$(CARGO) build --release --bin kith --bin kith-proxy --bin kith-bench
+	target/release/kith-bench --proxy target/release/kith-proxy $(BENCH)
 
 policy-bench:
 	$(CARGO) bench -p kith-policy

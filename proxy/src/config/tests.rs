@@ -321,7 +321,12 @@ fn listeners_on_different_addresses_may_share_a_port() {
 fn flags_are_named_after_their_variables_and_help_tells_of_both() {
     let help = command_line(["kith-proxy", "run", "--help"].map(Into::into)).unwrap_err();
     assert_eq!(help.exit_code(), 0);
-    let help = help.to_string();
+    // Lines are broken where the terminal ends.
+    let help = help
+        .to_string()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
     for variable in VARIABLES {
         let from_name = variable
             .name

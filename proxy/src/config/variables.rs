@@ -193,7 +193,7 @@ pub(super) const VARIABLES: &[Variable] = &[
         "max-connections",
         "NUMBER",
         "65536",
-        "Connections open at once; beyond it, new ones wait",
+        "Connections open at once; beyond it, new ones are reset and counted",
     ),
 ];
 

@@ -241,7 +241,7 @@ async fn upstream(
         let mut problem = None;
         let made = cell
             .get_or_init(|| async {
-                connect(worker, target)
+                Box::pin(connect(worker, target))
                     .await
                     .map_err(|error| problem = Some(error))
                     .ok()
