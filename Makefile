@@ -38,7 +38,8 @@ demo: tools
 
 bench: tools
 	tests/interop/setup.sh
-	$(CARGO) build --release --bin kith --bin kith-proxy --bin kith-bench
+	$(CARGO) build --release -p kith -p kith-tests --bins
+	$(CARGO) build --release -p kith-proxy
 	target/release/kith-bench --proxy target/release/kith-proxy $(BENCH)
 
 policy-bench:

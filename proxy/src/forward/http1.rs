@@ -4,9 +4,9 @@
 //! before the request has ended. Bytes are validated by `http1::Body` and forwarded as they came.
 
 mod outcome;
+mod terms;
 
 use std::io;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -17,38 +17,18 @@ use crate::authorize::Permit;
 use crate::connections::Live;
 use crate::forward::pool::Upstream;
 use crate::http1::{
-    Asked, Body, ConnectionHeader, Limits, Parse, ParseError, ResponseHead, Rewrite, Version,
-    write_response_head,
+    Body, ConnectionHeader, Parse, ParseError, ResponseHead, Rewrite, Version, write_response_head,
 };
 use crate::signal::{Ask, Closing};
 use crate::stream::Stream;
 pub(crate) use outcome::{Answer, Broken, Outcome};
+pub(crate) use terms::{Downstream, Terms};
 
 /// What the client may send ahead while its answer is on the way; the rest waits in its socket.
 const READ_AHEAD: usize = 16 * 1024;
 
 /// How long a client may make no progress with the body it sends or the answer it is sent.
 const STALLED: Duration = Duration::from_secs(300);
-
-/// The client's end of HTTP/1.1 connections.
-pub(crate) struct Downstream<'a> {
-    pub(crate) stream: &'a mut Stream,
-    /// Read and not yet used: the rest of this request, then the next.
-    pub(crate) buffer: &'a mut BytesMut,
-    pub(crate) live: &'a Rc<Live>,
-}
-
-/// What is fixed for one exchange.
-pub(crate) struct Terms<'a> {
-    pub(crate) asked: Asked,
-    /// Fields of the answer that must not pass.
-    pub(crate) remove: &'a [&'a str],
-    /// The client's connection ends with this answer.
-    pub(crate) close: bool,
-    pub(crate) limits: &'a Limits,
-    /// Is this request still allowed? Asked when the policy changes while it is in flight.
-    pub(crate) recheck: &'a dyn Fn() -> Result<(), Closing>,
-}
 
 enum Phase {
     Head,
