@@ -1,7 +1,7 @@
 //! Applications that a test plays itself, inside a workload's namespace: they say any bytes, and the test knows
 //! exactly which ones they got.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -68,6 +68,9 @@ impl App {
                 () = accept => {}
                 _ = asked => {}
             }
+            // Not only closed: a program that another test starts at this moment has a copy of the descriptor until it
+            // is executed.
+            let _ = socket2::SockRef::from(&listener).shutdown(Shutdown::Both);
             drop(listener);
             drop(gone);
         };
