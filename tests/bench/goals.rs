@@ -143,4 +143,13 @@ pub(crate) const ROWS: &[Row] = &[
         "  connections open",
         &[("connections", Goal::None)],
     ),
+    row(
+        Measure::MeshSize,
+        "sidecar, application calls 5 of 100 / 10,000 / 100,000 services: MiB",
+        &[
+            ("mesh_100_mib", Goal::None),
+            ("mesh_10000_mib", Goal::None),
+            ("mesh_100000_mib", Goal::None),
+        ],
+    ),
 ];

@@ -34,7 +34,9 @@ pub(crate) async fn run(
         Measure::Latency => latency(&wrk_run(pair, &[&wrk[..], &["-c1", &http1]].concat()).await?)?,
         Measure::Http2 => h2load(pair, seconds).await?,
         Measure::Tcp => iperf3(pair, seconds).await?,
-        Measure::Memory | Measure::Policy => return Err(format!("{measure} is no load").into()),
+        Measure::Memory | Measure::Policy | Measure::MeshSize => {
+            return Err(format!("{measure} is no load").into());
+        }
     };
     let mut figures = done.figures;
     for (side, before) in Side::BOTH.into_iter().zip(before) {

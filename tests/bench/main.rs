@@ -28,6 +28,7 @@ mod machine;
 mod measure;
 mod memory;
 mod mesh;
+mod mesh_size;
 mod noise;
 mod policy;
 mod proc;

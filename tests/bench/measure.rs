@@ -6,7 +6,7 @@ use std::fmt;
 use clap::ValueEnum;
 
 use crate::mesh::{Bench, Pair};
-use crate::{Arguments, Failure, load, machine, memory, policy};
+use crate::{Arguments, Failure, load, machine, memory, mesh_size, policy};
 
 /// What stands between client and server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -40,6 +40,8 @@ pub(crate) enum Measure {
     Tcp,
     /// From an edit of a policy to the end of the last connection that it forbids
     Policy,
+    /// Memory of a sidecar whose mesh has 100, 10,000 and 100,000 services
+    MeshSize,
 }
 
 /// Name of a figure to its value.
@@ -55,19 +57,19 @@ impl Measure {
         match self {
             Measure::Memory => kind != Kind::Direct,
             // Envoy doesn't look at open connections again.
-            Measure::Policy => kind == Kind::Kith,
+            Measure::Policy | Measure::MeshSize => kind == Kind::Kith,
             _ => true,
         }
     }
 
     /// Whether it matters what else the machine does meanwhile.
     pub(crate) fn can_be_disturbed(self) -> bool {
-        self != Measure::Memory
+        !matches!(self, Measure::Memory | Measure::MeshSize)
     }
 
     pub(crate) async fn warm_up(self, bench: &Bench, pair: &Pair) -> Result<(), Failure> {
         match self {
-            Measure::Memory | Measure::Policy => Ok(()),
+            Measure::Memory | Measure::Policy | Measure::MeshSize => Ok(()),
             _ => load::run(self, bench, pair, 1).await.map(drop),
         }
     }
@@ -80,6 +82,7 @@ impl Measure {
     ) -> Result<Figures, Failure> {
         match self {
             Measure::Memory => memory::take(pair).await,
+            Measure::MeshSize => mesh_size::take(bench, pair, arguments.quick).await,
             Measure::Policy => {
                 let count = machine::connections(if arguments.quick { 1_000 } else { 10_000 });
                 policy::take(bench, pair, count).await

@@ -22,7 +22,7 @@ pub(crate) const TCP: u16 = 5201;
 /// Opaque TCP, sent back as it comes.
 pub(crate) const ECHO: [u16; 3] = [7000, 7001, 7002];
 
-const NAMESPACE: &str = "bench";
+pub(crate) const NAMESPACE: &str = "bench";
 
 /// One rule by principal, as Envoy gets it.
 const POLICY: &str = "\
