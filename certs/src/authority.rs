@@ -3,7 +3,8 @@
 //!
 //! - `config`: what it is told, as JSON
 //! - `ca`: roots, their overlap, issuing; kept on disk when told where
-//! - `jwt`: JWT-SVIDs and JWKS
+//! - [`jwt`]: issuers of tokens, for JWT-SVIDs and for tests
+//! - `revocation`: CRLs
 //! - `state`: entries and switches, and the SVIDs issued for them
 //! - `server`: the Workload API itself, one listener per socket
 //! - `control`: one JSON command per line on a Unix socket
@@ -15,7 +16,8 @@ mod ca;
 mod caller;
 mod config;
 mod control;
-mod jwt;
+pub mod jwt;
+mod revocation;
 mod server;
 mod state;
 
@@ -24,7 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 use tracing::info;
 
@@ -96,6 +98,43 @@ impl Authority {
     /// trust domain that isn't ours: whether others fall for that is worth a test.
     pub fn issue(&self, id: &SpiffeId, ttl: Duration) -> Result<IssuedSvid, AuthorityError> {
         self.state.issue(id, ttl, SystemTime::now())
+    }
+
+    /// A JWT-SVID outside of the Workload API. `claims` are added, and replace those of the same name, so that
+    /// a test can have a token that breaks the standard. Without a `ttl` it lives as long as an SVID.
+    pub fn issue_jwt(
+        &self,
+        id: &SpiffeId,
+        audience: &[String],
+        ttl: Option<Duration>,
+        claims: Map<String, Value>,
+    ) -> Result<String, AuthorityError> {
+        self.state.issue_jwt(id, audience, ttl, claims)
+    }
+
+    /// Our JWKS document: the keys of all roots in force.
+    pub fn jwks(&self) -> String {
+        self.state.jwks().to_string()
+    }
+
+    /// Revokes a certificate by CRL, its serial number in hex. Says whether it wasn't revoked before.
+    pub fn revoke(&self, serial: &str) -> Result<bool, AuthorityError> {
+        self.state.revoke(serial, true)
+    }
+
+    /// Takes a revocation back. Says whether there was one.
+    pub fn unrevoke(&self, serial: &str) -> Result<bool, AuthorityError> {
+        self.state.revoke(serial, false)
+    }
+
+    /// CRLs that are handed over beside our own, e.g. of a federated trust domain: DER, whatever it is.
+    pub fn hand_over_crls(&self, lists: Vec<Vec<u8>>) {
+        self.state.set_foreign_crls(lists);
+    }
+
+    /// Our own CRLs in force, for others to hand over.
+    pub fn crls(&self) -> Vec<Vec<u8>> {
+        self.state.own_crls()
     }
 
     /// Publishes a new root at once; it signs after `overlap`, and the old one leaves the

@@ -7,6 +7,7 @@
 //! - [`verify`]: is this certificate chain an X.509-SVID of a trust domain we trust?
 //! - [`source`]: the task that keeps the current snapshot current, and its status
 //! - [`tls`]: rustls configurations that read the current snapshot in every handshake
+//! - [`jwt`]: did a key that we trust sign this token, and is it a JWT-SVID?
 //! - `authority` (feature `dev-authority`): a Workload API server with its own CA
 //!
 //! **Architecture invariant:** this crate authenticates and never authorizes. It knows
@@ -16,6 +17,7 @@
 
 #[cfg(feature = "dev-authority")]
 pub mod authority;
+pub mod jwt;
 pub mod source;
 pub mod spiffe_id;
 pub mod tls;
@@ -41,4 +43,10 @@ fn lower_hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     text
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
+    sha256
 }

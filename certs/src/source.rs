@@ -12,7 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch as channel;
 
-pub use status::{BundleStatus, Status, SvidStatus};
+pub use status::{BundleStatus, CrlStatus, Status, SvidStatus};
 
 use crate::TrustSnapshot;
 use crate::workload_api::Endpoint;

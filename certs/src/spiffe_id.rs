@@ -116,11 +116,6 @@ impl TrustDomain {
     pub fn id(&self) -> String {
         self.0.id_string()
     }
-
-    /// For the crate's own types.
-    pub(crate) fn as_spiffe(&self) -> &spiffe::TrustDomain {
-        &self.0
-    }
 }
 
 /// What the crate would make another name of: it folds upper case, and takes `spiffe://name/path` for `name`.

@@ -1,6 +1,7 @@
 //! One update of the Workload API as one immutable snapshot: who we are and whom we trust.
 
 mod bundle;
+pub(crate) mod crl;
 pub(crate) mod jwt;
 mod own;
 
@@ -13,9 +14,12 @@ use rustls::sign::CertifiedKey;
 
 use bundle::Bundles;
 pub use bundle::{Bundle, RefusedBundle, split_der};
+pub use crl::{Crl, Crls, RefusedCrl};
+pub use jwt::JwtBundle;
 use own::OwnSvid;
 pub use own::UpdateError;
 
+use crate::jwt::Jwks;
 use crate::workload_api::proto::X509svidResponse;
 use crate::{SpiffeId, SvidError, TrustDomain};
 
@@ -25,20 +29,21 @@ pub struct TrustSnapshot {
     own: OwnSvid,
     bundles: Bundles,
     refused: Vec<RefusedBundle>,
-    jwks: Arc<JwtBundles>,
+    crls: Arc<Crls>,
+    jwt_bundles: Arc<JwtBundles>,
 }
 
-/// JWKS documents per trust domain, byte for byte as the Workload API sent them; each one was parsed on arrival.
-pub type JwtBundles = BTreeMap<TrustDomain, Arc<[u8]>>;
+/// The JWT bundle of each trust domain.
+pub type JwtBundles = BTreeMap<TrustDomain, JwtBundle>;
 
 impl TrustSnapshot {
     /// Builds a snapshot from one message, which is the full state: nothing is filled in from
     /// an older one (SPIFFE_Workload_API 4.4). A bad foreign bundle is left out and named in
-    /// [`refused_bundles`](Self::refused_bundles); an unusable SVID of our own is an error.
+    /// [`refused_bundles`](Self::refused_bundles), a bad CRL in [`crls`](Self::crls); an unusable SVID of our own is an error.
     pub fn from_update(
         update: &X509svidResponse,
         hint: Option<&str>,
-        jwks: Arc<JwtBundles>,
+        jwt_bundles: Arc<JwtBundles>,
         generation: u64,
         now: SystemTime,
     ) -> Result<TrustSnapshot, UpdateError> {
@@ -48,20 +53,26 @@ impl TrustSnapshot {
         Ok(TrustSnapshot {
             generation,
             own,
+            crls: Arc::new(Crls::collect(&update.crl, &bundles)),
             bundles,
             refused,
-            jwks,
+            jwt_bundles,
         })
     }
 
-    /// The same SVID and bundles with other JWKS documents.
-    pub(crate) fn with_jwks(&self, jwks: Arc<JwtBundles>, generation: u64) -> TrustSnapshot {
+    /// The same SVID and bundles with other JWT bundles.
+    pub(crate) fn with_jwt_bundles(
+        &self,
+        jwt_bundles: Arc<JwtBundles>,
+        generation: u64,
+    ) -> TrustSnapshot {
         TrustSnapshot {
             generation,
             own: self.own.clone(),
             bundles: self.bundles.clone(),
             refused: self.refused.clone(),
-            jwks,
+            crls: Arc::clone(&self.crls),
+            jwt_bundles,
         }
     }
 
@@ -127,20 +138,39 @@ impl TrustSnapshot {
         &self.refused
     }
 
-    /// The raw JWKS document of a trust domain.
+    /// The certificate revocation lists of this update, honoured for leaves and intermediates alike.
+    pub fn crls(&self) -> &Crls {
+        &self.crls
+    }
+
+    /// The JWKS document of a trust domain, byte for byte as the Workload API sent it.
     pub fn jwks(&self, trust_domain: &str) -> Option<&Arc<[u8]>> {
-        self.jwks.get(trust_domain)
+        self.jwt_bundles.get(trust_domain).map(JwtBundle::document)
+    }
+
+    /// The keys that JWT-SVIDs of a trust domain are verified with. None: nobody's token of that domain
+    /// is good (SPIFFE_Workload_API 6.3).
+    pub fn jwt_keys(&self, trust_domain: &str) -> Option<&Arc<Jwks>> {
+        self.jwt_bundles.get(trust_domain).map(JwtBundle::keys)
+    }
+
+    /// Whether the keys for JWT-SVIDs of `trust_domain` differ from those of `other`: only then may a token
+    /// of it that was verified before be good no longer.
+    pub fn jwt_keys_differ(&self, other: &TrustSnapshot, trust_domain: &str) -> bool {
+        self.jwt_bundles.get(trust_domain) != other.jwt_bundles.get(trust_domain)
     }
 
     pub fn jwt_bundles(&self) -> &JwtBundles {
-        &self.jwks
+        &self.jwt_bundles
     }
 
-    /// Whether the authorities of `trust_domain` differ from those of `other`: only then need
-    /// that domain's connected peers be asked about with [`still_trusts`](Self::still_trusts).
+    /// Whether the authorities of `trust_domain`, or what they revoked, differ from those of `other`: only
+    /// then need that domain's connected peers be asked about with [`still_trusts`](Self::still_trusts).
     pub fn bundle_differs(&self, other: &TrustSnapshot, trust_domain: &str) -> bool {
         match (self.bundle(trust_domain), other.bundle(trust_domain)) {
-            (Some(ours), Some(theirs)) => ours.digest() != theirs.digest(),
+            (Some(ours), Some(theirs)) => {
+                ours.digest() != theirs.digest() || self.crls.differ(&other.crls, trust_domain)
+            }
             (None, None) => false,
             _ => true,
         }

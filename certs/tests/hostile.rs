@@ -7,6 +7,10 @@
 mod attacker;
 #[path = "hostile/forge.rs"]
 mod forge;
+#[path = "hostile/lists.rs"]
+mod lists;
+#[path = "hostile/revocation.rs"]
+mod revocation;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -25,13 +29,23 @@ const DOMAIN: &str = "example.org";
 
 /// Us: an SVID of example.org, trusting the given bundles.
 fn us(own: &Authority, own_bundle: Vec<u8>, federated: &[(&str, Vec<u8>)]) -> Arc<TrustSnapshot> {
-    us_at(own, own_bundle, federated, SystemTime::now(), |_| {})
+    us_with_crls(own, own_bundle, federated, Vec::new())
+}
+
+fn us_with_crls(
+    own: &Authority,
+    own_bundle: Vec<u8>,
+    federated: &[(&str, Vec<u8>)],
+    crls: Vec<Vec<u8>>,
+) -> Arc<TrustSnapshot> {
+    us_at(own, own_bundle, federated, crls, SystemTime::now(), |_| {})
 }
 
 fn us_at(
     own: &Authority,
     own_bundle: Vec<u8>,
     federated: &[(&str, Vec<u8>)],
+    crls: Vec<Vec<u8>>,
     now: SystemTime,
     change: impl FnOnce(&mut CertificateParams),
 ) -> Arc<TrustSnapshot> {
@@ -49,7 +63,7 @@ fn us_at(
         .collect();
     let update = X509svidResponse {
         svids: vec![message],
-        crl: Vec::new(),
+        crl: crls,
         federated_bundles,
     };
     Arc::new(
@@ -181,7 +195,7 @@ async fn accepts_proper_svids() {
 }
 
 #[tokio::test]
-async fn refuses_what_breaks_the_profile_of_a_leaf() {
+async fn row_12_refuses_what_breaks_the_profile_of_a_leaf() {
     use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
     use KeyUsagePurpose::{CrlSign, DigitalSignature, KeyAgreement, KeyCertSign};
     let root = Authority::root(DOMAIN);
@@ -291,7 +305,7 @@ async fn refuses_what_breaks_the_profile_of_a_leaf() {
 }
 
 #[tokio::test]
-async fn refuses_ids_that_are_not_canonical() {
+async fn row_12_refuses_ids_that_are_not_canonical() {
     let root = Authority::root(DOMAIN);
     let snapshot = us(&root, root.der(), &[]);
     let long_domain = format!("spiffe://{}/web", "a".repeat(256));
@@ -330,7 +344,7 @@ async fn refuses_ids_that_are_not_canonical() {
 }
 
 #[tokio::test]
-async fn trusts_the_bundle_of_the_leafs_own_trust_domain_only() {
+async fn row_13_trusts_the_bundle_of_the_leafs_own_trust_domain_only() {
     let (ours, theirs, stranger) = (
         Authority::root(DOMAIN),
         Authority::root("other.org"),
@@ -628,7 +642,7 @@ async fn a_hundred_cross_signed_intermediates_cost_bounded_time() {
 async fn fails_closed_when_our_own_svid_has_expired() {
     let root = Authority::root(DOMAIN);
     let then = SystemTime::now() - 2 * DAY;
-    let snapshot = us_at(&root, root.der(), &[], then, |params| {
+    let snapshot = us_at(&root, root.der(), &[], Vec::new(), then, |params| {
         params.not_before = (then - DAY).into();
         params.not_after = (then + DAY).into();
     });
@@ -759,7 +773,7 @@ fn a_verified_peer_has_its_facts() {
 }
 
 #[tokio::test]
-async fn speaks_tls13_with_post_quantum_exchange_and_gives_nothing_to_resume() {
+async fn row_13_speaks_tls13_with_post_quantum_exchange_and_gives_nothing_to_resume() {
     let root = Authority::root(DOMAIN);
     let source = IdentitySource::fixed(us(&root, root.der(), &[]));
     let facts = attacker::between_ours(&source).await;

@@ -7,6 +7,8 @@
 mod authority;
 #[path = "workload_api/misbehaving.rs"]
 mod misbehaving;
+#[path = "workload_api/revocation.rs"]
+mod revocation;
 #[path = "workload_api/rotation.rs"]
 mod rotation;
 #[path = "workload_api/scripted.rs"]

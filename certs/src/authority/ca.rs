@@ -12,6 +12,7 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -21,10 +22,13 @@ use crate::{SpiffeId, TrustDomain};
 
 /// Clocks of callers may be behind ours.
 const BACKDATED: Duration = Duration::from_secs(10);
+const ROOTS: &str = "roots.json";
 
 /// An X.509-SVID with its key, as issued.
 pub struct IssuedSvid {
     pub id: SpiffeId,
+    /// The certificate's serial number in lower-case hex.
+    pub serial: String,
     pub certificate_der: Vec<u8>,
     pub key_pkcs8: Zeroizing<Vec<u8>>,
     pub certificate_pem: String,
@@ -78,7 +82,7 @@ impl Ca {
             roots: Vec::new(),
         };
         if let Some(dir) = state_dir {
-            ca.load(&dir.join("roots.json"))?;
+            ca.load(&dir.join(ROOTS))?;
             ca.roots.retain(|root| now < root.not_after);
         }
         if ca.roots.is_empty() {
@@ -190,7 +194,8 @@ impl Ca {
         params
             .distinguished_name
             .push(DnType::OrganizationName, "Kith dev authority");
-        params.serial_number = Some(SerialNumber::from_slice(&random_serial()));
+        let serial = random_serial();
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
         params.not_before = (now - BACKDATED).into();
         params.not_after = not_after.into();
         params.is_ca = IsCa::ExplicitNoCa;
@@ -206,6 +211,7 @@ impl Ca {
         root.needed_until = root.needed_until.max(not_after);
         Ok(IssuedSvid {
             id: id.clone(),
+            serial: crate::lower_hex(&serial),
             certificate_pem: certificate.pem(),
             certificate_der: certificate.der().to_vec(),
             key_pkcs8: Zeroizing::new(key.serialize_der()),
@@ -234,8 +240,7 @@ impl Ca {
             .unwrap_or(0)
     }
 
-    /// Keeps roots and keys for the next start. Written aside and renamed, so that a kill in
-    /// the middle loses nothing.
+    /// Keeps roots and keys for the next start.
     pub(super) fn save(&self, state_dir: Option<&Path>) -> Result<(), AuthorityError> {
         let Some(dir) = state_dir else { return Ok(()) };
         let stored: Vec<StoredRoot> = self
@@ -250,46 +255,13 @@ impl Ca {
                 needed_until: root.needed_until,
             })
             .collect();
-        let json = serde_json::to_vec_pretty(&stored)
-            .map_err(|e| AuthorityError::Config(e.to_string()))?;
-        let write = || {
-            fs::create_dir_all(dir)?;
-            let aside = dir.join(".roots.json");
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&aside)?;
-            file.write_all(&json)?;
-            file.sync_all()?;
-            fs::rename(&aside, dir.join("roots.json"))
-        };
-        write().map_err(|error| AuthorityError::Io {
-            what: "cannot keep the roots in",
-            path: dir.display().to_string(),
-            error,
-        })
+        keep(dir, ROOTS, &stored)
     }
 
     fn load(&mut self, file: &Path) -> Result<(), AuthorityError> {
-        let json = match fs::read(file) {
-            Ok(json) => json,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => {
-                return Err(AuthorityError::Io {
-                    what: "cannot read the roots in",
-                    path: file.display().to_string(),
-                    error,
-                });
-            }
+        let Some(stored) = read::<Vec<StoredRoot>>(file)? else {
+            return Ok(());
         };
-        let stored: Vec<StoredRoot> = serde_json::from_slice(&json).map_err(|e| {
-            AuthorityError::Config(format!(
-                "{} holds no roots: {e}; remove it to start anew",
-                file.display()
-            ))
-        })?;
         for root in stored {
             let key = KeyPair::from_pem(&root.key)?;
             let certificate = CertificateDer::from_pem_slice(root.certificate.as_bytes())
@@ -313,6 +285,10 @@ impl Root {
         &self.certificate
     }
 
+    pub(super) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
     pub(super) fn common_name(&self) -> String {
         use x509_parser::prelude::FromDer as _;
         x509_parser::certificate::X509Certificate::from_der(&self.certificate)
@@ -325,6 +301,52 @@ impl Root {
             })
             .unwrap_or_default()
     }
+}
+
+/// Keeps something for the next start, readable for its owner alone. Written aside and renamed, so that a kill
+/// in the middle loses nothing.
+pub(super) fn keep(dir: &Path, name: &str, what: &impl Serialize) -> Result<(), AuthorityError> {
+    let json =
+        serde_json::to_vec_pretty(what).map_err(|e| AuthorityError::Config(e.to_string()))?;
+    let write = || {
+        fs::create_dir_all(dir)?;
+        let aside = dir.join(format!(".{name}"));
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&aside)?;
+        file.write_all(&json)?;
+        file.sync_all()?;
+        fs::rename(&aside, dir.join(name))
+    };
+    write().map_err(|error| AuthorityError::Io {
+        what: "cannot keep the state in",
+        path: dir.display().to_string(),
+        error,
+    })
+}
+
+/// What [`keep`] kept; None when there is nothing.
+pub(super) fn read<T: DeserializeOwned>(file: &Path) -> Result<Option<T>, AuthorityError> {
+    let json = match fs::read(file) {
+        Ok(json) => json,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(AuthorityError::Io {
+                what: "cannot read the state in",
+                path: file.display().to_string(),
+                error,
+            });
+        }
+    };
+    serde_json::from_slice(&json).map(Some).map_err(|e| {
+        AuthorityError::Config(format!(
+            "{} can't be used: {e}; remove it to start anew",
+            file.display()
+        ))
+    })
 }
 
 /// RFC 5280 section 4.1.2.2: positive, at most 20 bytes; random, so that it can't be guessed.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
 
 use crate::{SpiffeId, TrustDomain};
 
@@ -84,6 +85,8 @@ pub enum Malformed {
     BadFederatedBundle,
     /// A federated bundle, of a stranger, for our own trust domain.
     FederatedOwnDomain,
+    /// One CRL that is no DER, beside good ones.
+    BadCrl,
     /// A message of more than 4 MiB.
     Oversized,
 }
@@ -123,6 +126,9 @@ pub enum Command {
         trust_domain: TrustDomain,
         /// PEM.
         bundle: String,
+        /// Its JWKS document.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        jwks: Option<Value>,
     },
     Unfederate {
         #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
@@ -136,8 +142,29 @@ pub enum Command {
         #[serde(default)]
         ttl_seconds: Option<u64>,
     },
+    /// Gives out a JWT-SVID, `token` in the reply.
+    IssueJwt {
+        #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
+        id: SpiffeId,
+        audience: Vec<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ttl_seconds: Option<u64>,
+        /// Added to the usual ones, and instead of those of the same name.
+        #[serde(default, skip_serializing_if = "Map::is_empty")]
+        claims: Map<String, Value>,
+    },
+    /// Revokes a certificate by CRL; its serial number in hex, as records have it.
+    Revoke {
+        serial: String,
+    },
+    /// Takes a revocation back.
+    Unrevoke {
+        serial: String,
+    },
     /// The roots in force, as PEM in the reply.
     Bundle,
+    /// Our JWKS document, in the reply.
+    Jwks,
     Status,
 }
 

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -124,8 +126,10 @@ fn carry_out(state: &Arc<State>, command: Command) -> Result<Value, AuthorityErr
         Command::Federate {
             trust_domain,
             bundle,
+            jwks,
         } => {
-            state.federate(&trust_domain, bundle.as_bytes(), None)?;
+            let jwks = jwks.map(|jwks| jwks.to_string().into_bytes());
+            state.federate(&trust_domain, bundle.as_bytes(), jwks.as_deref())?;
             json!({})
         }
         Command::Unfederate { trust_domain } => json!({"removed": state.unfederate(&trust_domain)}),
@@ -137,14 +141,35 @@ fn carry_out(state: &Arc<State>, command: Command) -> Result<Value, AuthorityErr
             let ttl = ttl_seconds.map_or_else(|| state.lock().ttl, Duration::from_secs);
             let svid = state.issue(&id, ttl, SystemTime::now())?;
             svid.write_to(&dir)?;
-            json!({"dir": dir})
+            json!({
+                "dir": dir,
+                "serial": svid.serial,
+                "thumbprint": URL_SAFE_NO_PAD.encode(svid.thumbprint()),
+            })
         }
+        Command::IssueJwt {
+            id,
+            audience,
+            ttl_seconds,
+            claims,
+        } => {
+            let ttl = ttl_seconds.map(Duration::from_secs);
+            json!({"token": state.issue_jwt(&id, &audience, ttl, claims)?})
+        }
+        Command::Revoke { serial } => json!({"changed": state.revoke(&serial, true)?}),
+        Command::Unrevoke { serial } => json!({"changed": state.revoke(&serial, false)?}),
+        Command::Jwks => json!({"jwks": state.jwks()}),
         Command::Bundle => json!({"bundle": state.bundle_pem()}),
         Command::Status => state.status(),
     })
 }
 
 impl IssuedSvid {
+    /// SHA-256 of the certificate: what a token is bound to (`cnf` `x5t#S256`, RFC 8705 section 3.1).
+    pub fn thumbprint(&self) -> [u8; 32] {
+        crate::sha256(&self.certificate_der)
+    }
+
     /// Writes `svid.pem`, `key.pem` (0600) and `bundle.pem`, as curl and Envoy take them.
     pub fn write_to(&self, dir: &Path) -> Result<(), AuthorityError> {
         let write = || {

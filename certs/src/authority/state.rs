@@ -1,6 +1,8 @@
 //! Entries, switches and issued SVIDs: what the Workload API says to whom at this moment.
 //! Every change wakes every stream.
 
+mod issue;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::PathBuf;
@@ -15,12 +17,15 @@ use tokio::time::sleep;
 use tracing::{error, info};
 
 use super::ca::{Ca, IssuedSvid};
+use super::revocation::Revocations;
 use super::{AuthorityConfig, AuthorityError, Entry, Malformed};
 use crate::trust::Bundle;
 use crate::{SpiffeId, TrustDomain};
 
 /// A TTL below this couldn't be renewed in time: certificates count whole seconds.
 const SHORTEST_TTL: Duration = Duration::from_secs(2);
+/// Ten years; times that are further away can't be written everywhere.
+const LONGEST_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 pub(super) struct State {
     trust_domain: TrustDomain,
@@ -34,6 +39,7 @@ pub(super) struct State {
 
 pub(super) struct Inner {
     pub(super) ca: Ca,
+    pub(super) revocations: Revocations,
     pub(super) entries: Vec<Entry>,
     pub(super) switches: Switches,
     pub(super) ttl: Duration,
@@ -72,6 +78,7 @@ impl State {
             config.state_dir.as_deref(),
             now,
         )?;
+        let revocations = Revocations::open(&ca, config.state_dir.as_deref(), now)?;
         let mut sockets: BTreeSet<PathBuf> = config.sockets.into_iter().collect();
         sockets.extend(
             config
@@ -85,6 +92,7 @@ impl State {
             state_dir: config.state_dir,
             inner: Mutex::new(Inner {
                 ca,
+                revocations,
                 entries: Vec::new(),
                 switches: Switches::default(),
                 ttl: Duration::from_secs(config.ttl_seconds).max(SHORTEST_TTL),
@@ -156,7 +164,7 @@ impl State {
     pub(super) fn set_ttl(&self, ttl: Duration) {
         {
             let mut inner = self.lock();
-            inner.ttl = ttl.max(SHORTEST_TTL);
+            inner.ttl = ttl.clamp(SHORTEST_TTL, LONGEST_TTL);
             inner.svids.clear();
         }
         self.changed();
@@ -170,9 +178,10 @@ impl State {
     pub(super) fn rotate_root(&self) -> Result<(), AuthorityError> {
         {
             let mut inner = self.lock();
-            let ttl = inner.ttl;
-            inner.ca.rotate(SystemTime::now(), self.overlap, ttl)?;
+            let (now, ttl) = (SystemTime::now(), inner.ttl);
+            inner.ca.rotate(now, self.overlap, ttl)?;
             inner.ca.save(self.state_dir.as_deref())?;
+            inner.reissue_lists(now)?;
         }
         self.changed();
         Ok(())
@@ -240,28 +249,6 @@ impl State {
         removed
     }
 
-    pub(super) fn issue(
-        &self,
-        id: &SpiffeId,
-        ttl: Duration,
-        now: SystemTime,
-    ) -> Result<IssuedSvid, AuthorityError> {
-        let mut inner = self.lock();
-        let svid = inner.ca.issue(id, ttl, now)?;
-        inner.issued += 1;
-        // A root must outlive what it signed, also across a restart.
-        inner.ca.save(self.state_dir.as_deref())?;
-        Ok(svid)
-    }
-
-    pub(super) fn bundle_der(&self) -> Vec<u8> {
-        self.lock().ca.bundle_der()
-    }
-
-    pub(super) fn bundle_pem(&self) -> String {
-        self.lock().ca.bundle_pem()
-    }
-
     pub(super) fn status(&self) -> Value {
         let now = SystemTime::now();
         let inner = self.lock();
@@ -283,6 +270,7 @@ impl State {
             "freeze": inner.switches.freeze,
             "malformed": inner.switches.malformed,
             "issued": inner.issued,
+            "revoked": inner.revocations.serials().collect::<Vec<_>>(),
         })
     }
 
@@ -295,6 +283,7 @@ impl State {
             let ttl = inner.ttl;
             inner.ca.rotate(now, self.overlap, ttl)?;
             inner.ca.save(self.state_dir.as_deref())?;
+            inner.reissue_lists(now)?;
             changed = true;
             info!(trust_domain = %self.trust_domain, "the root is past half of its life; the next one follows");
         }
@@ -306,6 +295,7 @@ impl State {
         }
         if inner.ca.prune(now) {
             inner.ca.save(self.state_dir.as_deref())?;
+            inner.reissue_lists(now)?;
             changed = true;
             info!(trust_domain = %self.trust_domain, "an old root left the bundle");
         }
@@ -318,6 +308,16 @@ impl State {
 }
 
 impl Inner {
+    /// The keys of all roots in force: who verifies a token must find the key that signed it.
+    pub(super) fn jwks(&self) -> Value {
+        let keys: Vec<Value> = self.ca.roots().iter().map(|root| root.jwt.jwk()).collect();
+        json!({"keys": keys})
+    }
+
+    fn reissue_lists(&mut self, now: SystemTime) -> Result<(), AuthorityError> {
+        self.revocations.reissue(&self.ca, now)
+    }
+
     /// The SVID of an identity, renewed at half of its life.
     pub(super) fn current(
         &mut self,

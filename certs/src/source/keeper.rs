@@ -124,6 +124,11 @@ impl Keeper {
         }
         drop(status);
         if jwks != *self.jwks {
+            for (trust_domain, bundle) in &jwks {
+                for key in bundle.keys().unusable() {
+                    debug!(%trust_domain, %key, "a key for JWT-SVIDs can't be used");
+                }
+            }
             self.jwks = Arc::new(jwks);
             self.schedule(now);
         }
@@ -235,7 +240,7 @@ impl Keeper {
             }
             // Only the JWT bundles changed. Without an SVID there is no snapshot to put them in yet.
             None => match &current {
-                Some(current) => current.with_jwks(self.jwks.clone(), self.generation + 1),
+                Some(current) => current.with_jwt_bundles(self.jwks.clone(), self.generation + 1),
                 None => return,
             },
         };
@@ -270,6 +275,24 @@ impl Keeper {
         for refused in snapshot.refused_bundles() {
             warn!(trust_domain = %refused.trust_domain, why = %refused.why, "a bundle is left out");
         }
+        for refused in &status.refused_crls {
+            warn!(issuer = %refused.issuer, why = %refused.why, "a CRL is left out; what it revokes stays in use");
+        }
+        for crl in &status.crls {
+            if crl.trust_domains.is_empty() {
+                warn!(issuer = %crl.issuer, "no authority of any bundle signed this CRL; it counts only for peers \
+                    that present its issuer");
+            }
+            if crl.stale {
+                warn!(issuer = %crl.issuer, "the next CRL is overdue; the last one stays in force");
+            }
+        }
+        let revoked = snapshot.is_own_svid_revoked(wall);
+        if revoked && !status.revoked {
+            error!(principal = %snapshot.principal(), serial = snapshot.serial(),
+                "our own SVID was revoked by CRL; peers refuse it until the Workload API gives us another");
+        }
+        status.revoked = revoked;
         if renewed {
             status.overdue = false;
             status.expired = false;
@@ -364,6 +387,10 @@ fn fingerprint(update: &X509svidResponse) -> [u8; 32] {
         field(&svid.x509_svid_key);
         field(&svid.bundle);
         field(svid.hint.as_bytes());
+    }
+    field(&update.crl.len().to_be_bytes());
+    for crl in &update.crl {
+        field(crl);
     }
     for (id, bundle) in &update.federated_bundles {
         field(id.as_bytes());

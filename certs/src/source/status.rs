@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use crate::trust::RefusedBundle;
+use crate::trust::{RefusedBundle, RefusedCrl};
 use crate::verify::profile::Leaf;
 use crate::workload_api::proto::X509svid;
 use crate::{SpiffeId, TrustSnapshot};
@@ -29,6 +29,8 @@ pub struct Status {
     pub overdue: bool,
     /// Our SVID is past its end: every handshake is refused.
     pub expired: bool,
+    /// A CRL says that our own SVID is revoked: peers who know that refuse us.
+    pub revoked: bool,
     /// The Workload API told us not to ask again (InvalidArgument).
     pub gave_up: bool,
     /// How often our own SVID was replaced.
@@ -42,6 +44,10 @@ pub struct Status {
     pub bundles: Vec<BundleStatus>,
     /// Bundles of the last usable message that were left out.
     pub refused_bundles: Vec<RefusedBundle>,
+    /// The CRLs in force.
+    pub crls: Vec<CrlStatus>,
+    /// CRLs of the last usable message that were left out: what they revoke is in use.
+    pub refused_crls: Vec<RefusedCrl>,
     /// JWT bundles of the last message about them that were left out.
     pub refused_jwt_bundles: Vec<RefusedBundle>,
 }
@@ -67,6 +73,18 @@ pub struct BundleStatus {
     pub not_after: Option<SystemTime>,
     /// Why other certificates of the bundle are no authorities.
     pub ignored: Vec<&'static str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CrlStatus {
+    pub issuer: String,
+    /// Whose authorities signed it. None: it counts only for peers that present an intermediate which did.
+    pub trust_domains: Vec<String>,
+    /// How many certificates it revokes.
+    pub revoked: usize,
+    pub next_update: SystemTime,
+    /// The next one was overdue when the snapshot was published. It is honoured all the same.
+    pub stale: bool,
 }
 
 impl Status {
@@ -113,6 +131,23 @@ impl Status {
                 ignored: bundle.ignored().to_vec(),
             })
             .collect();
+        self.refused_crls = snapshot.crls().refused().to_vec();
+        self.crls = snapshot
+            .crls()
+            .lists()
+            .map(|crl| CrlStatus {
+                issuer: crl.issuer().to_owned(),
+                trust_domains: crl
+                    .trust_domains()
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+                revoked: crl.len(),
+                next_update: crl.next_update(),
+                stale: crl.is_stale(now),
+            })
+            .collect();
+        self.crls.sort_by(|a, b| a.issuer.cmp(&b.issuer));
         self.bundles
             .sort_by(|a, b| a.trust_domain.cmp(&b.trust_domain));
     }
@@ -141,6 +176,7 @@ impl fmt::Display for Status {
         match own {
             _ if self.withdrawn => write!(f, "no SVID: {} denies us one", self.endpoint)?,
             Some(own) if self.expired => write!(f, "SVID {} expired", own.id)?,
+            Some(own) if self.revoked => write!(f, "SVID {} was revoked by CRL", own.id)?,
             Some(own) if self.overdue => write!(f, "SVID {} is overdue for renewal", own.id)?,
             Some(own) => write!(f, "SVID {}", own.id)?,
             None => write!(f, "no SVID yet from {}", self.endpoint)?,

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use aws_lc_rs::digest;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 use x509_parser::asn1_rs::FromDer as _;
 use x509_parser::certificate::X509Certificate;
@@ -31,6 +30,7 @@ pub struct Bundle {
 struct Limits {
     window: Window,
     path_len: Option<u32>,
+    crl_sign: bool,
 }
 
 pub(super) type Bundles = HashMap<TrustDomain, Arc<Bundle>>;
@@ -73,6 +73,7 @@ impl Bundle {
             limits.push(Limits {
                 window: Window::new(signer.not_before, signer.not_after),
                 path_len: signer.path_len,
+                crl_sign: signer.crl_sign,
             });
         }
         if anchors.is_empty() {
@@ -81,13 +82,11 @@ impl Bundle {
                 ignored.join("; ")
             ));
         }
-        let mut sha256 = [0; 32];
-        sha256.copy_from_slice(digest::digest(&digest::SHA256, der).as_ref());
         Ok(Bundle {
             anchors,
             limits,
             ignored,
-            digest: sha256,
+            digest: crate::sha256(der),
         })
     }
 
@@ -144,6 +143,21 @@ impl Bundle {
         self.limits_of(anchor)
             .filter_map(|limits| limits.path_len)
             .min()
+    }
+
+    /// Whether an anchor may sign CRLs; of several with the same name and key, whether one may.
+    pub(crate) fn crl_sign(&self, anchor: &TrustAnchor<'_>) -> bool {
+        self.limits_of(anchor).any(|limits| limits.crl_sign)
+    }
+
+    /// The keys (SubjectPublicKeyInfo without its tag) of the authorities with this raw name, and whether each
+    /// may sign CRLs.
+    pub(super) fn authorities_named(&self, name: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
+        self.anchors
+            .iter()
+            .zip(&self.limits)
+            .filter(move |(anchor, _)| anchor.subject.as_ref() == name)
+            .map(|(anchor, limits)| (anchor.subject_public_key_info.as_ref(), limits.crl_sign))
     }
 
     /// An authority may be listed twice, e.g. with its validity extended.

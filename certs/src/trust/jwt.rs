@@ -1,13 +1,51 @@
 //! The JWT bundles of one update: which of them can be used.
 
-use std::error::Error as _;
 use std::sync::Arc;
-
-use spiffe::JwtBundle;
 
 use super::{JwtBundles, RefusedBundle};
 use crate::TrustDomain;
+use crate::jwt::Jwks;
 use crate::workload_api::proto::JwtBundlesResponse;
+
+/// The keys for JWT-SVIDs of one trust domain, parsed once. Equal when the documents are. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct JwtBundle {
+    document: Arc<[u8]>,
+    keys: Arc<Jwks>,
+}
+
+impl JwtBundle {
+    /// From a JWKS document. Bytes that are none make no bundle; a single key that can't be used makes no
+    /// difference to the others.
+    pub fn parse(document: &[u8]) -> Result<JwtBundle, String> {
+        // An empty set of keys is a bundle, and means that nobody's token is good
+        // (SPIFFE_Trust_Domain_and_Bundle 4.1.3); no bytes at all are none.
+        if document.is_empty() {
+            return Err("it is empty".to_owned());
+        }
+        let keys = Jwks::parse_spiffe_bundle(document).map_err(|why| why.to_string())?;
+        Ok(JwtBundle {
+            document: document.into(),
+            keys: Arc::new(keys),
+        })
+    }
+
+    pub fn document(&self) -> &Arc<[u8]> {
+        &self.document
+    }
+
+    pub fn keys(&self) -> &Arc<Jwks> {
+        &self.keys
+    }
+}
+
+impl PartialEq for JwtBundle {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.document, &other.document) || self.document == other.document
+    }
+}
+
+impl Eq for JwtBundle {}
 
 /// SPIFFE_Workload_API 6.2.2. A bad bundle is left out whole and named; it harms no other. What is in `held` byte
 /// for byte was parsed before.
@@ -19,8 +57,8 @@ pub(crate) fn collect(
     let mut refused = Vec::new();
     for (id, jwks) in &update.bundles {
         match parse(id, jwks, held) {
-            Ok((domain, jwks)) => {
-                bundles.insert(domain, jwks);
+            Ok((domain, bundle)) => {
+                bundles.insert(domain, bundle);
             }
             Err(why) => refused.push(RefusedBundle {
                 trust_domain: id.clone(),
@@ -31,23 +69,13 @@ pub(crate) fn collect(
     (bundles, refused)
 }
 
-fn parse(id: &str, jwks: &[u8], held: &JwtBundles) -> Result<(TrustDomain, Arc<[u8]>), String> {
+fn parse(id: &str, jwks: &[u8], held: &JwtBundles) -> Result<(TrustDomain, JwtBundle), String> {
     let domain = TrustDomain::from_id(id).map_err(|fault| format!("its name {fault}"))?;
-    match held.get(&domain) {
-        Some(same) if **same == *jwks => return Ok((domain, Arc::clone(same))),
-        _ => {}
-    }
-    // An empty set of keys is a bundle, and means that nobody's token is good; no bytes at all are none.
-    if jwks.is_empty() {
-        return Err("it is empty".to_owned());
-    }
-    match JwtBundle::from_jwt_authorities(domain.as_spiffe().clone(), jwks) {
-        Ok(_) => Ok((domain, jwks.into())),
-        Err(why) => Err(match why.source() {
-            Some(cause) => format!("{why}: {cause}"),
-            None => why.to_string(),
-        }),
-    }
+    let bundle = match held.get(&domain) {
+        Some(same) if **same.document() == *jwks => same.clone(),
+        _ => JwtBundle::parse(jwks)?,
+    };
+    Ok((domain, bundle))
 }
 
 #[cfg(test)]
@@ -56,7 +84,10 @@ mod tests {
 
     use super::*;
 
-    const GOOD: &str = r#"{"keys":[{"kty":"EC","kid":"a","crv":"P-256","x":"x","y":"y"}]}"#;
+    /// RFC 7515 appendix A.3.
+    const GOOD: &str = r#"{"keys":[{"kty":"EC","kid":"a","crv":"P-256",
+        "x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+        "y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
     const ID: &str = "spiffe://example.org";
 
     fn update<'a>(bundles: impl IntoIterator<Item = (&'a str, &'a str)>) -> JwtBundlesResponse {
@@ -74,7 +105,8 @@ mod tests {
         let update = update([("spiffe://good.example", GOOD), (id, jwks)]);
         let (bundles, refused) = collect(&update, &JwtBundles::new());
         assert_eq!(bundles.len(), 1, "{id} {jwks}");
-        assert_eq!(&*bundles["good.example"], GOOD.as_bytes());
+        assert_eq!(&**bundles["good.example"].document(), GOOD.as_bytes());
+        assert_eq!(bundles["good.example"].keys().len(), 1);
         assert_eq!((refused.len(), &*refused[0].trust_domain), (1, id));
         assert!(refused[0].why.contains(why), "{}", refused[0].why);
     }
@@ -82,13 +114,12 @@ mod tests {
     #[test]
     fn a_bad_bundle_is_refused_and_the_others_are_kept() {
         check(ID, "", "it is empty");
-        check(ID, "[]", "must contain a 'keys' array");
-        check(ID, "{\"keys\":{}}", "must contain a 'keys' array");
+        check(ID, "[]", "is no JSON object");
+        check(ID, "{\"keys\":{}}", "no array `keys`");
         check(ID, "{\"keys\":[", "EOF while parsing");
         check(ID, "{\"keys\":[]} {}", "trailing characters");
+        check(ID, "{\"keys\":[],\"keys\":[]}", "\"keys\" twice");
         check(ID, "\u{fffd}", "expected value");
-        check(ID, "{\"keys\":[{\"kty\":\"EC\"}]}", "missing key ID");
-        check(ID, "{\"keys\":[{\"kid\":7}]}", "missing key ID");
         check("spiffe://Example.org", GOOD, "has 'E' in its trust domain");
         check("spiffe://example.org/a", GOOD, "has a path");
         check("example.org", GOOD, "does not begin with `spiffe://`");
@@ -97,14 +128,34 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_cannot_be_used_harms_no_other_and_is_named() {
+        let mixed = GOOD.replace("[{", "[{\"kty\":\"EC\"},7,{");
+        let (bundles, refused) = collect(&update([(ID, &*mixed)]), &JwtBundles::new());
+        assert!(refused.is_empty());
+        let keys = bundles["example.org"].keys();
+        assert_eq!(keys.len(), 1);
+        let named: Vec<String> = keys.unusable().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            named,
+            [
+                "key 0 has no `kid` (JWT-SVID 6.1)",
+                "key 1 is no JSON object"
+            ]
+        );
+    }
+
+    #[test]
     fn documents_are_kept_byte_for_byte_and_shared_while_unchanged() {
         let spaced = " { \"keys\" : [ ] } ";
         let first = update([(ID, GOOD), ("spiffe://other.org", spaced)]);
         let (held, refused) = collect(&first, &JwtBundles::new());
         assert!(refused.is_empty());
-        assert_eq!(&*held["other.org"], spaced.as_bytes());
+        assert_eq!(&**held["other.org"].document(), spaced.as_bytes());
         let (again, _) = collect(&update([(ID, GOOD)]), &held);
-        assert!(Arc::ptr_eq(&again["example.org"], &held["example.org"]));
+        assert!(Arc::ptr_eq(
+            again["example.org"].keys(),
+            held["example.org"].keys()
+        ));
         assert!(
             !again.contains_key("other.org"),
             "each message is all there is"

@@ -38,6 +38,14 @@ pub enum SvidError {
     Untrusted { id: SpiffeId, fault: &'static str },
     /// A path exists, but one of its signers breaks the X.509-SVID profile.
     Signer { id: SpiffeId, fault: &'static str },
+    /// Its issuer has taken it, or a certificate above it, back by a CRL of the Workload API.
+    Revoked {
+        id: SpiffeId,
+        /// Of the certificate that was revoked, in lower-case hex.
+        serial: String,
+        /// Not the SVID itself but an authority that signed it.
+        signer: bool,
+    },
     /// Our own SVID has expired: we authenticate nobody with it, and nobody to it.
     OwnExpired {
         id: SpiffeId,
@@ -51,6 +59,7 @@ pub enum SvidError {
 pub enum SvidReason {
     Untrusted,
     Expired,
+    Revoked,
     Malformed,
     TrustDomainUnknown,
 }
@@ -60,6 +69,7 @@ impl SvidReason {
         match self {
             SvidReason::Untrusted => "svid-untrusted",
             SvidReason::Expired => "svid-expired",
+            SvidReason::Revoked => "svid-revoked",
             SvidReason::Malformed => "svid-malformed",
             SvidReason::TrustDomainUnknown => "trust-domain-unknown",
         }
@@ -74,6 +84,7 @@ impl SvidError {
             | SvidError::NotYetValid { .. }
             | SvidError::SignerOutsideValidity { .. }
             | SvidError::OwnExpired { .. } => SvidReason::Expired,
+            SvidError::Revoked { .. } => SvidReason::Revoked,
             SvidError::TrustDomainUnknown { .. } => SvidReason::TrustDomainUnknown,
             SvidError::NoAnchor { .. } | SvidError::Untrusted { .. } | SvidError::Signer { .. } => {
                 SvidReason::Untrusted
@@ -90,6 +101,7 @@ impl SvidError {
             | SvidError::TrustDomainUnknown { id }
             | SvidError::NoAnchor { id }
             | SvidError::Untrusted { id, .. }
+            | SvidError::Revoked { id, .. }
             | SvidError::Signer { id, .. } => Some(id),
             SvidError::Malformed { .. } | SvidError::Id { .. } | SvidError::OwnExpired { .. } => {
                 None
@@ -124,9 +136,6 @@ impl SvidError {
             }
             PathError::NameConstraintViolation => {
                 untrusted("a signer's name constraints exclude it (RFC 5280 4.2.1.10)")
-            }
-            PathError::CertDistrusted | PathError::CertRevoked => {
-                untrusted("a certificate was revoked")
             }
             PathError::MaximumSignatureChecksExceeded
             | PathError::MaximumPathBuildCallsExceeded
@@ -206,6 +215,17 @@ impl fmt::Display for SvidError {
                  check who issued it and that the bundle is current",
                 id.trust_domain()
             ),
+            SvidError::Revoked { id, serial, signer } => {
+                let what = match signer {
+                    false => "the SVID of",
+                    true => "an authority that signed the SVID of",
+                };
+                write!(
+                    f,
+                    "{what} {id}, serial {serial}, was revoked by its issuer's CRL; \
+                     if that is wrong, have the authority issue another"
+                )
+            }
             SvidError::OwnExpired { id, not_after, now } => write!(
                 f,
                 "our own SVID {id} expired {} s ago; look at the Workload API, which no longer renews it",

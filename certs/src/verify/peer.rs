@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
 
 use super::Usage;
@@ -34,14 +33,12 @@ impl PeerSvid {
         intermediates: &[impl AsRef<[u8]>],
         usage: Usage,
     ) -> PeerSvid {
-        let mut thumbprint = [0; 32];
-        thumbprint.copy_from_slice(digest::digest(&digest::SHA256, leaf).as_ref());
         PeerSvid(Arc::new(Facts {
             id: parsed.id,
             serial: parsed.serial,
             not_before: parsed.not_before,
             not_after: parsed.not_after,
-            thumbprint,
+            thumbprint: crate::sha256(leaf),
             usage,
             leaf: leaf.into(),
             intermediates: intermediates
@@ -78,7 +75,7 @@ impl PeerSvid {
         self.0.not_after
     }
 
-    /// SHA-256 of the DER leaf: `Hash=` of XFCC, `x5t#S256` of RFC 8705.
+    /// SHA-256 of the DER leaf: `Hash=` of XFCC, `x5t#S256` (RFC 8705 section 3.1).
     pub fn thumbprint(&self) -> &[u8; 32] {
         &self.0.thumbprint
     }

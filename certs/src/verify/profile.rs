@@ -28,6 +28,8 @@ pub(crate) struct Signer {
     pub(crate) not_after: SystemTime,
     pub(crate) path_len: Option<u32>,
     pub(crate) self_issued: bool,
+    /// Whether its CRLs count (RFC 5280 section 4.2.1.3); X.509-SVID 4.3 leaves it to the authority.
+    pub(crate) crl_sign: bool,
 }
 
 impl Leaf {
@@ -134,6 +136,7 @@ impl Signer {
             not_before: system_time(validity.not_before),
             not_after: system_time(validity.not_after),
             path_len: extensions.path_len,
+            crl_sign: extensions.key_usage.is_some_and(KeyUsage::crl_sign),
             self_issued: certificate.subject().as_raw() == certificate.issuer().as_raw(),
         })
     }
@@ -208,9 +211,12 @@ fn parse_certificate(der: &[u8]) -> Result<X509Certificate<'_>, &'static str> {
     }
 }
 
-/// The serial number as records write it: lower-case hex without DER's sign byte.
 fn serial(certificate: &X509Certificate<'_>) -> String {
-    let raw = certificate.raw_serial();
+    serial_text(certificate.raw_serial())
+}
+
+/// The serial number as records write it: lower-case hex without DER's sign byte.
+pub(super) fn serial_text(raw: &[u8]) -> String {
     match raw {
         [0, rest @ ..] if !rest.is_empty() => lower_hex(rest),
         _ => lower_hex(raw),

@@ -8,6 +8,9 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 
+use x509_parser::asn1_rs::FromDer as _;
+use x509_parser::certificate::X509Certificate;
+
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A chain, leaf first, with the leaf's key.
@@ -58,6 +61,16 @@ impl Authority {
         self.forged.chain[0].clone()
     }
 
+    /// The raw subject, which its certificates and lists name as issuer.
+    pub(crate) fn name(&self) -> Vec<u8> {
+        let (_, certificate) = X509Certificate::from_der(&self.forged.chain[0]).unwrap();
+        certificate.subject().as_raw().to_vec()
+    }
+
+    pub(crate) fn key(&self) -> &KeyPair {
+        &self.forged.key
+    }
+
     pub(crate) fn sign(&self, params: &CertificateParams) -> Forged {
         let key = KeyPair::generate().unwrap();
         let der = self.sign_key(params, &key);
@@ -75,6 +88,11 @@ impl Authority {
         }
     }
 
+    /// A certificate for a key that has one already.
+    pub(crate) fn certify(&self, params: &CertificateParams, key: &KeyPair) -> Vec<u8> {
+        self.sign_key(params, key)
+    }
+
     fn sign_key(&self, params: &CertificateParams, key: &KeyPair) -> Vec<u8> {
         // `Issuer` refuses nothing by itself: it signs with any key usage.
         let mut issuer_params = self.forged.params.clone();
@@ -82,6 +100,18 @@ impl Authority {
         let issuer = Issuer::new(issuer_params, &self.forged.key);
         params.signed_by(key, &issuer).unwrap().der().to_vec()
     }
+}
+
+impl Forged {
+    /// The leaf's raw serial number.
+    pub(crate) fn serial(&self) -> Vec<u8> {
+        serial(&self.chain[0])
+    }
+}
+
+pub(crate) fn serial(certificate: &[u8]) -> Vec<u8> {
+    let (_, certificate) = X509Certificate::from_der(certificate).unwrap();
+    certificate.raw_serial().to_vec()
 }
 
 impl From<Forged> for Authority {
@@ -127,7 +157,14 @@ pub(crate) fn signer(id: &str, constraints: BasicConstraints) -> CertificatePara
     params
 }
 
-fn named(name: &str) -> DistinguishedName {
+/// A proper signer of certificates and of lists.
+pub(crate) fn list_signer(id: &str, constraints: BasicConstraints) -> CertificateParams {
+    let mut params = signer(id, constraints);
+    params.key_usages.push(KeyUsagePurpose::CrlSign);
+    params
+}
+
+pub(crate) fn named(name: &str) -> DistinguishedName {
     let mut distinguished = DistinguishedName::new();
     distinguished.push(DnType::CommonName, name);
     distinguished
@@ -141,11 +178,13 @@ pub(crate) fn san(uri: &[u8]) -> CustomExtension {
     CustomExtension::from_oid_content(&[2, 5, 29, 17], names)
 }
 
-fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn der(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut encoded = vec![tag];
     match content.len() {
         short @ 0..=127 => encoded.push(short as u8),
-        long => encoded.extend([0x82, (long >> 8) as u8, long as u8]),
+        long @ ..=0xff => encoded.extend([0x81, long as u8]),
+        long @ ..=0xffff => encoded.extend([0x82, (long >> 8) as u8, long as u8]),
+        long => encoded.extend([0x83, (long >> 16) as u8, (long >> 8) as u8, long as u8]),
     }
     encoded.extend_from_slice(content);
     encoded

@@ -258,7 +258,7 @@ async fn one_bad_jwt_bundle_harms_no_other() {
             .federate(&domain("other.org"), &other.bundle_der(), Some(jwks))
             .unwrap();
     };
-    federate(b"{\"keys\":[{\"kty\":\"EC\"}]}");
+    federate(b"{\"keys\":7}");
     let source = lab.source();
     eventually(&source, "refused", |source, status| {
         !status.refused_jwt_bundles.is_empty()
@@ -270,7 +270,7 @@ async fn one_bad_jwt_bundle_harms_no_other() {
     assert!(source.current().unwrap().jwks("other.org").is_none());
     let refused = source.status().refused_jwt_bundles;
     assert_eq!(refused[0].trust_domain, "spiffe://other.org");
-    assert!(refused[0].why.contains("missing key ID"), "{refused:?}");
+    assert!(refused[0].why.contains("no array `keys`"), "{refused:?}");
 
     federate(b"{\"keys\":[]}");
     eventually(&source, "well again", |source, status| {

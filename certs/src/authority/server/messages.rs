@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use serde_json::json;
+use serde_json::Map;
 use tonic::Status;
 
 use crate::authority::caller::Caller;
 use crate::authority::state::{Inner, State};
 use crate::authority::{AuthorityError, Entry, Malformed, jwt};
+use crate::jwt::{Jwks, Jwt, JwtSvid};
 use crate::workload_api::proto::{
     JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse, X509BundlesResponse, X509svid, X509svidResponse,
@@ -30,8 +31,9 @@ pub(super) fn x509_svids(
     let entries = entitled(&inner, caller)?;
     let bundle = inner.ca.bundle_der();
     let mut message = X509svidResponse {
+        svids: Vec::new(),
+        crl: inner.revocations.lists(),
         federated_bundles: federated(&inner),
-        ..Default::default()
     };
     let mut renew_at = None;
     for entry in entries {
@@ -62,8 +64,8 @@ pub(super) fn x509_bundles(
     bundles.insert(state.trust_domain().id(), inner.ca.bundle_der());
     Ok(Answer {
         message: X509BundlesResponse {
+            crl: inner.revocations.lists(),
             bundles,
-            ..Default::default()
         },
         renew_at: None,
     })
@@ -75,7 +77,6 @@ pub(super) fn jwt_bundles(
 ) -> Result<Answer<JwtBundlesResponse>, Status> {
     let inner = state.lock();
     entitled(&inner, caller)?;
-    let keys: Vec<_> = inner.ca.roots().iter().map(|root| root.jwt.jwk()).collect();
     let mut bundles: BTreeMap<String, Vec<u8>> = inner
         .federated
         .iter()
@@ -83,7 +84,7 @@ pub(super) fn jwt_bundles(
         .collect();
     bundles.insert(
         state.trust_domain().id(),
-        json!({"keys": keys}).to_string().into_bytes(),
+        inner.jwks().to_string().into_bytes(),
     );
     Ok(Answer {
         message: JwtBundlesResponse { bundles },
@@ -117,7 +118,7 @@ pub(super) fn jwt_svids(
     let key = inner.ca.signing_jwt_key(now, now + ttl);
     let svids = entries.into_iter().map(|entry| {
         let token = key
-            .sign(&entry.id, &request.audience, ttl, now)
+            .sign(&entry.id, &request.audience, ttl, now, Map::new())
             .map_err(internal)?;
         Ok(Jwtsvid {
             spiffe_id: entry.id.to_string(),
@@ -138,22 +139,24 @@ pub(super) fn validate_jwt_svid(
 ) -> Result<ValidateJwtsvidResponse, Status> {
     let inner = state.lock();
     entitled(&inner, caller)?;
-    let now = SystemTime::now();
-    let claims = inner
-        .ca
-        .roots()
-        .iter()
-        .find_map(|root| root.jwt.validate(&request.svid, &request.audience, now))
-        .unwrap_or_else(|| Err("no key of this trust domain signed the token".to_owned()))
-        .map_err(Status::invalid_argument)?;
-    let spiffe_id = claims
-        .get("sub")
-        .and_then(|sub| sub.as_str())
-        .unwrap_or_default()
-        .to_owned();
+    let domain = state.trust_domain().as_str();
+    let refused = |why: String| Status::invalid_argument(why);
+    let keys = Jwks::parse_spiffe_bundle(inner.jwks().to_string().as_bytes())
+        .map_err(|why| Status::internal(why.to_string()))?;
+    let token = Jwt::parse(&request.svid).map_err(|why| refused(why.to_string()))?;
+    let svid = JwtSvid::verify(&token, domain, &keys).map_err(|why| refused(why.to_string()))?;
+    if !token.audiences().any(|meant| meant == request.audience) {
+        let audience = &request.audience;
+        return Err(refused(format!(
+            "the token isn't for audience {audience:?}"
+        )));
+    }
+    if svid.exp() <= SystemTime::now() {
+        return Err(refused("the token has expired".to_owned()));
+    }
     Ok(ValidateJwtsvidResponse {
-        spiffe_id,
-        claims: Some(jwt::to_struct(claims)),
+        spiffe_id: svid.id().to_string(),
+        claims: Some(jwt::to_struct(token.claims().clone())),
     })
 }
 
@@ -233,6 +236,7 @@ fn spoil(
             let bundle = svid.bundle.clone();
             message.federated_bundles.insert(own.id(), bundle);
         }
+        (Malformed::BadCrl, _) => message.crl.push(b"this is no CRL".to_vec()),
         (Malformed::Oversized, _) => message.crl.push(vec![0; 5 * 1024 * 1024]),
         (_, None) => {}
     }
