@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "envoy/service/discovery/v3/ads.proto",
         "kith/mesh/v1/workload.proto",
+        "kith/mesh/v1/authentication.proto",
         "kith/mesh/v1/policy.proto",
         "kith/mesh/v1/address.proto",
         "kith/mesh/v1/revocation.proto",

@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 use crate::api::envoy::config::core::v3::Node;
 use crate::backoff::Backoff;
 use crate::delivery::{Delivery, Rejection};
+use crate::facts::{Enforced, Facts};
 use crate::ledger::{Answered, Ledger};
 use crate::resource::Kind;
 use crate::status::Status;
@@ -103,6 +104,13 @@ impl Client {
         self.shared.change(|ledger| ledger.ask_again(kind, names));
     }
 
+    /// What this side says of itself from now on. It goes along with the next answer or, when it differs from what
+    /// the control plane was told last, in a request of its own, at most one every ten seconds.
+    pub fn set_facts(&self, facts: Facts) {
+        self.shared.ledger().set_facts(facts);
+        self.shared.news.notify_one();
+    }
+
     pub fn status(&self) -> watch::Receiver<Status> {
         self.shared.status.subscribe()
     }
@@ -124,8 +132,13 @@ impl Shared {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn finish(&self, sequence: u64, rejected: Option<Vec<Rejection>>) {
-        let answered = self.ledger().finish(sequence, rejected);
+    pub(crate) fn finish(
+        &self,
+        sequence: u64,
+        rejected: Option<Vec<Rejection>>,
+        enforced: Option<Enforced>,
+    ) {
+        let answered = self.ledger().finish(sequence, rejected, enforced);
         if let Some(answered) = answered {
             self.answered(answered);
         }

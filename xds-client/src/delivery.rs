@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::client::Shared;
+use crate::facts::Enforced;
 use crate::ledger::Parcel;
 use crate::resource::{Kind, Versioned};
 
@@ -56,9 +57,19 @@ impl Delivery {
     /// Everything in this delivery but what `rejected` names is in force: sends the ACK or, if anything
     /// was refused, the NACK, and records what is held. Once the stream that brought it has ended it is
     /// only recorded; the next stream tells the control plane what is held.
-    pub fn finish(mut self, rejected: Vec<Rejection>) {
+    pub fn finish(self, rejected: Vec<Rejection>) {
+        self.answer(rejected, None);
+    }
+
+    /// As [`finish`](Self::finish), and tells the control plane what it took to put it in force.
+    pub fn finish_enforced(self, rejected: Vec<Rejection>, enforced: Enforced) {
+        self.answer(rejected, Some(enforced));
+    }
+
+    fn answer(mut self, rejected: Vec<Rejection>, enforced: Option<Enforced>) {
         if let Some(sequence) = self.receipt.sequence.take() {
-            self.receipt.shared.finish(sequence, Some(rejected));
+            let shared = &self.receipt.shared;
+            shared.finish(sequence, Some(rejected), enforced);
         }
     }
 }
@@ -82,7 +93,7 @@ struct Receipt {
 impl Drop for Receipt {
     fn drop(&mut self) {
         if let Some(sequence) = self.sequence.take() {
-            self.shared.finish(sequence, None);
+            self.shared.finish(sequence, None, None);
         }
     }
 }

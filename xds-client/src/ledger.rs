@@ -4,6 +4,7 @@
 //! "xDS REST and gRPC protocol", incremental variant, is the standard referred to as "xDS" below.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
 use crate::api::envoy::config::core::v3::Node;
 use crate::api::envoy::service::discovery::v3::{
@@ -11,6 +12,7 @@ use crate::api::envoy::service::discovery::v3::{
 };
 use crate::api::google::rpc;
 use crate::delivery::Rejection;
+use crate::facts::{self, Enforced, Facts};
 use crate::resource::{Kind, Versioned};
 
 mod book;
@@ -19,6 +21,9 @@ mod receive;
 
 use book::Book;
 use nack::nack;
+
+/// Between two requests that are sent for the facts alone.
+const FACTS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How many answers may wait for a server that sends but doesn't read.
 const MAX_BACKLOG: usize = 1024;
@@ -34,7 +39,10 @@ pub(crate) struct Ledger {
     last_sequence: u64,
     stream: Stream,
     /// ACKs and NACKs that have yet to be sent on the current stream.
-    answers: VecDeque<DeltaDiscoveryRequest>,
+    answers: VecDeque<Answer>,
+    facts: Facts,
+    /// When a request was last sent for the facts alone.
+    facts_sent: Option<Instant>,
     /// Grows when what is held changes.
     revision: u64,
 }
@@ -45,6 +53,13 @@ struct Stream {
     open: bool,
     /// xDS: only the first request of a stream need carry the node.
     node_sent: bool,
+    /// The facts that the server was told on this stream.
+    told: Option<Facts>,
+}
+
+struct Answer {
+    request: DeltaDiscoveryRequest,
+    enforced: Option<Enforced>,
 }
 
 struct Unanswered {
@@ -101,6 +116,8 @@ impl Ledger {
             last_sequence: 0,
             stream: Stream::default(),
             answers: VecDeque::new(),
+            facts: Facts::default(),
+            facts_sent: None,
             revision: 0,
         }
     }
@@ -151,7 +168,7 @@ impl Ledger {
         self.stream = Stream {
             number: self.stream.number + 1,
             open: true,
-            node_sent: false,
+            ..Stream::default()
         };
         self.answers.clear();
         self.books.values_mut().for_each(Book::stream_started);
@@ -167,26 +184,73 @@ impl Ledger {
         self.answers.len() >= MAX_BACKLOG
     }
 
-    /// Whether [`next_request`](Ledger::next_request) may have one.
+    /// Whether there may be an answer or a subscription to send.
     pub(crate) fn has_request(&self) -> bool {
         self.stream.open && (!self.answers.is_empty() || self.books.values().any(Book::has_news))
     }
 
-    pub(crate) fn next_request(&mut self) -> Option<DeltaDiscoveryRequest> {
+    /// What is to be sent next: answers first, then subscriptions, then facts that changed.
+    pub(crate) fn request(&mut self, now: Instant) -> Option<DeltaDiscoveryRequest> {
+        self.next_request().or_else(|| self.facts_request(now))
+    }
+
+    fn next_request(&mut self) -> Option<DeltaDiscoveryRequest> {
         if !self.stream.open {
             return None;
         }
-        let request = self.answers.pop_front().or_else(|| {
-            self.books
+        let Answer { request, enforced } = self.answers.pop_front().or_else(|| {
+            let subscription = self
+                .books
                 .iter_mut()
-                .find_map(|(kind, book)| book.next_request(kind.type_url()))
+                .find_map(|(kind, book)| book.next_request(kind.type_url()));
+            subscription.map(Answer::from)
+        })?;
+        let first = !std::mem::replace(&mut self.stream.node_sent, true);
+        Some(if first || enforced.is_some() {
+            self.with_facts(request, enforced)
+        } else {
+            request
+        })
+    }
+
+    pub(crate) fn set_facts(&mut self, facts: Facts) {
+        self.facts = facts;
+    }
+
+    /// From when on a request for the facts alone may be sent; none when the server knows them.
+    pub(crate) fn facts_due(&self, now: Instant) -> Option<Instant> {
+        // The first request of a stream takes them along.
+        let news = self
+            .stream
+            .told
+            .as_ref()
+            .is_some_and(|told| *told != self.facts);
+        let earliest = self.facts_sent.map_or(now, |sent| sent + FACTS_INTERVAL);
+        (self.stream.open && news).then_some(earliest)
+    }
+
+    /// A request for the facts alone: of a type, so that it is a request, and about nothing.
+    fn facts_request(&mut self, now: Instant) -> Option<DeltaDiscoveryRequest> {
+        self.facts_due(now).filter(|due| *due <= now)?;
+        self.facts_sent = Some(now);
+        let request = DeltaDiscoveryRequest {
+            type_url: Kind::WorkloadConfig.type_url().to_owned(),
+            ..Default::default()
+        };
+        Some(self.with_facts(request, None))
+    }
+
+    fn with_facts(
+        &mut self,
+        mut request: DeltaDiscoveryRequest,
+        enforced: Option<Enforced>,
+    ) -> DeltaDiscoveryRequest {
+        request.node = Some(Node {
+            metadata: Some(facts::metadata(&self.facts, enforced)),
+            ..self.node.clone()
         });
-        let mut request = request?;
-        if !self.stream.node_sent {
-            self.stream.node_sent = true;
-            request.node = Some(self.node.clone());
-        }
-        Some(request)
+        self.stream.told = Some(self.facts.clone());
+        request
     }
 
     /// Takes a response of the current stream.
@@ -204,12 +268,13 @@ impl Ledger {
                     None => "this type is not known to this client",
                 };
                 let reason = format!("{}: {reason}", response.type_url);
-                self.answers.push_back(DeltaDiscoveryRequest {
+                let refusal = DeltaDiscoveryRequest {
                     type_url: response.type_url,
                     response_nonce: response.nonce,
                     error_detail: Some(nack(reason.clone())),
                     ..Default::default()
-                });
+                };
+                self.answers.push_back(refusal.into());
                 Received::Answered(Answered {
                     kind,
                     from_disk: false,
@@ -235,6 +300,7 @@ impl Ledger {
         &mut self,
         sequence: u64,
         rejected: Option<Vec<Rejection>>,
+        enforced: Option<Enforced>,
     ) -> Option<Answered> {
         let done = self.unanswered.remove(&sequence)?;
         let from_disk = matches!(done.origin, Origin::Disk);
@@ -257,12 +323,13 @@ impl Ledger {
             && self.stream.open
             && self.stream.number == number
         {
-            self.answers.push_back(DeltaDiscoveryRequest {
+            let request = DeltaDiscoveryRequest {
                 type_url: done.kind.type_url().to_owned(),
                 response_nonce: nonce,
                 error_detail: reason.clone().map(nack),
                 ..Default::default()
-            });
+            };
+            self.answers.push_back(Answer { request, enforced });
         }
         Some(Answered {
             kind: Some(done.kind),
@@ -325,6 +392,15 @@ impl Ledger {
 
     fn book(&mut self, kind: Kind) -> &mut Book {
         self.books.entry(kind).or_default()
+    }
+}
+
+impl From<DeltaDiscoveryRequest> for Answer {
+    fn from(request: DeltaDiscoveryRequest) -> Self {
+        Answer {
+            request,
+            enforced: None,
+        }
     }
 }
 

@@ -13,7 +13,7 @@
 //!
 //! In reading order: [`api`] (generated messages), `resource` (the four kinds), `schema` (nothing that
 //! is not understood gets through), `ledger` (all bookkeeping, free of IO and clocks), `delivery`,
-//! `stream` (the task that owns the connection), `last_good` (the copy on disk), `on_demand` (resources
+//! `facts` (what this side says of itself), `stream` (the task that owns the connection), `last_good` (the copy on disk), `on_demand` (resources
 //! that are asked for when they are first needed).
 //!
 //! **Architecture invariant:** this crate never knows how a resource is used, and nothing of
@@ -26,6 +26,7 @@ pub mod api;
 mod backoff;
 mod client;
 mod delivery;
+mod facts;
 mod last_good;
 mod ledger;
 mod on_demand;
@@ -37,6 +38,8 @@ mod stream;
 pub use backoff::Backoff;
 pub use client::{AsyncIo, BoxFuture, Client, Config, Connector};
 pub use delivery::{Delivery, Rejection};
+pub use facts::{Enforced, Facts};
 pub use on_demand::{Lookup, OnDemand, OnDemandSettings};
 pub use resource::{Kind, Resource, Versioned};
+pub use schema::Fault;
 pub use status::{Status, Updates};

@@ -52,7 +52,10 @@ impl Kind {
 
     /// Decodes a resource, whole or not at all: a field or an enum value that this version does not
     /// know is an error, because skipping it could widen access.
-    pub(crate) fn decode(self, bytes: &[u8]) -> Result<Resource, schema::Fault> {
+    ///
+    /// # Errors
+    /// The field at fault, and why.
+    pub fn decode(self, bytes: &[u8]) -> Result<Resource, schema::Fault> {
         schema::check(self.name(), bytes)?;
         let decoded = match self {
             Kind::WorkloadConfig => Message::decode(bytes).map(Resource::WorkloadConfig),

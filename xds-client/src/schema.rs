@@ -15,10 +15,10 @@ use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, Fi
 
 /// Why bytes are not a message of this schema.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Fault {
+pub struct Fault {
     /// `rules[0].from[1].principals[0]`; empty for the message as a whole.
-    pub(crate) field: String,
-    pub(crate) message: String,
+    pub field: String,
+    pub message: String,
 }
 
 impl Fault {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
@@ -122,20 +122,25 @@ async fn one_stream(
     let standing = sleep(STANDING);
     tokio::pin!(standing);
     loop {
-        let (has_request, backlogged) = {
+        let now = Instant::now();
+        let (has_request, facts_due, backlogged) = {
             let ledger = shared.ledger();
             (
-                ledger.has_request() && !requests.is_closed(),
+                ledger.has_request(),
+                ledger.facts_due(now),
                 ledger.is_backlogged(),
             )
         };
+        let facts_wait = facts_due.filter(|due| *due > now);
+        let sendable = has_request || (facts_due.is_some() && facts_wait.is_none());
         tokio::select! {
-            Ok(slot) = requests.reserve(), if has_request => {
-                let request = shared.ledger().next_request();
+            Ok(slot) = requests.reserve(), if sendable && !requests.is_closed() => {
+                let request = shared.ledger().request(now);
                 if let Some(request) = request {
                     slot.send(request);
                 }
             }
+            () = sleep_until(facts_wait.unwrap_or(now).into()), if facts_wait.is_some() => {}
             Ok(room) = deliveries.reserve(), if waiting.is_some() => {
                 if let Some(delivery) = waiting.take() {
                     room.send(delivery);

@@ -52,7 +52,7 @@ impl Ledger {
         };
         self.unanswered.insert(sequence, unanswered);
         let nothing_to_say = changed.is_empty() && removed.is_empty() && refused.is_empty();
-        if nothing_to_say && let Some(answered) = self.finish(sequence, Some(Vec::new())) {
+        if nothing_to_say && let Some(answered) = self.finish(sequence, Some(Vec::new()), None) {
             return Received::Answered(answered);
         }
         Received::Deliver(Parcel {

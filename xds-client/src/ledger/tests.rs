@@ -63,7 +63,9 @@ fn deliver(
 }
 
 fn accept(ledger: &mut Ledger, parcel: &Parcel) {
-    ledger.finish(parcel.sequence, Some(Vec::new())).unwrap();
+    ledger
+        .finish(parcel.sequence, Some(Vec::new()), None)
+        .unwrap();
 }
 
 #[test]
@@ -164,7 +166,7 @@ fn a_refused_removal_leaves_the_resource_held() {
     let first = deliver(&mut ledger, "1", vec![resource("a", "1")], &[]);
     accept(&mut ledger, &first);
     let removal = deliver(&mut ledger, "2", vec![], &["a"]);
-    ledger.finish(removal.sequence, None);
+    ledger.finish(removal.sequence, None, None);
     assert_eq!(start_stream(&mut ledger), held(&[("a", "1")]));
 }
 
@@ -184,5 +186,115 @@ fn a_nack_names_the_first_reasons_and_counts_the_rest() {
         nack::reason(&vec![rejection; 25])
             .unwrap()
             .ends_with("a: f: m; and 5 more")
+    );
+}
+
+fn told(request: &DeltaDiscoveryRequest) -> Option<Vec<(String, String)>> {
+    use prost_types::value::Kind::{NumberValue, StringValue, StructValue};
+    let metadata = request.node.as_ref()?.metadata.as_ref()?;
+    let Some(StructValue(kith)) = &metadata.fields["kith"].kind else {
+        panic!("{metadata:?}")
+    };
+    let text = |value: &prost_types::Value| match &value.kind {
+        Some(StringValue(text)) => text.clone(),
+        Some(NumberValue(number)) => number.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let fields = kith.fields.iter();
+    Some(
+        fields
+            .map(|(key, value)| (key.clone(), text(value)))
+            .collect(),
+    )
+}
+
+fn plaintext(plaintext: u64) -> Facts {
+    Facts {
+        plaintext,
+        ..Facts::default()
+    }
+}
+
+#[test]
+fn facts_that_changed_are_told_at_most_every_ten_seconds() {
+    let mut ledger = ledger();
+    let start = Instant::now();
+    let after = |seconds| start + Duration::from_secs(seconds);
+    assert_eq!(
+        ledger.facts_due(start),
+        None,
+        "the first request took them along"
+    );
+    ledger.set_facts(plaintext(1));
+    assert_eq!(ledger.facts_due(start), Some(start));
+    let request = ledger.request(start).unwrap();
+    assert!(!request.type_url.is_empty() && request.response_nonce.is_empty());
+    assert!(request.resource_names_subscribe.is_empty());
+    assert_eq!(told(&request), Some(held(&[("plaintext", "1")])));
+    assert_eq!(ledger.facts_due(after(60)), None, "known by now");
+
+    ledger.set_facts(plaintext(2));
+    assert_eq!(ledger.facts_due(after(3)), Some(after(10)));
+    assert_eq!(ledger.request(after(9)), None);
+    ledger.set_facts(plaintext(3));
+    let request = ledger.request(after(10)).unwrap();
+    assert_eq!(told(&request), Some(held(&[("plaintext", "3")])));
+
+    ledger.set_facts(plaintext(4));
+    ledger.set_facts(plaintext(3));
+    assert_eq!(
+        ledger.facts_due(after(60)),
+        None,
+        "nothing that it does not know"
+    );
+    ledger.set_facts(plaintext(5));
+    ledger.stream_ended();
+    assert_eq!(ledger.request(after(60)), None);
+    ledger.stream_started();
+    assert_eq!(ledger.facts_due(after(60)), None, "nobody to tell yet");
+    let first = ledger.request(after(60)).unwrap();
+    assert_eq!(told(&first), Some(held(&[("plaintext", "5")])));
+    assert_eq!(ledger.facts_due(after(60)), None);
+}
+
+#[test]
+fn an_answer_tells_what_it_took_and_the_facts_of_now() {
+    let mut ledger = ledger();
+    let expires = std::time::SystemTime::UNIX_EPOCH + Duration::from_millis(1_800_000_000_900);
+    for (enforced, expected) in [
+        (None, None),
+        (
+            Some(Enforced {
+                closed: 7,
+                took: Duration::from_micros(12_500),
+            }),
+            Some(held(&[
+                ("closed", "7"),
+                ("enforced_ms", "12.5"),
+                ("plaintext", "2"),
+                ("svid_expires", "1800000000"),
+                ("svid_serial", "0a1b"),
+            ])),
+        ),
+    ] {
+        let Received::Deliver(parcel) =
+            ledger.receive(response("1", vec![resource("a", "1")], &[]))
+        else {
+            panic!("a delivery")
+        };
+        ledger.finish(parcel.sequence, Some(Vec::new()), enforced);
+        ledger.set_facts(Facts {
+            svid_serial: "0a1b".into(),
+            svid_expires: Some(expires),
+            plaintext: 2,
+        });
+        let answer = ledger.next_request().unwrap();
+        assert_eq!(answer.response_nonce, "1");
+        assert_eq!(told(&answer), expected);
+    }
+    assert_eq!(
+        ledger.facts_due(Instant::now()),
+        None,
+        "told along with the answer"
     );
 }

@@ -1,7 +1,7 @@
 use kith_xds_client::api::envoy::service::discovery::v3::{
-    DeltaDiscoveryResponse, Resource as WireResource,
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
 };
-use kith_xds_client::{Delivery, Kind, Rejection, Resource, Updates};
+use kith_xds_client::{Delivery, Enforced, Facts, Kind, Rejection, Resource, Updates};
 
 use crate::control_plane::{ControlPlane, address, config, policy, raw_resource};
 use crate::{NODE, next, patient, start};
@@ -275,4 +275,58 @@ async fn ends_when_the_consumer_is_gone() {
     let (mut session, ..) = control_plane.greeted_session().await;
     drop(deliveries);
     assert_eq!(patient("the end", session.end()).await, None);
+}
+
+/// What a request says under `kith`.
+fn said(request: &DeltaDiscoveryRequest, key: &str) -> Option<prost_types::value::Kind> {
+    let metadata = request.node.as_ref()?.metadata.as_ref()?;
+    let Some(prost_types::value::Kind::StructValue(kith)) = &metadata.fields["kith"].kind else {
+        panic!("{metadata:?}")
+    };
+    kith.fields.get(key)?.kind.clone()
+}
+
+#[tokio::test]
+async fn tells_facts_with_the_first_request_with_answers_and_when_they_change() {
+    use prost_types::value::Kind::{NumberValue, StringValue};
+    let dir = tempfile::tempdir().unwrap();
+    let (client, mut deliveries) = start(&dir.path().join("xds"));
+    let facts = |plaintext| Facts {
+        svid_serial: "0a1b".to_owned(),
+        svid_expires: None,
+        plaintext,
+    };
+    client.set_facts(facts(1));
+    let mut control_plane = ControlPlane::start(&dir.path().join("xds"));
+    let (mut session, first, _) = control_plane.greeted_session().await;
+    assert_eq!(
+        said(&first, "svid_serial"),
+        Some(StringValue("0a1b".to_owned()))
+    );
+
+    client.set_facts(facts(2));
+    let alone = session.request().await;
+    assert_eq!(alone.type_url, Kind::WorkloadConfig.type_url());
+    assert_eq!(alone.node.as_ref().unwrap().id, NODE);
+    assert_eq!(said(&alone, "plaintext"), Some(NumberValue(2.0)));
+    assert!(alone.response_nonce.is_empty() && alone.resource_names_subscribe.is_empty());
+
+    client.set_facts(facts(3));
+    session.expect_silence().await;
+    session.send(Kind::WorkloadConfig, "1", vec![config("r1")], &[]);
+    let enforced = Enforced {
+        closed: 500,
+        took: std::time::Duration::from_millis(25),
+    };
+    next(&mut deliveries)
+        .await
+        .finish_enforced(Vec::new(), enforced);
+    let answer = session.request().await;
+    assert_eq!(
+        (&*answer.response_nonce, answer.error_detail.clone()),
+        ("1", None)
+    );
+    for (key, expected) in [("closed", 500.0), ("enforced_ms", 25.0), ("plaintext", 3.0)] {
+        assert_eq!(said(&answer, key), Some(NumberValue(expected)), "{key}");
+    }
 }
