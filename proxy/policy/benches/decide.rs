@@ -6,15 +6,18 @@ use std::sync::Arc;
 
 use divan::{AllocProfiler, Bencher, black_box};
 use kith_policy::{
-    Action, Condition, Connection, EncodedSlash, Headers, Mesh, Operation, Policy, PolicySet,
-    Principal, Request, Rule, Source, ValidPolicy, normalise_target,
+    Connection, EncodedSlash, Headers, PolicySet, Principal, Request, Token, ValidPolicy,
+    normalise_target,
 };
+use policies::{mesh, policy};
+
+#[path = "policies/ten_rules.rs"]
+mod policies;
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
 
 const POLICIES: [usize; 3] = [10, 1_000, 10_000];
-const RULES: usize = 10;
 
 fn main() {
     divan::main();
@@ -27,47 +30,6 @@ impl Headers for OneHeader {
         if lower_case_name == "x-tenant" {
             visit(b"acme");
         }
-    }
-}
-
-/// Policy `n` lets ten accounts of namespace `n` read, and one in ten policies denies instead.
-fn policy(number: usize) -> Policy {
-    let rule = |rule: usize| Rule {
-        from: vec![Source {
-            principals: vec![format!("cluster.local/ns/team-{number}/sa/service-{rule}")],
-            ..Source::default()
-        }],
-        to: vec![Operation {
-            ports: vec!["8080".to_owned()],
-            methods: vec!["GET".to_owned(), "HEAD".to_owned()],
-            paths: vec![format!("/api/v{rule}/*"), "/health".to_owned()],
-            ..Operation::default()
-        }],
-        when: match rule % 5 {
-            0 => vec![Condition {
-                key: "request.headers[x-tenant]".to_owned(),
-                values: vec!["acme".to_owned()],
-                not_values: vec![],
-            }],
-            _ => vec![],
-        },
-    };
-    Policy {
-        namespace: format!("team-{number}"),
-        name: "access".to_owned(),
-        action: if number % 10 == 9 {
-            Action::Deny
-        } else {
-            Action::Allow
-        },
-        rules: (0..RULES).map(rule).collect(),
-    }
-}
-
-fn mesh() -> Mesh {
-    Mesh {
-        trust_domain: "example.org".to_owned(),
-        ..Mesh::default()
     }
 }
 
@@ -98,6 +60,7 @@ fn decide(bencher: Bencher, policies: usize, peer: &str, path: &str, allow: bool
         host: "orders.shop.svc:8080",
         path,
         headers: &OneHeader,
+        token: None,
     };
     assert_eq!(set.decide(&connection, Some(&request)).allow, allow);
     bencher.bench_local(|| set.decide(black_box(&connection), Some(black_box(&request))));
@@ -134,6 +97,43 @@ fn denied_by_rule(bencher: Bencher, policies: usize) {
         "/api/v7/orders/42",
         false,
     );
+}
+
+/// The same policies, and one that is about tokens and claims.
+#[divan::bench(args = POLICIES)]
+fn allowed_by_token(bencher: Bencher, policies: usize) {
+    let mut policies = valid(policies);
+    policies.push(match ValidPolicy::new(policies::by_token()) {
+        Ok(policy) => Arc::new(policy),
+        Err(errors) => panic!("{errors:?}"),
+    });
+    let set = PolicySet::compile(&mesh(), "1", &policies);
+    let Ok(peer) = Principal::parse("spiffe://example.org/ns/gateway/sa/gateway") else {
+        panic!("the gateway")
+    };
+    let source = [10, 1, 2, 3].into();
+    let connection = Connection {
+        peer: Some(&peer),
+        source,
+        remote: source,
+        destination: ([10, 9, 9, 9], 8080).into(),
+        sni: None,
+    };
+    let mut claims = serde_json::Map::new();
+    claims.insert("scope".to_owned(), "orders.read orders.write".into());
+    let request = Request {
+        method: "GET",
+        host: "orders.shop.svc:8080",
+        path: "/api/v7/orders/42",
+        headers: &OneHeader,
+        token: Some(Token {
+            issuer: "https://idp.example",
+            subject: "alice",
+            claims: &claims,
+        }),
+    };
+    assert!(set.decide(&connection, Some(&request)).allow);
+    bencher.bench_local(|| set.decide(black_box(&connection), Some(black_box(&request))));
 }
 
 /// A known peer asks for something else: the nearest policy is worked out.
@@ -187,6 +187,7 @@ fn allowed_by_rule_changing_peers(bencher: Bencher, policies: usize) {
             host: "orders.shop.svc:8080",
             path: "/api/v7/orders/42",
             headers: &OneHeader,
+            token: None,
         };
         set.decide(black_box(&connection), Some(black_box(&request)))
     });

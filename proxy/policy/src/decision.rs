@@ -14,10 +14,41 @@ pub struct Decision {
     pub policy: Option<Arc<str>>,
     /// The index of the rule that decided, in `policy`.
     pub rule: Option<u32>,
-    /// When no ALLOW policy matches: the one that came closest.
+    /// When no ALLOW policy matches, with or without the right token: the one that came closest.
     pub nearest: Option<Nearest>,
+    /// What AUDIT and dry-run policies say, those that have something to say; they never decide.
+    pub shadow: Vec<Shadow>,
+    /// What the decision would be with the dry-run policies in force; `None` when there are none.
+    pub would_allow: Option<bool>,
     /// The revision of the policies that decided.
     pub revision: Arc<str>,
+}
+
+/// What one AUDIT or dry-run policy says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shadow {
+    pub policy: Arc<str>,
+    /// The first of its rules that matches; `None` when none does, and that is what it says.
+    pub rule: Option<u32>,
+    pub verdict: Verdict,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Allow,
+    Deny,
+    /// An AUDIT policy matches.
+    Audit,
+}
+
+impl Verdict {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Audit => "audit",
+        }
+    }
 }
 
 /// The ALLOW policy whose rule got furthest on a miss, and the clause at which it failed.
@@ -36,6 +67,8 @@ pub enum Clause {
     To(&'static str),
     When(&'static str),
     WhenHeader(Arc<str>),
+    /// The path of a claim, as in `a][b`.
+    WhenClaim(Arc<str>),
 }
 
 impl fmt::Display for Clause {
@@ -46,6 +79,7 @@ impl fmt::Display for Clause {
             Self::To(field) => write!(f, "to.{field}"),
             Self::When(key) => write!(f, "when[{key}]"),
             Self::WhenHeader(name) => write!(f, "when[request.headers[{name}]]"),
+            Self::WhenClaim(path) => write!(f, "when[request.auth.claims[{path}]]"),
         }
     }
 }
@@ -64,6 +98,10 @@ mod tests {
             (
                 Clause::WhenHeader("x-id".into()),
                 "when[request.headers[x-id]]",
+            ),
+            (
+                Clause::WhenClaim("realm][roles".into()),
+                "when[request.auth.claims[realm][roles]]",
             ),
         ] {
             assert_eq!(clause.to_string(), expected);

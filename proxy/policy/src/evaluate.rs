@@ -2,121 +2,59 @@
 //!
 //! What cannot be known for sure is decided against the caller, in the one table of [`Constraint::holds`].
 
-use std::cell::OnceCell;
-use std::net::IpAddr;
-use std::sync::Arc;
-
-use crate::constraint::{Attribute, Constraint, Rule, Scope, Stage};
-use crate::host::{Host, normalise_host};
+use crate::cel::{Env, EvalError, Program};
+use crate::constraint::{Attribute, Constraint, Rule, Stage};
 use crate::model::Action;
-use crate::pattern::{HostMatch, TextSet};
-use crate::{Clause, Connection, Headers, Principal, Request};
+use crate::pattern::in_blocks;
+use crate::store::Store;
+use crate::{Clause, Principal};
 
-/// Everything that rules ask, made canonical once per decision.
-pub(crate) struct Facts<'a> {
-    peer: Option<&'a Principal>,
-    /// The peer is of the local trust domain or an alias of it.
-    peer_is_local: bool,
-    source: IpAddr,
-    remote: IpAddr,
-    destination: IpAddr,
-    port: u16,
-    sni: Option<&'a str>,
-    http: Http<'a>,
-    /// Normalised when the first rule asks; `None` inside is a host that cannot be.
-    host: OnceCell<Option<Host<'a>>>,
-}
+pub(crate) use facts::{Facts, Http};
 
-#[derive(Clone, Copy)]
-pub(crate) enum Http<'a> {
-    /// Opaque TCP: there is no request.
-    Opaque,
-    /// An HTTP connection, whatever the request.
-    AnyRequest,
-    Request(&'a Request<'a>),
-}
+mod facts;
+mod request;
 
 /// How an attribute compares with the values of a constraint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Matched {
+pub(crate) enum Matched {
     Yes,
     No,
-    /// The peer has no such identity.
+    /// The peer has no such identity, or the request no token.
     Absent,
-    /// It may be both: repeated headers that differ, a host without port, no HTTP on opaque TCP.
+    /// It may be both: repeated headers that differ, a host without port, a claim that is no string, an
+    /// expression without a value, no HTTP on opaque TCP.
     Unknown,
-    /// It depends on the request, and none is given.
+    /// It depends on what is not given yet, the request or a token.
     Open,
 }
 
-impl<'a> Facts<'a> {
-    pub(crate) fn new(connection: &Connection<'a>, http: Http<'a>, local: &[Arc<str>]) -> Self {
-        Self {
-            peer: connection.peer,
-            peer_is_local: connection
-                .peer
-                .is_some_and(|peer| local.iter().any(|domain| **domain == *peer.trust_domain())),
-            source: connection.source.to_canonical(),
-            remote: connection.remote.to_canonical(),
-            destination: connection.destination.ip().to_canonical(),
-            port: connection.destination.port(),
-            sni: connection.sni,
-            http,
-            host: OnceCell::new(),
-        }
-    }
-
-    pub(crate) fn peer(&self) -> Option<&'a Principal> {
-        self.peer
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.port
-    }
-
-    fn host(&self, request: &Request<'a>) -> Option<&Host<'a>> {
-        self.host
-            .get_or_init(|| normalise_host(request.host).ok())
-            .as_ref()
-    }
-
-    /// Namespace and service account, where the scope reaches the peer (stricter rules 1 and 8).
-    fn workload(&self, scope: Scope) -> Option<(&'a str, &'a str)> {
-        let peer = self
-            .peer
-            .filter(|_| scope == Scope::AnyTrustDomain || self.peer_is_local)?;
-        peer.namespace().zip(peer.service_account())
-    }
-}
-
-impl Rule {
-    pub(crate) fn holds(&self, facts: &Facts<'_>, action: Action) -> bool {
+impl<'p> Rule<'p> {
+    pub(crate) fn holds(self, facts: &Facts<'_>, action: Action) -> bool {
         let all = |constraints: &[Constraint]| {
             constraints
                 .iter()
-                .all(|constraint| constraint.holds(facts, action))
+                .all(|constraint| constraint.holds(self.store, facts, action))
         };
         // resources.md, "Opaque TCP": an ALLOW rule that uses any HTTP attribute never matches, even by
         // way of an operation without one. In a DENY they are ignored, see `Matched::Unknown`.
-        if action == Action::Allow && self.uses_http && matches!(facts.http, Http::Opaque) {
+        if self.is_out_of_place(facts, action) {
             return false;
         }
-        (self.from.is_empty() || self.from.iter().any(|source| all(source)))
-            && (self.to.is_empty() || self.to.iter().any(|operation| all(operation)))
-            && all(&self.when)
+        (self.from.is_empty() || self.sources().any(all))
+            && (self.to.is_empty() || self.operations().any(all))
+            && all(self.when)
+    }
+
+    /// An ALLOW rule that needs HTTP, where there is none.
+    pub(crate) fn is_out_of_place(self, facts: &Facts<'_>, action: Action) -> bool {
+        action == Action::Allow && self.uses_http && matches!(facts.http, Http::Opaque)
     }
 
     /// Where an ALLOW rule that does not hold fails.
-    pub(crate) fn failure(&self, facts: &Facts<'_>) -> Option<Failure<'_>> {
-        furthest(Stage::From, self.from.iter().map(|source| &**source), facts)
-            .or_else(|| {
-                furthest(
-                    Stage::To,
-                    self.to.iter().map(|operation| &**operation),
-                    facts,
-                )
-            })
-            .or_else(|| furthest(Stage::When, [&*self.when].into_iter(), facts))
+    pub(crate) fn failure(self, facts: &Facts<'_>) -> Option<Failure<'p>> {
+        self.furthest(Stage::From, self.sources(), facts)
+            .or_else(|| self.furthest(Stage::To, self.operations(), facts))
+            .or_else(|| self.furthest(Stage::When, [self.when].into_iter(), facts))
             // All of it holds, and yet it uses HTTP attributes and there is no HTTP.
             .or_else(|| {
                 let (stage, constraint) = self.first_http()?;
@@ -124,18 +62,44 @@ impl Rule {
                     stage,
                     passed: usize::MAX,
                     constraint,
+                    store: self.store,
                 })
             })
+    }
+
+    /// Of several alternatives none of which holds, the one that passes most constraints.
+    fn furthest(
+        self,
+        stage: Stage,
+        alternatives: impl Iterator<Item = &'p [Constraint]>,
+        facts: &Facts<'_>,
+    ) -> Option<Failure<'p>> {
+        let mut best: Option<Failure<'p>> = None;
+        for constraints in alternatives {
+            let passed = constraints
+                .iter()
+                .position(|constraint| !constraint.holds(self.store, facts, Action::Allow))?;
+            if best.is_none_or(|best| passed > best.passed) {
+                best = Some(Failure {
+                    stage,
+                    passed,
+                    constraint: &constraints[passed],
+                    store: self.store,
+                });
+            }
+        }
+        best
     }
 }
 
 /// The constraint at which a rule fails.
 #[derive(Clone, Copy)]
-pub(crate) struct Failure<'r> {
+pub(crate) struct Failure<'p> {
     stage: Stage,
     /// How many constraints hold before it, in its source, operation or `when`.
     passed: usize,
-    constraint: &'r Constraint,
+    constraint: &'p Constraint,
+    store: &'p Store,
 }
 
 impl Failure<'_> {
@@ -145,137 +109,111 @@ impl Failure<'_> {
     }
 
     pub(crate) fn clause(&self) -> Clause {
-        self.constraint.clause(self.stage)
+        self.constraint.clause(self.stage, self.store)
     }
-}
-
-/// Of several alternatives none of which holds, the one that passes most constraints.
-fn furthest<'r>(
-    stage: Stage,
-    alternatives: impl Iterator<Item = &'r [Constraint]>,
-    facts: &Facts<'_>,
-) -> Option<Failure<'r>> {
-    let mut best: Option<Failure<'r>> = None;
-    for constraints in alternatives {
-        let passed = constraints
-            .iter()
-            .position(|constraint| !constraint.holds(facts, Action::Allow))?;
-        if best.is_none_or(|best| passed > best.passed) {
-            best = Some(Failure {
-                stage,
-                passed,
-                constraint: &constraints[passed],
-            });
-        }
-    }
-    best
 }
 
 impl Constraint {
-    /// | compares as | in an ALLOW | negative, in an ALLOW | in a DENY | negative, in a DENY |
+    pub(crate) fn holds(&self, store: &Store, facts: &Facts<'_>, action: Action) -> bool {
+        self.satisfied(self.attribute.compare(store, facts), action)
+    }
+
+    /// | compares as | in an ALLOW | negative, in an ALLOW | in a DENY or AUDIT | negative, in a DENY or AUDIT |
     /// |---|---|---|---|---|
     /// | yes     | holds | fails | holds | fails |
     /// | no      | fails | holds | fails | holds |
     /// | absent  | fails | fails | fails | holds |
     /// | unknown | fails | fails | holds | holds |
     /// | open    | holds | holds | fails | fails |
-    fn holds(&self, facts: &Facts<'_>, action: Action) -> bool {
-        match self.attribute.compare(facts) {
+    pub(crate) fn satisfied(&self, matched: Matched, action: Action) -> bool {
+        match matched {
             Matched::Yes => !self.negative,
             Matched::No => self.negative,
-            Matched::Absent => self.negative && action == Action::Deny,
-            Matched::Unknown => action == Action::Deny,
+            Matched::Absent => self.negative && action != Action::Allow,
+            Matched::Unknown => action != Action::Allow,
             Matched::Open => action == Action::Allow,
         }
     }
 }
 
 impl Attribute {
-    fn compare(&self, facts: &Facts<'_>) -> Matched {
-        match self {
-            Self::Principal(set) => {
-                identity(facts.peer, |peer| set.matches(peer, facts.peer_is_local))
-            }
-            Self::Namespace(set, scope) => identity(facts.workload(*scope), |(namespace, _)| {
-                set.matches(namespace.as_bytes())
+    pub(crate) fn compare(&self, store: &Store, facts: &Facts<'_>) -> Matched {
+        match *self {
+            Self::Principal(patterns) => identity(facts.peer(), |peer: &Principal| {
+                store.matches_principal(patterns, peer, facts.peer_is_local)
             }),
-            Self::ServiceAccount(set, scope) => {
-                identity(facts.workload(*scope), |(namespace, account)| {
-                    set.matches(namespace, account)
+            Self::Namespace(patterns, scope) => {
+                identity(facts.workload(scope), |(namespace, _)| {
+                    store.matches(patterns, namespace.as_bytes())
                 })
             }
-            Self::TrustDomain(set) => identity(facts.peer, |peer| {
-                set.matches(peer.trust_domain().as_bytes())
+            Self::ServiceAccount(accounts, scope) => {
+                identity(facts.workload(scope), |(namespace, account)| {
+                    store.matches_account(accounts, namespace, account)
+                })
+            }
+            Self::TrustDomain(patterns) => identity(facts.peer(), |peer| {
+                store.matches(patterns, peer.trust_domain().as_bytes())
             }),
-            Self::SourceIp(set) => set.contains(facts.source).into(),
-            Self::DestinationIp(set) => set.contains(facts.destination).into(),
-            Self::DestinationPort(ports) => ports.binary_search(&facts.port).is_ok().into(),
-            Self::Sni(set) => match facts.sni {
-                Some(sni) if sni.bytes().any(|byte| byte.is_ascii_uppercase()) => {
-                    set.matches(sni.to_ascii_lowercase().as_bytes()).into()
-                }
-                Some(sni) => set.matches(sni.as_bytes()).into(),
+            Self::SourceIp(blocks) => in_blocks(blocks.of(&store.blocks), facts.source).into(),
+            Self::DestinationIp(blocks) => {
+                in_blocks(blocks.of(&store.blocks), facts.destination).into()
+            }
+            Self::DestinationPort(ports) => ports
+                .of(&store.ports)
+                .binary_search(&facts.port())
+                .is_ok()
+                .into(),
+            Self::Sni(patterns) => match facts.sni() {
+                Some(sni) if sni.bytes().any(|byte| byte.is_ascii_uppercase()) => store
+                    .matches(patterns, sni.to_ascii_lowercase().as_bytes())
+                    .into(),
+                Some(sni) => store.matches(patterns, sni.as_bytes()).into(),
                 None => Matched::No,
             },
             // Behind trusted hops it comes from a header of the request.
-            Self::RemoteIp(set) => match facts.http {
+            Self::RemoteIp(blocks) => match facts.http {
                 Http::AnyRequest => Matched::Open,
-                Http::Opaque | Http::Request(_) => set.contains(facts.remote).into(),
-            },
-            Self::Host(_) | Self::Method(_) | Self::Path(_) | Self::Header(..) => {
-                match facts.http {
-                    Http::AnyRequest => Matched::Open,
-                    Http::Opaque => Matched::Unknown,
-                    Http::Request(request) => self.compare_request(facts, request),
+                Http::Opaque | Http::Request(_) => {
+                    in_blocks(blocks.of(&store.blocks), facts.remote).into()
                 }
-            }
-        }
-    }
-
-    fn compare_request<'a>(&self, facts: &Facts<'a>, request: &Request<'a>) -> Matched {
-        match self {
-            Self::Host(set) => match facts.host(request).map(|host| set.matches(host)) {
-                Some(HostMatch::Yes) => Matched::Yes,
-                Some(HostMatch::No) => Matched::No,
-                Some(HostMatch::Unknown) | None => Matched::Unknown,
             },
-            Self::Method(set) => set.matches_present(request.method.as_bytes()).into(),
-            Self::Path(set) => set.matches(request.path).into(),
-            Self::Header(name, set) => header(request.headers, name, set),
-            _ => Matched::No,
+            Self::Cel(index) => expression(&store.programs[index as usize], facts),
+            _ => match facts.http {
+                Http::AnyRequest => Matched::Open,
+                Http::Opaque => Matched::Unknown,
+                Http::Request(request) => self.compare_request(store, facts, request),
+            },
         }
     }
+}
+
+/// Stricter rule 6: what can't be evaluated satisfies no ALLOW and escapes no DENY.
+fn expression(program: &Program, facts: &Facts<'_>) -> Matched {
+    match facts.http {
+        Http::AnyRequest if program.uses_request() || program.uses_remote_ip() => Matched::Open,
+        Http::Opaque if program.uses_request() => Matched::Unknown,
+        Http::Request(request) if facts.awaits_token(request) && program.uses_token() => {
+            Matched::Open
+        }
+        _ => evaluate(program, facts).map_or(Matched::Unknown, Matched::from),
+    }
+}
+
+/// The value of an expression.
+pub(crate) fn evaluate(program: &Program, facts: &Facts<'_>) -> Result<bool, EvalError> {
+    program.eval(&Env {
+        connection: facts.connection,
+        request: match facts.http {
+            Http::Request(request) => Some(request),
+            Http::Opaque | Http::AnyRequest => None,
+        },
+        peer_is_local: facts.peer_is_local,
+    })
 }
 
 fn identity<T>(value: Option<T>, matches: impl FnOnce(T) -> bool) -> Matched {
     value.map_or(Matched::Absent, |value| matches(value).into())
-}
-
-/// Stricter rule 4: an ALLOW needs every value and their join to match, a DENY any.
-fn header(headers: &dyn Headers, name: &str, set: &TextSet) -> Matched {
-    let (mut values, mut matching) = (0_usize, 0_usize);
-    headers.for_each(name, &mut |value| {
-        values += 1;
-        matching += usize::from(set.matches_present(value));
-    });
-    if values > 1 {
-        let mut joined = Vec::new();
-        // RFC 9110 section 5.3; RFC 9113 section 8.2.3 for cookies.
-        let separator: &[u8] = if name == "cookie" { b"; " } else { b"," };
-        let mut between: &[u8] = b"";
-        headers.for_each(name, &mut |value| {
-            joined.extend_from_slice(between);
-            joined.extend_from_slice(value);
-            between = separator;
-        });
-        values += 1;
-        matching += usize::from(set.matches_present(&joined));
-    }
-    match matching {
-        0 => Matched::No,
-        _ if matching == values => Matched::Yes,
-        _ => Matched::Unknown,
-    }
 }
 
 impl From<bool> for Matched {

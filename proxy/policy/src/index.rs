@@ -10,21 +10,32 @@ use std::sync::Arc;
 
 use crate::Principal;
 use crate::constraint::{Attribute, Constraint, Rule, Scope};
-use crate::pattern::{Domain, PrincipalSet, ServiceAccountSet, Wildcard};
+use crate::pattern::{Account, Domain, Pattern, PrincipalPattern, Wildcard};
 use crate::ports::PortSet;
+use crate::store::{Run, Store, Text, offset};
 
 /// A rule that names more ports than this is filed under none of them.
 const MAX_PORTS: usize = 16;
 
-/// The rules of one action, numbered in the order of the policies.
+/// A policy's index in the set, a rule's index in the policy: what they are ordered by.
+pub(crate) type Place = (u32, u32);
+
+/// The rules of one action.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    /// Ranges of `entries`.
-    buckets: HashMap<u64, (u32, u32), BuildHasherDefault<Keyed>>,
-    /// Numbers of rules, ascending within each bucket.
-    entries: Box<[u32]>,
+    buckets: HashMap<u64, Bucket, BuildHasherDefault<Keyed>>,
+    /// The rules of the buckets that have several, ascending within each.
+    entries: Box<[Place]>,
     /// Which kinds of bucket there are, by [`Ports::bit`].
     used: u16,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Bucket {
+    /// Most have one, and it is found without another look into memory.
+    One(Place),
+    /// A range of the entries.
+    Several(u32, u32),
 }
 
 /// What a rule can be filed under, the finest first.
@@ -105,10 +116,13 @@ impl Fingerprint {
 
 impl Index {
     /// `local` is the local trust domain and its aliases.
-    pub(crate) fn build<'a>(rules: impl Iterator<Item = &'a Rule>, local: &[Arc<str>]) -> Self {
-        let mut filed: Vec<(u64, u32)> = Vec::new();
+    pub(crate) fn build<'a>(
+        rules: impl Iterator<Item = (Place, Rule<'a>)>,
+        local: &[Arc<str>],
+    ) -> Self {
+        let mut filed: Vec<(u64, Place)> = Vec::new();
         let mut used = 0;
-        for (number, rule) in (0..).zip(rules) {
+        for (place, rule) in rules {
             let keys = rule_keys(rule, local);
             let keys = keys
                 .as_ref()
@@ -116,12 +130,12 @@ impl Index {
             let mut file = |ports: Ports| {
                 for &(kind, value) in keys {
                     used |= ports.bit(kind);
-                    filed.push((bucket(kind, value, ports), number));
+                    filed.push((bucket(kind, value, ports), place));
                 }
             };
             match rule.ports() {
                 PortSet::Only(named) if named.len() <= MAX_PORTS => {
-                    named.into_iter().map(Ports::One).for_each(&mut file);
+                    named.iter().copied().map(Ports::One).for_each(&mut file);
                     file(Ports::Some);
                 }
                 PortSet::Only(_) | PortSet::AllBut(_) => file(Ports::All),
@@ -129,14 +143,24 @@ impl Index {
         }
         filed.sort_unstable();
         filed.dedup();
-        let mut buckets = HashMap::default();
-        for (at, (key, _)) in (0..).zip(&filed) {
-            buckets.entry(*key).or_insert((at, at)).1 = at + 1;
+        let same_bucket = |a: &(u64, Place), b: &(u64, Place)| a.0 == b.0;
+        let count = filed.chunk_by(same_bucket).count();
+        let mut buckets = HashMap::with_capacity_and_hasher(count, BuildHasherDefault::default());
+        let mut entries = Vec::new();
+        for rules in filed.chunk_by(same_bucket) {
+            let bucket = match rules {
+                [(_, place)] => Bucket::One(*place),
+                several => {
+                    let start = offset(entries.len());
+                    entries.extend(several.iter().map(|(_, place)| *place));
+                    Bucket::Several(start, offset(entries.len()))
+                }
+            };
+            buckets.insert(rules[0].0, bucket);
         }
-        buckets.shrink_to_fit();
         Self {
             buckets,
-            entries: filed.into_iter().map(|(_, number)| number).collect(),
+            entries: entries.into(),
             used,
         }
     }
@@ -164,9 +188,14 @@ impl Index {
             };
             for ports in ports {
                 if self.used & ports.bit(kind) != 0
-                    && let Some(&(first, end)) = self.buckets.get(&bucket(kind, value, ports))
+                    && let Some(bucket) = self.buckets.get(&bucket(kind, value, ports))
                 {
-                    candidates.lists[candidates.len] = &self.entries[first as usize..end as usize];
+                    candidates.lists[candidates.len] = match bucket {
+                        Bucket::One(place) => std::slice::from_ref(place),
+                        Bucket::Several(start, end) => {
+                            &self.entries[*start as usize..*end as usize]
+                        }
+                    };
                     candidates.len += 1;
                 }
             }
@@ -180,14 +209,14 @@ const MAX_LISTS: usize = 2 * Kind::ALL.len();
 /// Merges the buckets of one peer and port.
 pub(crate) struct Candidates<'a> {
     /// None of the first `len` is empty.
-    lists: [&'a [u32]; MAX_LISTS],
+    lists: [&'a [Place]; MAX_LISTS],
     len: usize,
 }
 
 impl Iterator for Candidates<'_> {
-    type Item = u32;
+    type Item = Place;
 
-    fn next(&mut self) -> Option<u32> {
+    fn next(&mut self) -> Option<Place> {
         let next = self.lists[..self.len].iter().map(|list| list[0]).min()?;
         let mut at = 0;
         while at < self.len {
@@ -238,84 +267,96 @@ fn finer(a: Option<Keys>, b: Option<Keys>) -> Option<Keys> {
     }
 }
 
-fn rule_keys(rule: &Rule, local: &[Arc<str>]) -> Option<Keys> {
+fn rule_keys(rule: Rule<'_>, local: &[Arc<str>]) -> Option<Keys> {
     // One of the sources must hold, and all of the conditions.
     let from = || {
-        let sources: Option<Vec<_>> = rule
-            .from
-            .iter()
-            .map(|source| finest(source, local))
-            .collect();
-        Some(Keys::new(
-            sources?.into_iter().flat_map(|keys| keys.list).collect(),
-        ))
+        let mut keys = Vec::new();
+        for source in rule.sources() {
+            keys.append(&mut finest(source, rule.store, local)?.list);
+        }
+        Some(Keys::new(keys))
     };
     let from = if rule.from.is_empty() { None } else { from() };
-    finer(from, finest(&rule.when, local))
+    finer(from, finest(rule.when, rule.store, local))
 }
 
-fn finest(constraints: &[Constraint], local: &[Arc<str>]) -> Option<Keys> {
+fn finest(constraints: &[Constraint], store: &Store, local: &[Arc<str>]) -> Option<Keys> {
     constraints
         .iter()
         .filter(|constraint| !constraint.negative)
-        .map(|constraint| match &constraint.attribute {
-            Attribute::Principal(set) => principal_keys(set, local),
-            Attribute::ServiceAccount(set, scope) => service_account_keys(set, *scope, local),
-            Attribute::Namespace(set, scope) => match set.exact_values() {
-                Some(names) => Some(Keys::new(
-                    names.iter().map(|name| namespace_key(name)).collect(),
-                )),
-                None => (*scope == Scope::Local).then(|| Keys::trust_domains(local)),
+        .map(|constraint| match constraint.attribute {
+            Attribute::Principal(patterns) => principal_keys(patterns, store, local),
+            Attribute::ServiceAccount(accounts, scope) => {
+                service_account_keys(accounts, scope, store, local)
+            }
+            Attribute::Namespace(names, scope) => match store.exact_only(names) {
+                Some(names) => Some(Keys::new(names.map(namespace_key).collect())),
+                None => (scope == Scope::Local).then(|| Keys::trust_domains(local)),
             },
-            Attribute::TrustDomain(set) => set.exact_values().map(Keys::trust_domains),
+            Attribute::TrustDomain(domains) => domain_keys(domains, store),
             _ => None,
         })
         .fold(None, finer)
 }
 
-fn principal_keys(set: &PrincipalSet, local: &[Arc<str>]) -> Option<Keys> {
-    if set.is_any() {
-        return None;
-    }
+fn domain_keys(domains: Run<Pattern<Text>>, store: &Store) -> Option<Keys> {
+    let domains = store.exact_only(domains)?;
+    Some(Keys::new(
+        domains
+            .map(|domain| (Kind::TrustDomain, hash(domain)))
+            .collect(),
+    ))
+}
+
+fn principal_keys(
+    patterns: Run<PrincipalPattern<Text>>,
+    store: &Store,
+    local: &[Arc<str>],
+) -> Option<Keys> {
     let mut keys = Vec::new();
-    for (path, domain) in set.exact() {
-        match domain {
-            Domain::Named(name) => keys.push((Kind::Id, id(hash(name), hash(path)))),
-            Domain::Local => keys.extend(
-                local
-                    .iter()
-                    .map(|name| (Kind::Id, id(hash(name), hash(path)))),
-            ),
-            Domain::Any => keys.push((Kind::Path, hash(path))),
-        }
-    }
-    for (prefix, domain) in set.prefixes() {
-        match (whole_lead(prefix), domain) {
-            (Some(lead), _) => keys.push((Kind::Lead, hash(lead))),
-            (None, Domain::Named(name)) => keys.push((Kind::TrustDomain, hash(name))),
-            (None, Domain::Local) => {
-                keys.extend(local.iter().map(|name| (Kind::TrustDomain, hash(name))))
-            }
-            (None, Domain::Any) => return None,
+    for &pattern in patterns.of(&store.principals) {
+        match store.principal(pattern) {
+            PrincipalPattern::Any => return None,
+            PrincipalPattern::Exact(domain, path) => match domain {
+                Domain::Named(name) => keys.push((Kind::Id, id(hash(name), hash(path)))),
+                Domain::Local => keys.extend(
+                    local
+                        .iter()
+                        .map(|name| (Kind::Id, id(hash(name), hash(path)))),
+                ),
+                Domain::Any => keys.push((Kind::Path, hash(path))),
+            },
+            PrincipalPattern::Prefix(domain, prefix) => match (whole_lead(prefix), domain) {
+                (Some(lead), _) => keys.push((Kind::Lead, hash(lead))),
+                (None, Domain::Named(name)) => keys.push((Kind::TrustDomain, hash(name))),
+                (None, Domain::Local) => {
+                    keys.extend(local.iter().map(|name| (Kind::TrustDomain, hash(name))));
+                }
+                (None, Domain::Any) => return None,
+            },
         }
     }
     Some(Keys::new(keys))
 }
 
-fn service_account_keys(set: &ServiceAccountSet, scope: Scope, local: &[Arc<str>]) -> Option<Keys> {
-    let any = || (scope == Scope::Local).then(|| Keys::trust_domains(local));
-    if set.is_any() {
-        return any();
-    }
+fn service_account_keys(
+    accounts: Run<Account<Text>>,
+    scope: Scope,
+    store: &Store,
+    local: &[Arc<str>],
+) -> Option<Keys> {
     let mut keys = Vec::new();
-    for account in set.accounts() {
+    for &account in accounts.of(&store.accounts) {
+        let account = store.account(account);
         keys.push(match account.wildcard {
             Wildcard::Nowhere => (
                 Kind::Path,
                 hash(&format!("/ns/{}/sa/{}", account.namespace, account.account)),
             ),
-            Wildcard::AfterAccount | Wildcard::BeforeAccount => namespace_key(&account.namespace),
-            Wildcard::BeforeNamespace => return any(),
+            Wildcard::AfterAccount | Wildcard::BeforeAccount => namespace_key(account.namespace),
+            Wildcard::Alone | Wildcard::BeforeNamespace => {
+                return (scope == Scope::Local).then(|| Keys::trust_domains(local));
+            }
         });
     }
     Some(Keys::new(keys))
@@ -340,7 +381,7 @@ fn whole_lead(prefix: &str) -> Option<&str> {
 
 /// FNV-1a: short texts, a hash that is the same in every process, and nothing that an attacker gains by a
 /// collision, see the top.
-fn hash(text: &str) -> u64 {
+pub(crate) fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
@@ -416,12 +457,19 @@ mod tests {
             name: "p".into(),
             action: Action::Allow,
             rules,
+            dry_run: false,
         };
         let valid = ValidPolicy::new(policy).unwrap();
-        let index = Index::build(valid.rules().iter(), &["td".into(), "alias".into()]);
+        let index = Index::build(
+            (0..).map(|rule| (0, rule)).zip(valid.rules()),
+            &["td".into(), "alias".into()],
+        );
         for &(peer, port, expected) in asked {
             let peer = peer.map(|peer| Principal::parse(peer).unwrap());
-            let got: Vec<_> = index.candidates(peer.as_ref(), port).collect();
+            let got: Vec<_> = index
+                .candidates(peer.as_ref(), port)
+                .map(|(_, rule)| rule)
+                .collect();
             assert_eq!(got, expected, "{peer:?} {port}");
         }
     }

@@ -29,6 +29,19 @@ pub struct Request<'a> {
     /// As [`normalise_target`](crate::normalise_target) returned it: no query, no fragment.
     pub path: &'a str,
     pub headers: &'a dyn Headers,
+    /// The request's token, verified; `None` is a request without one.
+    pub token: Option<Token<'a>>,
+}
+
+/// A token that was verified before: signature, issuer, audience, times, binding.
+#[derive(Debug, Clone, Copy)]
+pub struct Token<'a> {
+    /// `iss`; for a JWT-SVID `spiffe://<trust domain>`.
+    pub issuer: &'a str,
+    /// `sub`; empty when the token has none.
+    pub subject: &'a str,
+    /// All claims, registered ones too (RFC 7519 section 4).
+    pub claims: &'a serde_json::Map<String, serde_json::Value>,
 }
 
 /// The headers of a request, wherever they are kept.

@@ -11,6 +11,8 @@ pub struct Policy {
     pub action: Action,
     /// OR. Empty on ALLOW: matches nothing. Empty on DENY: refused.
     pub rules: Vec<Rule>,
+    /// Never decides; recorded as what would have happened.
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -18,6 +20,8 @@ pub enum Action {
     #[default]
     Allow,
     Deny,
+    /// Never decides; recorded when it matches.
+    Audit,
 }
 
 /// `from` AND `to` AND `when`; an empty list is no restriction.
@@ -46,6 +50,8 @@ pub struct Source {
     pub not_ip_blocks: Vec<String>,
     pub remote_ip_blocks: Vec<String>,
     pub not_remote_ip_blocks: Vec<String>,
+    pub request_principals: Vec<String>,
+    pub not_request_principals: Vec<String>,
 }
 
 /// Fields are AND, the values of one field OR, `not_x` is NOT (any of). Without any field: refused.
@@ -61,9 +67,12 @@ pub struct Operation {
     pub not_paths: Vec<String>,
 }
 
-/// `key` as people write it, e.g. `request.headers[x-id]`. `values` AND `not_values`; at least one of them.
+/// `key` as people write it, e.g. `request.headers[x-id]`, with `values` AND `not_values`, at least one of them;
+/// or `cel` alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Condition {
+    /// An expression in the Common Expression Language; then the rest is empty.
+    pub cel: Option<String>,
     pub key: String,
     pub values: Vec<String>,
     pub not_values: Vec<String>,

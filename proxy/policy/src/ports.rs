@@ -1,7 +1,5 @@
 //! Sets of ports, finite or all but a finite set: on which ports can a rule match?
 
-use std::collections::BTreeSet;
-
 /// A decimal port number, 1 to 65535, written the one way it is written.
 pub(crate) fn parse_port(value: &str) -> Result<u16, String> {
     let canonical = !value.is_empty()
@@ -16,25 +14,34 @@ pub(crate) fn parse_port(value: &str) -> Result<u16, String> {
     }
 }
 
+/// Both lists are sorted, without repetition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PortSet {
-    Only(BTreeSet<u16>),
-    AllBut(BTreeSet<u16>),
+    Only(Vec<u16>),
+    AllBut(Vec<u16>),
 }
 
 impl PortSet {
     pub(crate) fn none() -> Self {
-        Self::Only(BTreeSet::new())
+        Self::Only(Vec::new())
     }
 
     pub(crate) fn all() -> Self {
-        Self::AllBut(BTreeSet::new())
+        Self::AllBut(Vec::new())
     }
 
     pub(crate) fn contains(&self, port: u16) -> bool {
         match self {
-            Self::Only(ports) => ports.contains(&port),
-            Self::AllBut(ports) => !ports.contains(&port),
+            Self::Only(ports) => ports.binary_search(&port).is_ok(),
+            Self::AllBut(ports) => ports.binary_search(&port).is_err(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Only(ports) => ports.is_empty(),
+            // There is no port 0, and it may not be named.
+            Self::AllBut(ports) => ports.len() == usize::from(u16::MAX),
         }
     }
 
@@ -45,9 +52,9 @@ impl PortSet {
         }
     }
 
-    /// What `ports` (or, negated, `notPorts`) leaves of a set.
+    /// What `ports` (or, negated, `notPorts`) leaves of a set. `ports` are sorted.
     pub(crate) fn restrict(self, ports: &[u16], negative: bool) -> Self {
-        let ports: BTreeSet<_> = ports.iter().copied().collect();
+        let ports = ports.to_vec();
         self.intersection(if negative {
             Self::AllBut(ports)
         } else {
@@ -55,21 +62,42 @@ impl PortSet {
         })
     }
 
+    pub(crate) fn union_of(sets: impl Iterator<Item = Self>) -> Self {
+        let (mut only, mut all_but) = (Vec::new(), None);
+        for set in sets {
+            match (set, all_but.take()) {
+                (Self::Only(ports), before) => {
+                    only.extend(ports);
+                    all_but = before;
+                }
+                (set, None) => all_but = Some(set),
+                (set, Some(before)) => all_but = Some(set.union(before)),
+            }
+        }
+        only.sort_unstable();
+        only.dedup();
+        let only = Self::Only(only);
+        match all_but {
+            None => only,
+            Some(all_but) => all_but.union(only),
+        }
+    }
+
     pub(crate) fn union(self, other: Self) -> Self {
         match (self, other) {
-            // The smaller into the larger: a set of thousands is joined by thousands of small ones.
-            (Self::Only(a), Self::Only(b)) => {
-                let (mut large, small) = if a.len() < b.len() { (b, a) } else { (a, b) };
-                large.extend(small);
-                Self::Only(large)
+            (Self::Only(mut a), Self::Only(b)) => {
+                a.extend(b);
+                a.sort_unstable();
+                a.dedup();
+                Self::Only(a)
             }
             (Self::AllBut(mut but), Self::Only(ports))
             | (Self::Only(ports), Self::AllBut(mut but)) => {
-                but.retain(|port| !ports.contains(port));
+                but.retain(|port| ports.binary_search(port).is_err());
                 Self::AllBut(but)
             }
             (Self::AllBut(mut a), Self::AllBut(b)) => {
-                a.retain(|port| b.contains(port));
+                a.retain(|port| b.binary_search(port).is_ok());
                 Self::AllBut(a)
             }
         }
@@ -91,10 +119,10 @@ mod tests {
             [
                 PortSet::none(),
                 PortSet::all(),
-                PortSet::Only([1, 2].into()),
-                PortSet::Only([2, 3].into()),
-                PortSet::AllBut([1, 2].into()),
-                PortSet::AllBut([2, 3].into()),
+                PortSet::Only([1, 2].to_vec()),
+                PortSet::Only([2, 3].to_vec()),
+                PortSet::AllBut([1, 2].to_vec()),
+                PortSet::AllBut([2, 3].to_vec()),
             ]
         };
         for a in samples() {

@@ -3,17 +3,12 @@
 use std::sync::Arc;
 
 use crate::constraint::Rule;
-use crate::evaluate::{Facts, Failure, Http};
-use crate::index::Index;
+use crate::evaluate::{Facts, Http};
 use crate::model::{Action, DefaultAction, Mesh};
 use crate::ports::PortSet;
-use crate::{Clause, Connection, Decision, Nearest, Reason, Request, ValidPolicy};
-
-/// On a miss, how many rules that could be for this peer are looked at to name the nearest.
-const NEAREST_RULES_FOR_PEER: usize = 64;
-
-/// And how many of the others, when there is none for this peer.
-const NEAREST_RULES: usize = 16;
+use crate::rules::{Place, Rules};
+use crate::shadow::Shadows;
+use crate::{Connection, Decision, Explanation, Reason, Request, ValidPolicy, explain};
 
 /// All policies of a workload, compiled and indexed, immutable.
 #[derive(Debug)]
@@ -25,19 +20,10 @@ pub struct PolicySet {
     policies: Box<[Arc<ValidPolicy>]>,
     deny: Rules,
     allow: Rules,
-    /// The first ALLOW policy; with one, even one without rules, a miss is a denial.
-    first_allow: Option<usize>,
+    /// AUDIT and dry-run policies, if there are any. Nothing else looks at them.
+    shadows: Option<Box<Shadows>>,
     /// Where a rule that uses identity can match.
     identity_ports: PortSet,
-}
-
-/// The rules of one action.
-#[derive(Debug)]
-struct Rules {
-    action: Action,
-    /// Policy and rule, in order.
-    places: Box<[(u32, u32)]>,
-    index: Index,
 }
 
 impl PolicySet {
@@ -48,19 +34,20 @@ impl PolicySet {
             .chain(&mesh.trust_domain_aliases)
             .map(|domain| domain.as_str().into())
             .collect();
-        let identity_ports = policies
-            .iter()
-            .flat_map(|policy| policy.rules())
-            .filter(|rule| rule.uses_identity())
-            .fold(PortSet::none(), |ports, rule| ports.union(rule.ports()));
+        let identity_ports = PortSet::union_of(
+            policies
+                .iter()
+                .filter(|policy| policy.is_enforced())
+                .flat_map(|policy| policy.rules())
+                .filter(|rule| rule.uses_identity())
+                .map(Rule::ports),
+        );
         Self {
             revision: revision.into(),
             default_action: mesh.default_action,
-            deny: Rules::of(Action::Deny, policies, &local),
-            allow: Rules::of(Action::Allow, policies, &local),
-            first_allow: policies
-                .iter()
-                .position(|policy| policy.action() == Action::Allow),
+            deny: Rules::enforced(Action::Deny, policies, &local),
+            allow: Rules::enforced(Action::Allow, policies, &local),
+            shadows: Shadows::of(policies, &local).map(Box::new),
             identity_ports,
             policies: policies.into(),
             local,
@@ -68,9 +55,44 @@ impl PolicySet {
     }
 
     /// May this request pass, or, without a request, this opaque connection?
+    ///
+    /// Of an HTTP request that no ALLOW policy matches, and that carries no token, the reason is
+    /// [`TokenMissing`](Reason::TokenMissing) when some rule asks for a token and fails by that alone: with the
+    /// right token it would match. Then `nearest` names this rule's policy and the clause about the token.
+    /// Otherwise the reason is [`NoAllowPolicyMatches`](Reason::NoAllowPolicyMatches).
     pub fn decide(&self, connection: &Connection<'_>, request: Option<&Request<'_>>) -> Decision {
         let http = request.map_or(Http::Opaque, Http::Request);
-        self.decide_on(&Facts::new(connection, http, &self.local))
+        let facts = Facts::new(connection, http, &self.local);
+        let mut decision = self.decide_on(&facts);
+        if let Some(shadows) = &self.shadows {
+            shadows.tell(&mut decision, &self.policies, self.default_action, &facts);
+        }
+        decision
+    }
+
+    /// The same decision, by the same code, and how it came about.
+    pub fn explain(
+        &self,
+        connection: &Connection<'_>,
+        request: Option<&Request<'_>>,
+    ) -> Explanation {
+        let http = request.map_or(Http::Opaque, Http::Request);
+        let facts = Facts::new(connection, http, &self.local);
+        let order = |policy: &ValidPolicy| match (policy.action(), policy.dry_run()) {
+            (Action::Audit, _) => 2,
+            (_, true) => 3,
+            (Action::Deny, false) => 0,
+            (Action::Allow, false) => 1,
+        };
+        let mut policies: Vec<_> = self.policies.iter().collect();
+        policies.sort_by_key(|policy| order(policy));
+        Explanation {
+            decision: self.decide(connection, request),
+            policies: policies
+                .into_iter()
+                .map(|policy| explain::policy(policy, &facts))
+                .collect(),
+        }
     }
 
     /// Could any HTTP request on this connection still be allowed? Decided on the connection's own
@@ -100,74 +122,30 @@ impl PolicySet {
     }
 
     fn decide_on(&self, facts: &Facts<'_>) -> Decision {
-        if let Some(place) = self.first_match(&self.deny, facts) {
+        if let Some(place) = self.deny.first_match(&self.policies, facts) {
             return self.decided_by(Reason::DeniedByRule, place);
         }
-        let Some(first_allow) = self.first_allow else {
+        // With an ALLOW policy, even one without rules, a miss is a denial.
+        if self.allow.is_empty() {
             return match self.default_action {
                 DefaultAction::Allow => self.decision(Reason::AllowedByDefault),
                 DefaultAction::Deny => self.decision(Reason::DeniedByDefault),
             };
+        }
+        if let Some(place) = self.allow.first_match(&self.policies, facts) {
+            return self.decided_by(Reason::AllowedByRule, place);
+        }
+        let (reason, nearest) = match self.allow.but_for_token(&self.policies, facts) {
+            Some(nearest) => (Reason::TokenMissing, Some(nearest)),
+            None => (
+                Reason::NoAllowPolicyMatches,
+                self.allow.nearest(&self.policies, facts),
+            ),
         };
-        match self.first_match(&self.allow, facts) {
-            Some(place) => self.decided_by(Reason::AllowedByRule, place),
-            None => Decision {
-                nearest: Some(self.nearest(first_allow, facts)),
-                ..self.decision(Reason::NoAllowPolicyMatches)
-            },
+        Decision {
+            nearest,
+            ..self.decision(reason)
         }
-    }
-
-    fn first_match(&self, rules: &Rules, facts: &Facts<'_>) -> Option<(u32, u32)> {
-        rules
-            .index
-            .candidates(facts.peer(), facts.port())
-            .map(|number| rules.places[number as usize])
-            .find(|&place| self.rule(place).holds(facts, rules.action))
-    }
-
-    /// The ALLOW policy whose rule got furthest; of several, the first. Rules that could be for this
-    /// peer are nearer than all others.
-    fn nearest(&self, first_allow: usize, facts: &Facts<'_>) -> Nearest {
-        let index = &self.allow.index;
-        let for_peer = index
-            .candidates_on_any_port(facts.peer())
-            .take(NEAREST_RULES_FOR_PEER);
-        let best = self.furthest(for_peer, facts).or_else(|| {
-            let rules = 0..self.allow.places.len().min(NEAREST_RULES) as u32;
-            self.furthest(rules, facts)
-        });
-        match best {
-            Some(((policy, _), failure)) => Nearest {
-                policy: self.policies[policy as usize].shared_id().clone(),
-                clause: failure.clause(),
-            },
-            None => Nearest {
-                policy: self.policies[first_allow].shared_id().clone(),
-                clause: Clause::Rules,
-            },
-        }
-    }
-
-    fn furthest(
-        &self,
-        rules: impl Iterator<Item = u32>,
-        facts: &Facts<'_>,
-    ) -> Option<((u32, u32), Failure<'_>)> {
-        let mut best: Option<((u32, u32), Failure<'_>)> = None;
-        for number in rules {
-            let place = self.allow.places[number as usize];
-            if let Some(failure) = self.rule(place).failure(facts)
-                && best.is_none_or(|(_, before)| failure.progress() > before.progress())
-            {
-                best = Some((place, failure));
-            }
-        }
-        best
-    }
-
-    fn rule(&self, (policy, rule): (u32, u32)) -> &Rule {
-        &self.policies[policy as usize].rules()[rule as usize]
     }
 
     fn decision(&self, reason: Reason) -> Decision {
@@ -177,35 +155,17 @@ impl PolicySet {
             policy: None,
             rule: None,
             nearest: None,
+            shadow: Vec::new(),
+            would_allow: None,
             revision: self.revision.clone(),
         }
     }
 
-    fn decided_by(&self, reason: Reason, (policy, rule): (u32, u32)) -> Decision {
+    fn decided_by(&self, reason: Reason, (policy, rule): Place) -> Decision {
         Decision {
             policy: Some(self.policies[policy as usize].shared_id().clone()),
             rule: Some(rule),
             ..self.decision(reason)
-        }
-    }
-}
-
-impl Rules {
-    fn of(action: Action, policies: &[Arc<ValidPolicy>], local: &[Arc<str>]) -> Self {
-        let rules = || {
-            (0..)
-                .zip(policies)
-                .filter(move |(_, policy)| policy.action() == action)
-                .flat_map(|(number, policy)| {
-                    (0..)
-                        .zip(policy.rules())
-                        .map(move |(rule, compiled)| ((number, rule), compiled))
-                })
-        };
-        Self {
-            action,
-            places: rules().map(|(place, _)| place).collect(),
-            index: Index::build(rules().map(|(_, rule)| rule), local),
         }
     }
 }

@@ -1,14 +1,16 @@
 //! The proof that a policy can be honoured exactly: nothing is dropped, nothing is guessed.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::constraint::{Constraint, Rule, Scope};
-use crate::model::{self, Action, Policy};
-use crate::pattern::Interner;
-use values::Kind;
+use crate::constraint::{Constraint, Rule};
+use crate::model::{Action, Policy};
+use crate::store::{Store, offset};
+use check::Check;
 
+mod check;
 mod values;
 
 /// A field that cannot be honoured exactly. The author of the policy is at fault.
@@ -26,7 +28,7 @@ pub struct FieldError {
 pub struct Warning {
     /// As in [`FieldError`].
     pub field: String,
-    pub message: String,
+    pub message: Cow<'static, str>,
 }
 
 /// A policy of which every field can be honoured exactly.
@@ -34,8 +36,22 @@ pub struct Warning {
 pub struct ValidPolicy {
     id: Arc<str>,
     action: Action,
-    rules: Box<[Rule]>,
-    warnings: Vec<Warning>,
+    dry_run: bool,
+    spans: Box<[Span]>,
+    /// Of all rules, one behind the other.
+    constraints: Box<[Constraint]>,
+    store: Store,
+    warnings: Box<[Warning]>,
+}
+
+/// Where the constraints of a rule are: sources, then operations, then conditions.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    from: u32,
+    to: u32,
+    when: u32,
+    end: u32,
+    uses_http: bool,
 }
 
 impl ValidPolicy {
@@ -43,12 +59,7 @@ impl ValidPolicy {
     // Consumes the policy: the strings live on in their compiled form only.
     #[allow(clippy::needless_pass_by_value)]
     pub fn new(policy: Policy) -> Result<Self, Vec<FieldError>> {
-        let mut check = Check {
-            policy: &policy,
-            interner: Interner::default(),
-            errors: vec![],
-            warnings: vec![],
-        };
+        let mut check = Check::new(&policy);
         for (field, value) in [("namespace", &policy.namespace), ("name", &policy.name)] {
             if value.is_empty() || value.contains('/') {
                 check.refuse(
@@ -64,24 +75,21 @@ impl ValidPolicy {
                     .to_owned(),
             );
         }
-        let rules: Vec<_> = policy
-            .rules
-            .iter()
-            .enumerate()
-            .map(|(index, rule)| check.rule(index, rule))
-            .collect();
-        let Check {
-            errors, warnings, ..
-        } = check;
-        if !errors.is_empty() {
-            return Err(errors);
+        let mut spans = Vec::with_capacity(policy.rules.len());
+        for (index, rule) in policy.rules.iter().enumerate() {
+            spans.push(check.rule(index, rule));
         }
-        let id = format!("{}/{}", policy.namespace, policy.name).into();
+        if !check.errors.is_empty() {
+            return Err(check.errors);
+        }
         Ok(Self {
-            id,
+            id: format!("{}/{}", policy.namespace, policy.name).into(),
             action: policy.action,
-            rules: rules.into(),
-            warnings,
+            dry_run: policy.dry_run,
+            spans: spans.into(),
+            constraints: check.constraints.into(),
+            store: check.store.finish(),
+            warnings: check.warnings.into(),
         })
     }
 
@@ -94,6 +102,16 @@ impl ValidPolicy {
         self.action
     }
 
+    /// It never decides: what it would do is told beside the decision.
+    pub fn dry_run(&self) -> bool {
+        self.dry_run
+    }
+
+    /// It can decide: it is neither AUDIT nor dry-run.
+    pub(crate) fn is_enforced(&self) -> bool {
+        !self.dry_run && self.action != Action::Audit
+    }
+
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
@@ -102,204 +120,30 @@ impl ValidPolicy {
         &self.id
     }
 
-    pub(crate) fn rules(&self) -> &[Rule] {
-        &self.rules
+    pub(crate) fn rules(&self) -> impl ExactSizeIterator<Item = Rule<'_>> {
+        self.spans.iter().map(|span| self.of(span))
     }
-}
 
-/// Walks one policy and collects everything that is wrong with it.
-struct Check<'a> {
-    policy: &'a Policy,
-    interner: Interner,
-    errors: Vec<FieldError>,
-    warnings: Vec<Warning>,
+    pub(crate) fn rule(&self, index: usize) -> Rule<'_> {
+        self.of(&self.spans[index])
+    }
+
+    fn of(&self, span: &Span) -> Rule<'_> {
+        let of = |start: u32, end: u32| &self.constraints[start as usize..end as usize];
+        Rule {
+            from: of(span.from, span.to),
+            to: of(span.to, span.when),
+            when: of(span.when, span.end),
+            uses_http: span.uses_http,
+            store: &self.store,
+        }
+    }
 }
 
 impl Check<'_> {
-    fn refuse(&mut self, field: &str, message: String) {
-        self.errors.push(FieldError {
-            field: field.to_owned(),
-            message,
-        });
-    }
-
-    fn warn(&mut self, field: &str, message: String) {
-        self.warnings.push(Warning {
-            field: field.to_owned(),
-            message,
-        });
-    }
-
-    fn rule(&mut self, index: usize, rule: &model::Rule) -> Rule {
-        let at = format!("rules[{index}]");
-        let from: Vec<_> = (rule.from.iter().enumerate())
-            .map(|(index, source)| self.source(&format!("{at}.from[{index}]"), source))
-            .collect();
-        let to: Vec<_> = (rule.to.iter().enumerate())
-            .map(|(index, operation)| self.operation(&format!("{at}.to[{index}]"), operation))
-            .collect();
-        let scope = condition_scope(rule);
-        let when: Vec<_> = (rule.when.iter().enumerate())
-            .flat_map(|(index, condition)| {
-                self.condition(&format!("{at}.when[{index}]"), condition, scope)
-            })
-            .collect();
-        let mut rule = Rule {
-            from: from.into(),
-            to: to.into(),
-            when: when.into(),
-            uses_http: false,
-        };
-        rule.uses_http = rule.first_http().is_some();
-        if self.policy.action == Action::Deny && rule.uses_http {
-            self.warn(
-                &at,
-                "hosts, methods, paths and headers do not exist on opaque TCP: there this rule denies by its other \
-                 parts alone; restrict it to HTTP ports if that is not meant"
-                    .to_owned(),
-            );
-        }
-        rule
-    }
-
-    fn source(&mut self, at: &str, source: &model::Source) -> Box<[Constraint]> {
-        let scope = if source.trust_domains.is_empty() {
-            Scope::Local
-        } else {
-            Scope::AnyTrustDomain
-        };
-        let s = source;
-        self.fields(
-            at,
-            "a source without any field; remove it, or name who is meant",
-            [
-                ("principals", Kind::Principal, &s.principals, false),
-                ("not_principals", Kind::Principal, &s.not_principals, true),
-                ("namespaces", Kind::Namespace(scope), &s.namespaces, false),
-                (
-                    "not_namespaces",
-                    Kind::Namespace(scope),
-                    &s.not_namespaces,
-                    true,
-                ),
-                (
-                    "service_accounts",
-                    Kind::ServiceAccount(scope),
-                    &s.service_accounts,
-                    false,
-                ),
-                (
-                    "not_service_accounts",
-                    Kind::ServiceAccount(scope),
-                    &s.not_service_accounts,
-                    true,
-                ),
-                ("trust_domains", Kind::TrustDomain, &s.trust_domains, false),
-                (
-                    "not_trust_domains",
-                    Kind::TrustDomain,
-                    &s.not_trust_domains,
-                    true,
-                ),
-                ("ip_blocks", Kind::SourceIp, &s.ip_blocks, false),
-                ("not_ip_blocks", Kind::SourceIp, &s.not_ip_blocks, true),
-                (
-                    "remote_ip_blocks",
-                    Kind::RemoteIp,
-                    &s.remote_ip_blocks,
-                    false,
-                ),
-                (
-                    "not_remote_ip_blocks",
-                    Kind::RemoteIp,
-                    &s.not_remote_ip_blocks,
-                    true,
-                ),
-            ],
-        )
-    }
-
-    fn operation(&mut self, at: &str, operation: &model::Operation) -> Box<[Constraint]> {
-        let o = operation;
-        // The port first: it is the cheapest to compare, and says most on a miss.
-        self.fields(
-            at,
-            "an operation without any field; remove it, or name what is meant",
-            [
-                ("ports", Kind::DestinationPort, &o.ports, false),
-                ("not_ports", Kind::DestinationPort, &o.not_ports, true),
-                ("hosts", Kind::Host, &o.hosts, false),
-                ("not_hosts", Kind::Host, &o.not_hosts, true),
-                ("paths", Kind::Path, &o.paths, false),
-                ("not_paths", Kind::Path, &o.not_paths, true),
-                ("methods", Kind::Method, &o.methods, false),
-                ("not_methods", Kind::Method, &o.not_methods, true),
-            ],
-        )
-    }
-
-    fn condition(
-        &mut self,
-        at: &str,
-        condition: &model::Condition,
-        scope: Scope,
-    ) -> Vec<Constraint> {
-        let kind = || Kind::of_key(&condition.key, scope);
-        match (kind(), kind()) {
-            (Ok(positive), Ok(negative)) => self
-                .fields(
-                    at,
-                    "a condition without values; give `values` or `notValues`",
-                    [
-                        ("values", positive, &condition.values, false),
-                        ("not_values", negative, &condition.not_values, true),
-                    ],
-                )
-                .into_vec(),
-            (Err(message), _) | (_, Err(message)) => {
-                self.refuse(&format!("{at}.key"), message);
-                vec![]
-            }
-        }
-    }
-
-    fn fields<const N: usize>(
-        &mut self,
-        at: &str,
-        empty: &str,
-        fields: [(&str, Kind<'_>, &Vec<String>, bool); N],
-    ) -> Box<[Constraint]> {
-        let constraints: Vec<_> = fields
-            .into_iter()
-            .filter(|(_, _, values, _)| !values.is_empty())
-            .map(|(name, kind, values, negative)| Constraint {
-                attribute: self.attribute(&format!("{at}.{name}"), &kind, values),
-                negative,
-            })
-            .collect();
-        if constraints.is_empty() {
-            self.refuse(at, empty.to_owned());
-        }
-        constraints.into()
-    }
-}
-
-/// Stricter rule 1, for conditions: they mean the local trust domain unless the rule names trust
-/// domains beside them, in `when` itself or in every source.
-fn condition_scope(rule: &model::Rule) -> Scope {
-    let in_when = rule
-        .when
-        .iter()
-        .any(|condition| condition.key == "source.trustDomain" && !condition.values.is_empty());
-    let in_from = !rule.from.is_empty()
-        && rule
-            .from
-            .iter()
-            .all(|source| !source.trust_domains.is_empty());
-    if in_when || in_from {
-        Scope::AnyTrustDomain
-    } else {
-        Scope::Local
+    /// Where the next constraint will stand.
+    fn here(&self) -> u32 {
+        offset(self.constraints.len())
     }
 }
 

@@ -4,37 +4,27 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-/// Any of several blocks of addresses: sorted, disjoint ranges.
-#[derive(Debug, Default)]
-pub(crate) struct AddressSet(Box<[(IpAddr, IpAddr)]>);
-
-impl AddressSet {
-    /// `address` is canonical: IPv4 is never IPv4-mapped IPv6.
-    pub(crate) fn contains(&self, address: IpAddr) -> bool {
-        let after = self.0.partition_point(|(first, _)| *first <= address);
-        after
-            .checked_sub(1)
-            .is_some_and(|at| address <= self.0[at].1)
-    }
-
-    pub(crate) fn parse(values: &[String], refuse: &mut dyn FnMut(usize, String)) -> Self {
-        let mut ranges = Vec::with_capacity(values.len());
-        for (index, value) in values.iter().enumerate() {
-            match block(value) {
-                Ok(block) => ranges.push((block.network(), block.broadcast())),
-                Err(message) => refuse(index, message),
-            }
+/// Sorted and disjoint: of two blocks that overlap, one contains the other and stands for both.
+pub(crate) fn blocks(values: &[String], refuse: &mut dyn FnMut(usize, String)) -> Vec<IpNet> {
+    let mut blocks = Vec::with_capacity(values.len());
+    for (index, value) in values.iter().enumerate() {
+        match block(value) {
+            Ok(block) => blocks.push(block),
+            Err(message) => refuse(index, message),
         }
-        ranges.sort_unstable();
-        let mut merged: Vec<(IpAddr, IpAddr)> = Vec::with_capacity(ranges.len());
-        for (first, last) in ranges {
-            match merged.last_mut() {
-                Some(before) if first <= before.1 => before.1 = before.1.max(last),
-                _ => merged.push((first, last)),
-            }
-        }
-        Self(merged.into())
     }
+    // The wider first, of those that begin at the same address.
+    blocks.sort_unstable_by_key(|block| (block.network(), block.prefix_len()));
+    blocks.dedup_by(|block, before| before.contains(&*block));
+    blocks
+}
+
+/// Of blocks as [`blocks`] gives them. `address` is canonical: IPv4 is never IPv4-mapped IPv6.
+pub(crate) fn in_blocks(blocks: &[IpNet], address: IpAddr) -> bool {
+    let after = blocks.partition_point(|block| block.network() <= address);
+    after
+        .checked_sub(1)
+        .is_some_and(|at| blocks[at].contains(&address))
 }
 
 /// An address or CIDR. Bits behind the prefix are ignored. An IPv4-mapped block is the IPv4 block.
@@ -69,9 +59,9 @@ const _: () = assert!(Ipv6Addr::BITS - 32 == IPV4_MAPPED_PREFIX as u32);
 mod tests {
     use super::*;
 
-    fn set(values: &[&str]) -> AddressSet {
+    fn set(values: &[&str]) -> Vec<IpNet> {
         let values: Vec<_> = values.iter().map(|value| (*value).to_owned()).collect();
-        AddressSet::parse(&values, &mut |_, message| panic!("{message}"))
+        blocks(&values, &mut |_, message| panic!("{message}"))
     }
 
     #[test]
@@ -92,10 +82,16 @@ mod tests {
         ] {
             let set = set(&[block]);
             for address in inside {
-                assert!(set.contains(address.parse().unwrap()), "{block} {address}");
+                assert!(
+                    in_blocks(&set, address.parse().unwrap()),
+                    "{block} {address}"
+                );
             }
             for address in outside {
-                assert!(!set.contains(address.parse().unwrap()), "{block} {address}");
+                assert!(
+                    !in_blocks(&set, address.parse().unwrap()),
+                    "{block} {address}"
+                );
             }
         }
     }
@@ -109,7 +105,7 @@ mod tests {
             "10.3.0.0/16",
             "::/64",
         ]);
-        assert_eq!(set.0.len(), 3);
+        assert_eq!(set.len(), 3);
         for (address, expected) in [
             ("10.255.0.1", true),
             ("10.2.0.1", true),
@@ -120,7 +116,7 @@ mod tests {
             ("0:0:0:1::", false),
         ] {
             assert_eq!(
-                set.contains(address.parse().unwrap()),
+                in_blocks(&set, address.parse().unwrap()),
                 expected,
                 "{address}"
             );
@@ -141,7 +137,7 @@ mod tests {
             "::ffff:0:0/90",
         ] {
             let mut refused = false;
-            AddressSet::parse(&[value.to_owned()], &mut |_, _| refused = true);
+            blocks(&[value.to_owned()], &mut |_, _| refused = true);
             assert!(refused, "{value}");
         }
     }

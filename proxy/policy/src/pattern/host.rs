@@ -1,32 +1,19 @@
 //! Hosts: case-insensitive, the port only where the pattern names one.
 
-use std::sync::Arc;
-
-use super::text::{Interner, Pattern};
+use super::text::Pattern;
 use crate::host::{Host, is_host_byte, normalise_host};
 use crate::ports::parse_port;
-
-/// Any of several host patterns.
-#[derive(Debug, Default)]
-pub(crate) struct HostSet(Box<[HostPattern]>);
-
-#[derive(Debug)]
-struct HostPattern {
-    name: Name,
-    port: Port,
-}
+use crate::store::{Run, Store, StoreBuilder, Text, append};
 
 /// In normal form, like the hosts it is compared with.
-#[derive(Debug)]
-enum Name {
-    Any,
-    Exact(Arc<str>),
-    Prefix(Arc<str>),
-    Suffix(Arc<str>),
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HostPattern<T> {
+    pub(crate) name: Pattern<T>,
+    pub(crate) port: Port,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Port {
+pub(crate) enum Port {
     Unsaid,
     Any,
     Number(u16),
@@ -40,53 +27,85 @@ pub(crate) enum HostMatch {
     Unknown,
 }
 
-impl HostSet {
-    pub(crate) fn matches(&self, host: &Host<'_>) -> HostMatch {
+impl HostPattern<&str> {
+    fn matches(self, host: &Host<'_>) -> HostMatch {
+        if !self.name.matches(host.name.as_bytes()) {
+            return HostMatch::No;
+        }
+        match (self.port, host.port) {
+            (Port::Unsaid, _) | (Port::Any, Some(_)) => HostMatch::Yes,
+            (Port::Number(wanted), Some(port)) if wanted == port => HostMatch::Yes,
+            (Port::Number(_), Some(_)) => HostMatch::No,
+            (Port::Any | Port::Number(_), None) => HostMatch::Unknown,
+        }
+    }
+
+    /// As it is written in a policy.
+    pub(crate) fn written(self) -> String {
+        let name = self.name.written();
+        match self.port {
+            Port::Unsaid => name,
+            Port::Any => format!("{name}:*"),
+            Port::Number(port) => format!("{name}:{port}"),
+        }
+    }
+}
+
+impl Store {
+    pub(crate) fn host(&self, pattern: HostPattern<Text>) -> HostPattern<&str> {
+        HostPattern {
+            name: self.pattern(pattern.name),
+            port: pattern.port,
+        }
+    }
+
+    /// Any of them.
+    pub(crate) fn matches_host(
+        &self,
+        patterns: Run<HostPattern<Text>>,
+        host: &Host<'_>,
+    ) -> HostMatch {
         let mut result = HostMatch::No;
-        for pattern in &self.0 {
-            if pattern.name.matches(&host.name) {
-                match (pattern.port, host.port) {
-                    (Port::Unsaid, _) | (Port::Any, Some(_)) => return HostMatch::Yes,
-                    (Port::Number(wanted), Some(port)) if wanted == port => return HostMatch::Yes,
-                    (Port::Number(_), Some(_)) => {}
-                    (Port::Any | Port::Number(_), None) => result = HostMatch::Unknown,
-                }
+        for &pattern in patterns.of(&self.hosts) {
+            match self.host(pattern).matches(host) {
+                HostMatch::Yes => return HostMatch::Yes,
+                HostMatch::Unknown => result = HostMatch::Unknown,
+                HostMatch::No => {}
             }
         }
         result
     }
+}
 
-    pub(crate) fn parse(
+impl StoreBuilder {
+    pub(crate) fn hosts(
+        &mut self,
         values: &[String],
-        interner: &mut Interner,
         refuse: &mut dyn FnMut(usize, String),
-    ) -> Self {
+    ) -> Run<HostPattern<Text>> {
         let mut patterns = Vec::with_capacity(values.len());
         for (index, value) in values.iter().enumerate() {
-            match HostPattern::parse(value, interner) {
+            match self.host(value) {
                 Ok(pattern) => patterns.push(pattern),
                 Err(message) => refuse(index, message),
             }
         }
-        Self(patterns.into())
+        append(&mut self.hosts, patterns)
     }
-}
 
-impl HostPattern {
-    fn parse(value: &str, interner: &mut Interner) -> Result<Self, String> {
+    fn host(&mut self, value: &str) -> Result<HostPattern<Text>, String> {
         if value == "*" {
-            return Ok(Self {
-                name: Name::Any,
+            return Ok(HostPattern {
+                name: Pattern::Any,
                 port: Port::Unsaid,
             });
         }
         let never = |error: &dyn std::fmt::Display| format!("`{value}` can never match: {error}");
         if value.starts_with('[') && !value.ends_with('*') {
             let host = normalise_host(value).map_err(|error| never(&error))?;
-            let port = host.port.map_or(Port::Unsaid, Port::Number);
-            return Ok(Self {
-                name: Name::Exact(interner.intern(&host.name)),
-                port,
+            return Ok(HostPattern {
+                name: Pattern::Exact(self.text(&host.name)),
+                port: host.port.map_or(Port::Unsaid, Port::Number),
             });
         }
         let (name, port) = match value.split_once(':') {
@@ -101,27 +120,14 @@ impl HostPattern {
         } else {
             lower.strip_suffix('.').unwrap_or(&lower)
         };
-        let name = match Pattern::parse_of(normal, is_host_byte, "a host")? {
-            Pattern::Any => Name::Any,
-            Pattern::Exact(text) => {
-                normalise_host(text).map_err(|error| never(&error))?;
-                Name::Exact(interner.intern(text))
-            }
-            Pattern::Prefix(text) => Name::Prefix(interner.intern(text)),
-            Pattern::Suffix(text) => Name::Suffix(interner.intern(text)),
-        };
-        Ok(Self { name, port })
-    }
-}
-
-impl Name {
-    fn matches(&self, name: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Exact(text) => **text == *name,
-            Self::Prefix(text) => name.starts_with(&**text),
-            Self::Suffix(text) => name.ends_with(&**text),
+        let name = Pattern::parse_of(normal, is_host_byte, "a host")?;
+        if let Pattern::Exact(text) = name {
+            normalise_host(text).map_err(|error| never(&error))?;
         }
+        Ok(HostPattern {
+            name: name.map(|text| self.text(text)),
+            port,
+        })
     }
 }
 
@@ -153,15 +159,13 @@ mod tests {
             ("[::1]:80", "[::1]:81", No),
             ("[::ffff:10.0.0.1]", "10.0.0.1", Yes),
         ] {
-            let set = HostSet::parse(
-                &[pattern.to_owned()],
-                &mut Interner::default(),
-                &mut |_, m| panic!("{m}"),
-            );
+            let mut builder = StoreBuilder::default();
+            let run = builder.hosts(&[pattern.to_owned()], &mut |_, m| panic!("{m}"));
+            let host = normalise_host(host).unwrap();
             assert_eq!(
-                set.matches(&normalise_host(host).unwrap()),
+                builder.finish().matches_host(run, &host),
                 expected,
-                "{pattern} {host}"
+                "{pattern} {host:?}"
             );
         }
     }
@@ -173,11 +177,7 @@ mod tests {
             "[::1", "::1", "[a*", "*a*", "ä",
         ] {
             let mut refused = false;
-            HostSet::parse(
-                &[value.to_owned()],
-                &mut Interner::default(),
-                &mut |_, _| refused = true,
-            );
+            StoreBuilder::default().hosts(&[value.to_owned()], &mut |_, _| refused = true);
             assert!(refused, "{value}");
         }
     }

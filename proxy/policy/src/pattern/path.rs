@@ -1,120 +1,66 @@
 //! Paths: strings, and templates of whole segments.
 
-use std::sync::Arc;
-
-use super::text::{Interner, Pattern, TextSet};
+use super::text::Pattern;
 use crate::path::{EncodedSlash, normalise_target};
 
-/// Any of several path patterns.
-#[derive(Debug, Default)]
-pub(crate) struct PathSet {
-    texts: TextSet,
-    templates: Box<[Template]>,
-}
-
-/// `/a/{*}/b`, `/a/{**}/c`.
-#[derive(Debug)]
-struct Template {
-    segments: Box<[Segment]>,
-    /// With `{**}`: what must stand at the end, after it.
-    rest: Option<Arc<str>>,
-}
-
-#[derive(Debug)]
-enum Segment {
-    Literal(Arc<str>),
-    /// `{*}`: exactly one, not empty.
-    One,
-}
-
-impl PathSet {
-    pub(crate) fn matches(&self, path: &str) -> bool {
-        self.texts.matches(path.as_bytes())
-            || self.templates.iter().any(|template| template.matches(path))
+/// A string, or a template: whole segments only, `{**}` at most once and no template after it.
+pub(crate) fn parse_path(value: &str) -> Result<Pattern<&str>, String> {
+    if !value.contains(['{', '}']) {
+        return Pattern::parse(value);
     }
-
-    pub(crate) fn parse(
-        values: &[String],
-        interner: &mut Interner,
-        refuse: &mut dyn FnMut(usize, String),
-    ) -> Self {
-        let (mut texts, mut templates) = (Vec::new(), Vec::new());
-        for (index, value) in values.iter().enumerate() {
-            let parsed = if value.contains(['{', '}']) {
-                Template::parse(value, interner).map(|template| templates.push(template))
-            } else {
-                Pattern::parse(value).map(|pattern| texts.push(pattern))
-            };
-            if let Err(message) = parsed {
-                refuse(index, message);
+    let refuse = |why: &str| Err(format!("`{value}`: {why}"));
+    let Some(path) = value.strip_prefix('/') else {
+        return refuse("a path template starts with `/`");
+    };
+    let mut segments = path.split('/');
+    while let Some(segment) = segments.next() {
+        match segment {
+            "{*}" => {}
+            "{**}" => {
+                return match segments.any(|after| after.contains(['{', '}', '*'])) {
+                    true => refuse("no template and no `*` may follow `{**}`"),
+                    false => Ok(Pattern::Template(value)),
+                };
             }
-        }
-        Self {
-            texts: TextSet::new(texts, interner),
-            templates: templates.into(),
+            _ if segment.contains(['{', '}', '*']) => {
+                return refuse(
+                    "a template has whole segments `{*}` or `{**}` and no other `*`, `{` or `}`; \
+                     a literal brace is `%7B` or `%7D`",
+                );
+            }
+            _ => {}
         }
     }
+    Ok(Pattern::Template(value))
 }
 
-impl Template {
-    /// Whole segments only, `{**}` at most once and no template after it.
-    fn parse(value: &str, interner: &mut Interner) -> Result<Self, String> {
-        let refuse = |why: &str| Err(format!("`{value}`: {why}"));
-        let Some(path) = value.strip_prefix('/') else {
-            return refuse("a path template starts with `/`");
+/// `template` is as [`parse_path`] accepts it.
+pub(super) fn template_matches(template: &[u8], path: &[u8]) -> bool {
+    let (mut template, mut path) = (template, path);
+    loop {
+        let (Some(wanted), Some(given)) = (template.strip_prefix(b"/"), path.strip_prefix(b"/"))
+        else {
+            return template.is_empty() && path.is_empty();
         };
-        let mut segments = Vec::new();
-        let mut parts = path.split('/');
-        while let Some(part) = parts.next() {
-            match part {
-                "{*}" => segments.push(Segment::One),
-                "{**}" => {
-                    let rest: String = parts.flat_map(|part| ["/", part]).collect();
-                    if rest.contains(['{', '}', '*']) {
-                        return refuse("no template and no `*` may follow `{**}`");
-                    }
-                    return Ok(Self {
-                        segments: segments.into(),
-                        rest: Some(interner.intern(&rest)),
-                    });
-                }
-                _ if part.contains(['{', '}', '*']) => {
-                    return refuse(
-                        "a template has whole segments `{*}` or `{**}` and no other `*`, `{` or `}`; \
-                         a literal brace is `%7B` or `%7D`",
-                    );
-                }
-                literal => segments.push(Segment::Literal(interner.intern(literal))),
-            }
+        let (segment, after) = split_segment(wanted);
+        // The slash before `{**}` is required, and so is the one after it.
+        if segment == b"{**}" {
+            return given.ends_with(after);
         }
-        Ok(Self {
-            segments: segments.into(),
-            rest: None,
-        })
+        let (given, rest) = split_segment(given);
+        let fits = match segment {
+            b"{*}" => !given.is_empty(),
+            literal => literal == given,
+        };
+        if !fits {
+            return false;
+        }
+        (template, path) = (after, rest);
     }
+}
 
-    fn matches(&self, path: &str) -> bool {
-        let mut left = path;
-        for segment in &self.segments {
-            let Some(after_slash) = left.strip_prefix('/') else {
-                return false;
-            };
-            let (part, after) =
-                after_slash.split_at(after_slash.find('/').unwrap_or(after_slash.len()));
-            match segment {
-                Segment::Literal(literal) if **literal != *part => return false,
-                Segment::One if part.is_empty() => return false,
-                Segment::Literal(_) | Segment::One => left = after,
-            }
-        }
-        match &self.rest {
-            None => left.is_empty(),
-            // The slash before `{**}` is required, and so is the one after it.
-            Some(rest) => left
-                .strip_prefix('/')
-                .is_some_and(|left| left.ends_with(&**rest)),
-        }
-    }
+fn split_segment(path: &[u8]) -> (&[u8], &[u8]) {
+    path.split_at(memchr::memchr(b'/', path).unwrap_or(path.len()))
 }
 
 /// Why a pattern that is well-formed can match no normalised path, if that is so.
@@ -159,12 +105,7 @@ mod tests {
     use super::*;
 
     fn matches(pattern: &str, path: &str) -> bool {
-        PathSet::parse(
-            &[pattern.to_owned()],
-            &mut Interner::default(),
-            &mut |_, m| panic!("{m}"),
-        )
-        .matches(path)
+        parse_path(pattern).unwrap().matches(path.as_bytes())
     }
 
     #[test]
@@ -227,13 +168,7 @@ mod tests {
             "/{**}/b*",
             "/{**}x",
         ] {
-            let mut refused = false;
-            PathSet::parse(
-                &[value.to_owned()],
-                &mut Interner::default(),
-                &mut |_, _| refused = true,
-            );
-            assert!(refused, "{value}");
+            assert!(parse_path(value).is_err(), "{value}");
         }
     }
 

@@ -1,115 +1,173 @@
-//! Principals and service accounts: the trust domain and the path are compared apart (rows 10 and 11).
+//! Principals: the trust domain and the path are compared apart (rows 10 and 11).
 
-use std::sync::Arc;
-
-use super::text::{Interner, Pattern};
+use super::text::Pattern;
 use crate::principal::{Principal, check_segment, check_trust_domain, is_segment_byte};
+use crate::store::{Run, Store, StoreBuilder, Text, append};
+
+/// So many are compared one by one; of more, the exact ones are searched.
+const FEW: usize = 8;
 
 /// What `cluster.local` is written for in a principal.
 const LOCAL: &str = "cluster.local";
 
 /// The trust domain that a principal pattern asks for: always a part of the match.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Domain {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Domain<T> {
     /// `cluster.local`: the local trust domain and its aliases, whatever their names.
     Local,
     /// `*` as a whole.
     Any,
-    Named(Arc<str>),
+    Named(T),
 }
 
-impl Domain {
-    fn parse(trust_domain: &str, interner: &mut Interner) -> Self {
+/// One principal pattern: a trust domain, and a path or the beginning of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PrincipalPattern<T> {
+    /// `*`: any principal at all.
+    Any,
+    Prefix(Domain<T>, T),
+    Exact(Domain<T>, T),
+}
+
+impl<'a> Domain<&'a str> {
+    fn parse(trust_domain: &'a str) -> Self {
         match trust_domain {
             LOCAL => Self::Local,
             "*" => Self::Any,
-            name => Self::Named(interner.intern(name)),
+            name => Self::Named(name),
         }
     }
 
-    fn matches(&self, peer: &Principal, peer_is_local: bool) -> bool {
+    fn written(self) -> &'a str {
         match self {
-            Self::Local => peer_is_local,
-            Self::Any => true,
-            Self::Named(name) => **name == *peer.trust_domain(),
+            Self::Local => LOCAL,
+            Self::Any => "*",
+            Self::Named(name) => name,
         }
     }
 }
 
-/// Any of several principal patterns.
-#[derive(Debug, Default)]
-pub(crate) struct PrincipalSet {
-    /// `*`: any principal at all.
-    any: bool,
-    /// Sorted by path.
-    exact: Box<[(Arc<str>, Domain)]>,
-    prefixes: Box<[(Arc<str>, Domain)]>,
-}
-
-/// One parsed principal pattern; the text is a path.
-enum PrincipalPattern<'a> {
-    Any,
-    Exact(&'a str, &'a str),
-    Prefix(&'a str, &'a str),
-}
-
-impl PrincipalSet {
+impl<T: AsRef<[u8]>> PrincipalPattern<T> {
     pub(crate) fn matches(&self, peer: &Principal, peer_is_local: bool) -> bool {
-        if self.any {
-            return true;
-        }
-        let path = peer.path();
-        let first = self.exact.partition_point(|(exact, _)| **exact < *path);
-        self.exact[first..]
-            .iter()
-            .take_while(|(exact, _)| **exact == *path)
-            .any(|(_, domain)| domain.matches(peer, peer_is_local))
-            || self.prefixes.iter().any(|(prefix, domain)| {
-                path.starts_with(&**prefix) && domain.matches(peer, peer_is_local)
-            })
+        let path = peer.path().as_bytes();
+        let (domain, path_fits) = match self {
+            Self::Any => return true,
+            Self::Prefix(domain, prefix) => (domain, path.starts_with(prefix.as_ref())),
+            Self::Exact(domain, exact) => (domain, *exact.as_ref() == *path),
+        };
+        path_fits
+            && match domain {
+                Domain::Local => peer_is_local,
+                Domain::Any => true,
+                Domain::Named(name) => *name.as_ref() == *peer.trust_domain().as_bytes(),
+            }
     }
+}
 
-    pub(crate) fn is_any(&self) -> bool {
-        self.any
-    }
-
-    pub(crate) fn exact(&self) -> &[(Arc<str>, Domain)] {
-        &self.exact
-    }
-
-    pub(crate) fn prefixes(&self) -> &[(Arc<str>, Domain)] {
-        &self.prefixes
-    }
-
-    /// Parses every value; `refuse` is told the index and the reason of each that cannot be honoured.
-    pub(crate) fn parse(
-        values: &[String],
-        interner: &mut Interner,
-        refuse: &mut dyn FnMut(usize, String),
-    ) -> Self {
-        let (mut any, mut exact, mut prefixes) = (false, Vec::new(), Vec::new());
-        for (index, value) in values.iter().enumerate() {
-            match PrincipalPattern::parse(value) {
-                Err(message) => refuse(index, message),
-                Ok(PrincipalPattern::Any) => any = true,
-                Ok(PrincipalPattern::Exact(domain, path)) => {
-                    exact.push((interner.intern(path), Domain::parse(domain, interner)));
-                }
-                Ok(PrincipalPattern::Prefix(domain, path)) => {
-                    prefixes.push((interner.intern(path), Domain::parse(domain, interner)));
-                }
+impl<T: Copy> PrincipalPattern<T> {
+    fn map<U>(self, mut map: impl FnMut(T) -> U) -> PrincipalPattern<U> {
+        let mut domain = |domain: Domain<T>, path| {
+            let domain = match domain {
+                Domain::Local => Domain::Local,
+                Domain::Any => Domain::Any,
+                Domain::Named(name) => Domain::Named(map(name)),
+            };
+            (domain, map(path))
+        };
+        match self {
+            Self::Any => PrincipalPattern::Any,
+            Self::Prefix(of, path) => {
+                let (of, path) = domain(of, path);
+                PrincipalPattern::Prefix(of, path)
+            }
+            Self::Exact(of, path) => {
+                let (of, path) = domain(of, path);
+                PrincipalPattern::Exact(of, path)
             }
         }
-        exact.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        Self {
-            any,
-            exact: exact.into(),
-            prefixes: prefixes.into(),
+    }
+}
+
+impl Store {
+    pub(crate) fn principal(&self, pattern: PrincipalPattern<Text>) -> PrincipalPattern<&str> {
+        pattern.map(|text| self.text(text))
+    }
+
+    /// Any of them.
+    pub(crate) fn matches_principal(
+        &self,
+        patterns: Run<PrincipalPattern<Text>>,
+        peer: &Principal,
+        peer_is_local: bool,
+    ) -> bool {
+        let mut patterns = patterns.of(&self.principals);
+        if patterns.len() > FEW {
+            let path = peer.path().as_bytes();
+            let exact = patterns.partition_point(|p| !matches!(p, PrincipalPattern::Exact(..)));
+            let (others, exact) = patterns.split_at(exact);
+            let before = exact.partition_point(|p| self.path(p) < path);
+            let exact = &exact[before..];
+            let exact = &exact[..exact.partition_point(|p| self.path(p) == path)];
+            if exact.iter().any(|p| self.one(p, peer, peer_is_local)) {
+                return true;
+            }
+            patterns = others;
+        }
+        patterns.iter().any(|p| self.one(p, peer, peer_is_local))
+    }
+
+    fn one(&self, pattern: &PrincipalPattern<Text>, peer: &Principal, is_local: bool) -> bool {
+        pattern.map(|text| self.bytes(text)).matches(peer, is_local)
+    }
+
+    fn path(&self, pattern: &PrincipalPattern<Text>) -> &[u8] {
+        match pattern {
+            PrincipalPattern::Any => b"",
+            PrincipalPattern::Prefix(_, path) | PrincipalPattern::Exact(_, path) => {
+                self.bytes(*path)
+            }
         }
     }
 }
 
-impl<'a> PrincipalPattern<'a> {
+impl StoreBuilder {
+    /// `refuse` is told the index and the reason of each that cannot be honoured.
+    pub(crate) fn principals(
+        &mut self,
+        values: &[String],
+        refuse: &mut dyn FnMut(usize, String),
+    ) -> Run<PrincipalPattern<Text>> {
+        let mut patterns = Vec::with_capacity(values.len());
+        for (index, value) in values.iter().enumerate() {
+            match PrincipalPattern::parse(value) {
+                Ok(pattern) => patterns.push(pattern),
+                Err(message) => refuse(index, message),
+            }
+        }
+        // Exact ones last, by their path: so they are found.
+        patterns.sort_by_key(|pattern| match *pattern {
+            PrincipalPattern::Any => (0, ""),
+            PrincipalPattern::Prefix(_, path) => (1, path),
+            PrincipalPattern::Exact(_, path) => (2, path),
+        });
+        let patterns: Vec<_> = patterns
+            .into_iter()
+            .map(|pattern| pattern.map(|text| self.text(text)))
+            .collect();
+        append(&mut self.principals, patterns)
+    }
+}
+
+impl<'a> PrincipalPattern<&'a str> {
+    /// As it is written in a policy.
+    pub(crate) fn written(self) -> String {
+        match self {
+            Self::Any => "*".to_owned(),
+            Self::Prefix(domain, prefix) => format!("{}{prefix}*", domain.written()),
+            Self::Exact(domain, path) => format!("{}{path}", domain.written()),
+        }
+    }
+
     /// `*`, `td/path`, `td/path*` or `*/path` (stricter rule 8): what is written is a whole trust
     /// domain, or `*` for all of them, and a path from its beginning.
     fn parse(value: &'a str) -> Result<Self, String> {
@@ -135,12 +193,12 @@ impl<'a> PrincipalPattern<'a> {
         }
         match path.strip_suffix('*') {
             None => match check_path(path, false) {
-                Ok(()) => Ok(Self::Exact(domain, path)),
+                Ok(()) => Ok(Self::Exact(Domain::parse(domain), path)),
                 Err(error) => Err(format!("`{value}` can never match: {error}")),
             },
             // Already refused for a first `*`: there is at most one.
             Some(prefix) => match check_path(prefix, true) {
-                Ok(()) => Ok(Self::Prefix(domain, prefix)),
+                Ok(()) => Ok(Self::Prefix(Domain::parse(domain), prefix)),
                 Err(error) => Err(format!("`{value}` can never match: {error}")),
             },
         }
@@ -162,137 +220,12 @@ fn check_path(path: &str, prefix: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// Any of several service accounts: `ns/sa`, or `sa` in the policy's own namespace, or `*`.
-#[derive(Debug, Default)]
-pub(crate) struct ServiceAccountSet {
-    any: bool,
-    accounts: Box<[Account]>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Account {
-    pub(crate) namespace: Arc<str>,
-    pub(crate) account: Arc<str>,
-    pub(crate) wildcard: Wildcard,
-}
-
-/// Where the `*` of a service account stands; the part without it is compared whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wildcard {
-    Nowhere,
-    /// `ns/sa*`, `ns/*`, `sa*`
-    AfterAccount,
-    /// `*sa`
-    BeforeAccount,
-    /// `*ns/sa`, `*/sa`
-    BeforeNamespace,
-}
-
-impl Account {
-    fn matches(&self, namespace: &str, account: &str) -> bool {
-        let namespace_fits = match self.wildcard {
-            Wildcard::BeforeNamespace => namespace.ends_with(&*self.namespace),
-            _ => *namespace == *self.namespace,
-        };
-        namespace_fits
-            && match self.wildcard {
-                Wildcard::AfterAccount => account.starts_with(&*self.account),
-                Wildcard::BeforeAccount => account.ends_with(&*self.account),
-                Wildcard::Nowhere | Wildcard::BeforeNamespace => *account == *self.account,
-            }
-    }
-}
-
-impl ServiceAccountSet {
-    pub(crate) fn matches(&self, namespace: &str, account: &str) -> bool {
-        self.any
-            || self
-                .accounts
-                .iter()
-                .any(|pattern| pattern.matches(namespace, account))
-    }
-
-    pub(crate) fn is_any(&self) -> bool {
-        self.any
-    }
-
-    pub(crate) fn accounts(&self) -> &[Account] {
-        &self.accounts
-    }
-
-    pub(crate) fn parse(
-        values: &[String],
-        policy_namespace: &str,
-        interner: &mut Interner,
-        refuse: &mut dyn FnMut(usize, String),
-    ) -> Self {
-        let (mut any, mut accounts) = (false, Vec::new());
-        for (index, value) in values.iter().enumerate() {
-            match account(value, policy_namespace, interner) {
-                Err(message) => refuse(index, message),
-                Ok(None) => any = true,
-                Ok(Some(account)) => accounts.push(account),
-            }
-        }
-        Self {
-            any,
-            accounts: accounts.into(),
-        }
-    }
-}
-
-/// `None` is `*`: any account at all.
-fn account(
-    value: &str,
-    policy_namespace: &str,
-    interner: &mut Interner,
-) -> Result<Option<Account>, String> {
-    let of_account = |byte| is_segment_byte(byte) || byte == b'/';
-    let pattern = Pattern::parse_of(value, of_account, "a service account")?;
-    let (namespace, account) = pattern
-        .literal()
-        .split_once('/')
-        .unwrap_or((policy_namespace, pattern.literal()));
-    if account.contains('/') {
-        return Err(format!(
-            "`{value}` can never match: a service account is `namespace/account` or `account`"
-        ));
-    }
-    let wildcard = match pattern {
-        Pattern::Any => return Ok(None),
-        Pattern::Exact(_) => Wildcard::Nowhere,
-        Pattern::Prefix(_) => Wildcard::AfterAccount,
-        Pattern::Suffix(text) if text.contains('/') => Wildcard::BeforeNamespace,
-        Pattern::Suffix(_) => Wildcard::BeforeAccount,
-    };
-    if (account.is_empty() && wildcard != Wildcard::AfterAccount)
-        || (namespace.is_empty() && wildcard != Wildcard::BeforeNamespace)
-    {
-        return Err(format!(
-            "`{value}` can never match: the namespace or the account is empty"
-        ));
-    }
-    Ok(Some(Account {
-        namespace: interner.intern(namespace),
-        account: interner.intern(account),
-        wildcard,
-    }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn principals(value: &str) -> Result<PrincipalSet, String> {
-        let mut error = None;
-        let set = PrincipalSet::parse(
-            &[value.to_owned()],
-            &mut Interner::default(),
-            &mut |_, message| {
-                error = Some(message);
-            },
-        );
-        error.map_or(Ok(set), Err)
+    fn principals(value: &str) -> Result<PrincipalPattern<&str>, String> {
+        PrincipalPattern::parse(value)
     }
 
     fn matches(pattern: &str, id: &str) -> bool {
@@ -300,6 +233,42 @@ mod tests {
         principals(pattern)
             .unwrap()
             .matches(&peer, matches!(peer.trust_domain(), "td" | "alias"))
+    }
+
+    #[test]
+    fn any_of_many_principals_is_found() {
+        let mut builder = StoreBuilder::default();
+        let values = [
+            "td/b",
+            "td/c",
+            "other/c",
+            "*/d",
+            "td/p/*",
+            "td/a",
+            "td/c",
+            "cluster.local/e",
+            "td/z",
+        ];
+        let values = values.map(str::to_owned);
+        let run = builder.principals(&values, &mut |_, message| panic!("{message}"));
+        let store = builder.finish();
+        for (id, expected) in [
+            ("spiffe://td/a", true),
+            ("spiffe://td/b", true),
+            ("spiffe://td/c", true),
+            ("spiffe://other/c", true),
+            ("spiffe://third/c", false),
+            ("spiffe://other/b", false),
+            ("spiffe://third/d", true),
+            ("spiffe://td/e", true),
+            ("spiffe://third/e", false),
+            ("spiffe://td/p/q", true),
+            ("spiffe://td/f", false),
+        ] {
+            let peer = Principal::parse(id).unwrap();
+            let local = peer.trust_domain() == "td";
+            assert_eq!(store.matches_principal(run, &peer, local), expected, "{id}");
+        }
     }
 
     #[test]
@@ -376,44 +345,5 @@ mod tests {
         }
         // A prefix is literal: `.` is a dot.
         assert!(!matches("td/.*", "spiffe://td/abc"));
-    }
-
-    #[test]
-    fn a_service_account_without_namespace_is_in_that_of_the_policy() {
-        for (pattern, matching, other) in [
-            (
-                "shop/web",
-                &["shop/web"][..],
-                &["shop/webx", "shopx/web", "x/web"][..],
-            ),
-            ("web", &["own/web"], &["shop/web", "own/webx"]),
-            ("shop/*", &["shop/web", "shop/api"], &["shopx/web"]),
-            ("shop/w*", &["shop/web"], &["shop/api", "own/web"]),
-            ("*/web", &["shop/web", "own/web"], &["shop/xweb"]),
-            ("*op/web", &["shop/web"], &["own/web"]),
-            ("w*", &["own/web"], &["shop/web", "own/api"]),
-            ("*eb", &["own/web"], &["shop/web"]),
-            ("*", &["own/web", "shop/api"], &[]),
-        ] {
-            let set = ServiceAccountSet::parse(
-                &[pattern.to_owned()],
-                "own",
-                &mut Interner::default(),
-                &mut |_, message| panic!("{message}"),
-            );
-            let check = |text: &str| text.split_once('/').is_some_and(|(n, a)| set.matches(n, a));
-            assert!(matching.iter().all(|text| check(text)), "{pattern}");
-            assert!(!other.iter().any(|text| check(text)), "{pattern}");
-        }
-        for refused in ["a/b/c", "/a", "a/", "*/", "", "a*/b", "a b"] {
-            let mut refusals = 0;
-            ServiceAccountSet::parse(
-                &[refused.to_owned()],
-                "own",
-                &mut Interner::default(),
-                &mut |_, _| refusals += 1,
-            );
-            assert_eq!(refusals, 1, "{refused}");
-        }
     }
 }

@@ -1,18 +1,24 @@
 //! Plain strings: exact, `prefix*`, `*suffix`, `*` alone.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use super::path::template_matches;
+use crate::store::{Run, Store, StoreBuilder, Text, append};
 
-/// One string of a policy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pattern<'a> {
+/// So many are compared one by one; of more, the exact ones are searched.
+const FEW: usize = 8;
+
+/// One string of a policy. `T` is what it is written in: the policy as stated, or its store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Pattern<T> {
     Any,
-    Exact(&'a str),
-    Prefix(&'a str),
-    Suffix(&'a str),
+    Prefix(T),
+    Suffix(T),
+    /// Of paths only: whole segments, see [`path`](super::path).
+    Template(T),
+    /// Last in this order, so that those of a run stand together, sorted.
+    Exact(T),
 }
 
-impl<'a> Pattern<'a> {
+impl<'a> Pattern<&'a str> {
     /// A `*` anywhere but alone, first or last is refused, not taken literally (stricter rule 5).
     pub(crate) fn parse(value: &'a str) -> Result<Self, String> {
         let pattern = match value {
@@ -30,14 +36,6 @@ impl<'a> Pattern<'a> {
             ));
         }
         Ok(pattern)
-    }
-
-    /// What is written beside the `*`.
-    pub(crate) fn literal(self) -> &'a str {
-        match self {
-            Self::Any => "",
-            Self::Exact(text) | Self::Prefix(text) | Self::Suffix(text) => text,
-        }
     }
 
     /// Like [`parse`](Self::parse), for values in which only some bytes occur: a pattern with another
@@ -60,84 +58,107 @@ impl<'a> Pattern<'a> {
             None => Ok(pattern),
         }
     }
-}
 
-/// The strings of one policy, each kept once.
-#[derive(Default)]
-pub(crate) struct Interner(HashSet<Arc<str>>);
-
-impl Interner {
-    pub(crate) fn intern(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(text) {
-            return known.clone();
-        }
-        let text: Arc<str> = text.into();
-        self.0.insert(text.clone());
-        text
-    }
-}
-
-/// Any of several patterns.
-#[derive(Debug, Default)]
-pub(crate) struct TextSet {
-    any: bool,
-    /// Sorted.
-    exact: Box<[Arc<str>]>,
-    affixes: Box<[Affix]>,
-}
-
-#[derive(Debug)]
-enum Affix {
-    Prefix(Arc<str>),
-    Suffix(Arc<str>),
-}
-
-impl TextSet {
-    pub(crate) fn new<'a>(
-        patterns: impl IntoIterator<Item = Pattern<'a>>,
-        interner: &mut Interner,
-    ) -> Self {
-        let (mut any, mut exact, mut affixes) = (false, Vec::new(), Vec::new());
-        for pattern in patterns {
-            match pattern {
-                Pattern::Any => any = true,
-                Pattern::Exact(text) => exact.push(interner.intern(text)),
-                Pattern::Prefix(text) => affixes.push(Affix::Prefix(interner.intern(text))),
-                Pattern::Suffix(text) => affixes.push(Affix::Suffix(interner.intern(text))),
+    /// What is written beside the `*`.
+    pub(crate) fn literal(self) -> &'a str {
+        match self {
+            Self::Any => "",
+            Self::Exact(text) | Self::Prefix(text) | Self::Suffix(text) | Self::Template(text) => {
+                text
             }
         }
-        exact.sort_unstable();
-        exact.dedup();
-        Self {
-            any,
-            exact: exact.into(),
-            affixes: affixes.into(),
+    }
+
+    /// As it is written in a policy.
+    pub(crate) fn written(self) -> String {
+        match self {
+            Self::Any => "*".to_owned(),
+            Self::Exact(text) | Self::Template(text) => text.to_owned(),
+            Self::Prefix(prefix) => format!("{prefix}*"),
+            Self::Suffix(suffix) => format!("*{suffix}"),
         }
     }
+}
 
+impl<T: AsRef<[u8]>> Pattern<T> {
     /// `*` means not empty.
     pub(crate) fn matches(&self, value: &[u8]) -> bool {
-        (self.any && !value.is_empty()) || self.matches_text(value)
+        match self {
+            Self::Any => !value.is_empty(),
+            Self::Exact(text) => *text.as_ref() == *value,
+            Self::Prefix(prefix) => value.starts_with(prefix.as_ref()),
+            Self::Suffix(suffix) => value.ends_with(suffix.as_ref()),
+            Self::Template(template) => template_matches(template.as_ref(), value),
+        }
+    }
+}
+
+impl<T: Copy> Pattern<T> {
+    pub(crate) fn map<U>(self, mut map: impl FnMut(T) -> U) -> Pattern<U> {
+        match self {
+            Self::Any => Pattern::Any,
+            Self::Exact(text) => Pattern::Exact(map(text)),
+            Self::Prefix(text) => Pattern::Prefix(map(text)),
+            Self::Suffix(text) => Pattern::Suffix(map(text)),
+            Self::Template(text) => Pattern::Template(map(text)),
+        }
+    }
+}
+
+impl StoreBuilder {
+    pub(crate) fn patterns(&mut self, mut patterns: Vec<Pattern<&str>>) -> Run<Pattern<Text>> {
+        patterns.sort_unstable();
+        patterns.dedup();
+        let start = self.patterns.len();
+        for pattern in patterns {
+            let pattern = pattern.map(|text| self.text(text));
+            self.patterns.push(pattern);
+        }
+        let new = self.patterns.split_off(start);
+        append(&mut self.patterns, new)
+    }
+}
+
+impl Store {
+    pub(crate) fn pattern(&self, pattern: Pattern<Text>) -> Pattern<&str> {
+        pattern.map(|text| self.text(text))
     }
 
-    /// `*` means present, as it does for headers and methods.
-    pub(crate) fn matches_present(&self, value: &[u8]) -> bool {
-        self.any || self.matches_text(value)
+    /// Any of them; `*` means not empty.
+    pub(crate) fn matches(&self, patterns: Run<Pattern<Text>>, value: &[u8]) -> bool {
+        let mut patterns = patterns.of(&self.patterns);
+        if patterns.len() > FEW {
+            let exact = patterns.partition_point(|pattern| !matches!(pattern, Pattern::Exact(_)));
+            let (others, exact) = patterns.split_at(exact);
+            let compare =
+                |pattern: &Pattern<Text>| self.pattern(*pattern).literal().as_bytes().cmp(value);
+            if exact.binary_search_by(compare).is_ok() {
+                return true;
+            }
+            patterns = others;
+        }
+        patterns
+            .iter()
+            .any(|pattern| pattern.map(|text| self.bytes(text)).matches(value))
     }
 
-    fn matches_text(&self, value: &[u8]) -> bool {
-        self.exact
-            .binary_search_by(|exact| exact.as_bytes().cmp(value))
-            .is_ok()
-            || self.affixes.iter().any(|affix| match affix {
-                Affix::Prefix(prefix) => value.starts_with(prefix.as_bytes()),
-                Affix::Suffix(suffix) => value.ends_with(suffix.as_bytes()),
-            })
+    /// Any of them; `*` means present, as it does for headers and methods.
+    pub(crate) fn matches_present(&self, patterns: Run<Pattern<Text>>, value: &[u8]) -> bool {
+        patterns.of(&self.patterns).first() == Some(&Pattern::Any) || self.matches(patterns, value)
     }
 
-    /// All the values, if each of them is exact.
-    pub(crate) fn exact_values(&self) -> Option<&[Arc<str>]> {
-        (!self.any && self.affixes.is_empty()).then_some(&self.exact)
+    /// All the strings, if each of them is exact.
+    pub(crate) fn exact_only(
+        &self,
+        patterns: Run<Pattern<Text>>,
+    ) -> Option<impl Iterator<Item = &str> + Clone> {
+        let patterns = patterns.of(&self.patterns);
+        // They are sorted: when the first is exact, all are.
+        matches!(patterns.first(), Some(Pattern::Exact(_))).then(|| {
+            patterns
+                .iter()
+                .map(|&pattern| self.pattern(pattern).literal())
+        })
     }
 }
 
@@ -145,10 +166,15 @@ impl TextSet {
 mod tests {
     use super::*;
 
-    fn set(values: &[&str]) -> TextSet {
-        TextSet::new(
-            values.iter().map(|value| Pattern::parse(value).unwrap()),
-            &mut Interner::default(),
+    /// As header values and methods, and as everything else.
+    fn matches(patterns: &[&str], value: &str) -> (bool, bool) {
+        let mut builder = StoreBuilder::default();
+        let patterns = patterns.iter().map(|value| Pattern::parse(value).unwrap());
+        let run = builder.patterns(patterns.collect());
+        let store = builder.finish();
+        (
+            store.matches_present(run, value.as_bytes()),
+            store.matches(run, value.as_bytes()),
         )
     }
 
@@ -158,23 +184,48 @@ mod tests {
             ("a", &["a"][..], &["", "A", "ab", "ba"][..]),
             ("a*", &["a", "ab"], &["", "b", "ba"]),
             ("*a", &["a", "ba"], &["", "b", "ab"]),
-            ("*", &["a", "*"], &[""]),
+            ("*", &["a", "*"], &[]),
         ] {
             for value in matching {
-                assert!(
-                    set(&[pattern]).matches(value.as_bytes()),
+                assert_eq!(
+                    matches(&[pattern], value),
+                    (true, true),
                     "{pattern} {value}"
                 );
             }
             for value in other {
-                assert!(
-                    !set(&[pattern]).matches(value.as_bytes()),
+                assert_eq!(
+                    matches(&[pattern], value),
+                    (false, false),
                     "{pattern} {value}"
                 );
             }
         }
-        assert!(set(&["*"]).matches_present(b""));
-        assert!(set(&["c", "a", "b", "x*"]).matches(b"b"));
+        assert_eq!(matches(&["*"], ""), (true, false));
+        let many = ["m0", "m1", "m2", "m3", "m4", "m5", "m6", "x*", "*z", "m3"];
+        for (value, expected) in [
+            ("m0", true),
+            ("m6", true),
+            ("m7", false),
+            ("xy", true),
+            ("az", true),
+            ("", false),
+        ] {
+            assert_eq!(matches(&many, value).1, expected, "{value}");
+        }
+        for (value, expected) in [
+            ("b", true),
+            ("xy", true),
+            ("d", false),
+            ("", false),
+            ("zz", true),
+        ] {
+            assert_eq!(
+                matches(&["c", "a", "b", "x*", "*z", "a"], value).1,
+                expected,
+                "{value}"
+            );
+        }
     }
 
     #[test]
@@ -188,12 +239,10 @@ mod tests {
     #[test]
     fn row_10_regex_metacharacters_are_literal() {
         for pattern in [".", "a.c", "[a-z]", "(a|b)", "^a$", "a+", "a\\d", ".*"] {
-            if let Ok(parsed) = Pattern::parse(pattern) {
-                let set = TextSet::new([parsed], &mut Interner::default());
-                assert!(!set.matches(b"abc") && !set.matches(b"a"), "{pattern}");
-            }
+            assert_eq!(matches(&[pattern], "abc"), (false, false), "{pattern}");
+            assert_eq!(matches(&[pattern], "a"), (false, false), "{pattern}");
         }
-        assert!(set(&["a.c"]).matches(b"a.c"));
-        assert!(!set(&["a.c*"]).matches(b"abcd"));
+        assert_eq!(matches(&["a.c"], "a.c"), (true, true));
+        assert_eq!(matches(&["a.c*"], "abcd"), (false, false));
     }
 }

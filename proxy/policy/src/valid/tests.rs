@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Condition, Operation, Source};
+use crate::model::{self, Condition, Operation, Source};
 
 fn strings(values: &[&str]) -> Vec<String> {
     values.iter().map(|value| (*value).to_owned()).collect()
@@ -11,6 +11,7 @@ fn policy(action: Action, rules: Vec<model::Rule>) -> Policy {
         name: "orders".to_owned(),
         action,
         rules,
+        dry_run: false,
     }
 }
 
@@ -33,6 +34,7 @@ fn when(key: &str, values: &[&str], not_values: &[&str]) -> model::Rule {
         key: key.to_owned(),
         values: strings(values),
         not_values: strings(not_values),
+        cel: None,
     };
     model::Rule {
         when: vec![condition],
@@ -76,12 +78,12 @@ fn every_mistake_is_reported_at_once_with_the_path_of_its_field() {
             Condition {
                 key: "nonsense".to_owned(),
                 values: strings(&["x"]),
-                not_values: vec![],
+                ..Condition::default()
             },
             Condition {
                 key: "destination.port".to_owned(),
-                values: vec![],
                 not_values: strings(&["0"]),
+                ..Condition::default()
             },
         ],
     };
@@ -139,6 +141,8 @@ fn stricter_05_a_star_in_the_middle_is_refused_in_every_field() {
         not_ip_blocks: strings(&["*"]),
         remote_ip_blocks: strings(&["*"]),
         not_remote_ip_blocks: strings(&["*"]),
+        request_principals: strings(&["iss/a*b"]),
+        not_request_principals: strings(&["a*b"]),
     };
     let operation = Operation {
         hosts: bad(),
@@ -156,7 +160,7 @@ fn stricter_05_a_star_in_the_middle_is_refused_in_every_field() {
         when: vec![],
     };
     let errors = ValidPolicy::new(policy(Action::Allow, vec![rule])).unwrap_err();
-    assert_eq!(errors.len(), 20, "{errors:?}");
+    assert_eq!(errors.len(), 22, "{errors:?}");
     for key in [
         "request.headers[x]",
         "source.principal",
@@ -174,10 +178,12 @@ fn stricter_05_a_star_in_the_middle_is_refused_in_every_field() {
 #[test]
 fn conditions_that_are_not_supported_are_refused_by_name() {
     for key in [
-        "request.auth.principal",
-        "request.auth.audiences",
-        "request.auth.presenter",
-        "request.auth.claims[iss]",
+        "request.auth",
+        "request.auth.issuer",
+        "request.auth.claims",
+        "request.auth.claims[]",
+        "request.auth.claims[a",
+        "request.auth.claims[a][]",
         "cel",
         "source.user",
         "request.headers",

@@ -1,16 +1,15 @@
 //! Reads the strings of a field into the type of its attribute.
 
-use super::{Check, FieldError};
+use super::check::{At, Check};
 use crate::constraint::{Attribute, Scope};
 use crate::host::is_host_byte;
-use crate::pattern::{
-    AddressSet, HostSet, Interner, PathSet, Pattern, PrincipalSet, ServiceAccountSet, TextSet,
-    never_matches,
-};
+use crate::pattern::{Pattern, TokenPrincipal, blocks, claim_path, never_matches, parse_path};
 use crate::ports::parse_port;
 use crate::principal::{is_segment_byte, is_trust_domain_byte};
+use crate::store::append;
 
 /// How the strings of a field are to be read.
+#[derive(Clone, Copy)]
 pub(super) enum Kind<'a> {
     Principal,
     Namespace(Scope),
@@ -18,6 +17,11 @@ pub(super) enum Kind<'a> {
     TrustDomain,
     SourceIp,
     RemoteIp,
+    RequestPrincipal,
+    Audiences,
+    Presenter,
+    /// As [`claim_path`] gives it.
+    Claim(&'a str),
     DestinationIp,
     DestinationPort,
     Sni,
@@ -28,7 +32,7 @@ pub(super) enum Kind<'a> {
 }
 
 impl<'a> Kind<'a> {
-    /// What the key of a condition asks for; an unknown or unsupported one is refused by name.
+    /// What the key of a condition asks for; an unknown one is refused by name.
     pub(super) fn of_key(key: &'a str, scope: Scope) -> Result<Self, String> {
         Ok(match key {
             "source.ip" => Self::SourceIp,
@@ -37,96 +41,128 @@ impl<'a> Kind<'a> {
             "source.principal" => Self::Principal,
             "source.serviceAccount" => Self::ServiceAccount(scope),
             "source.trustDomain" => Self::TrustDomain,
+            "request.auth.principal" => Self::RequestPrincipal,
+            "request.auth.audiences" => Self::Audiences,
+            "request.auth.presenter" => Self::Presenter,
             "destination.ip" => Self::DestinationIp,
             "destination.port" => Self::DestinationPort,
             "connection.sni" => Self::Sni,
-            _ => Self::Header(header_name(key)?),
+            _ => match key.strip_prefix("request.auth.claims") {
+                Some(brackets) => Self::Claim(claim_path(brackets).ok_or_else(|| {
+                    format!(
+                        "`{key}` names no claim; write request.auth.claims[name], or [outer][inner] for a nested one"
+                    )
+                })?),
+                None => Self::Header(header_name(key)?),
+            },
         })
     }
 }
 
 impl Check<'_> {
-    pub(super) fn attribute(&mut self, at: &str, kind: &Kind<'_>, values: &[String]) -> Attribute {
-        let errors = &mut self.errors;
-        let refuse = &mut |index: usize, message: String| {
-            errors.push(FieldError {
-                field: format!("{at}[{index}]"),
-                message,
-            });
-        };
-        let interner = &mut self.interner;
-        match kind {
-            Kind::Principal => Attribute::Principal(PrincipalSet::parse(values, interner, refuse)),
-            Kind::Namespace(scope) => Attribute::Namespace(
-                texts(
-                    values,
-                    |value| Pattern::parse_of(value, is_segment_byte, "a namespace"),
-                    interner,
-                    refuse,
-                ),
-                *scope,
-            ),
-            Kind::ServiceAccount(scope) => {
-                let set =
-                    ServiceAccountSet::parse(values, &self.policy.namespace, interner, refuse);
-                Attribute::ServiceAccount(set, *scope)
+    pub(super) fn attribute(&mut self, at: At<'_>, kind: Kind<'_>, values: &[String]) -> Attribute {
+        // Told apart from `self`, whose store is being filled meanwhile.
+        let mut refused = Vec::new();
+        let refuse = &mut |index: usize, message: String| refused.push((index, message));
+        let store = &mut self.store;
+        let attribute = match kind {
+            Kind::Principal => Attribute::Principal(store.principals(values, refuse)),
+            Kind::Namespace(scope) => {
+                let parse = |value| Pattern::parse_of(value, is_segment_byte, "a namespace");
+                Attribute::Namespace(store.patterns(parsed(values, parse, refuse)), scope)
             }
-            Kind::TrustDomain => Attribute::TrustDomain(texts(
-                values,
-                |value| Pattern::parse_of(value, is_trust_domain_byte, "a trust domain"),
-                interner,
-                refuse,
-            )),
-            Kind::SourceIp => Attribute::SourceIp(AddressSet::parse(values, refuse)),
-            Kind::RemoteIp => Attribute::RemoteIp(AddressSet::parse(values, refuse)),
-            Kind::DestinationIp => Attribute::DestinationIp(AddressSet::parse(values, refuse)),
-            Kind::DestinationPort => Attribute::DestinationPort(ports(values, refuse)),
+            Kind::ServiceAccount(scope) => {
+                let accounts = store.accounts(values, &self.policy.namespace, refuse);
+                Attribute::ServiceAccount(accounts, scope)
+            }
+            Kind::TrustDomain => {
+                let parse =
+                    |value| Pattern::parse_of(value, is_trust_domain_byte, "a trust domain");
+                Attribute::TrustDomain(store.patterns(parsed(values, parse, refuse)))
+            }
+            Kind::SourceIp => {
+                Attribute::SourceIp(append(&mut store.blocks, blocks(values, refuse)))
+            }
+            Kind::RemoteIp => {
+                Attribute::RemoteIp(append(&mut store.blocks, blocks(values, refuse)))
+            }
+            Kind::DestinationIp => {
+                Attribute::DestinationIp(append(&mut store.blocks, blocks(values, refuse)))
+            }
+            Kind::RequestPrincipal => {
+                Attribute::RequestPrincipal(store.token_principals(values, refuse))
+            }
+            // Any text: a claim or header may hold any.
+            Kind::Audiences => {
+                Attribute::Audiences(store.patterns(parsed(values, Pattern::parse, refuse)))
+            }
+            Kind::Presenter => {
+                Attribute::Presenter(store.patterns(parsed(values, Pattern::parse, refuse)))
+            }
+            Kind::Claim(path) => {
+                let path = store.text(path);
+                Attribute::Claim(path, store.patterns(parsed(values, Pattern::parse, refuse)))
+            }
+            Kind::Header(name) => {
+                let name = store.text(&name.to_ascii_lowercase());
+                Attribute::Header(name, store.patterns(parsed(values, Pattern::parse, refuse)))
+            }
+            Kind::DestinationPort => {
+                let mut ports = parsed(values, parse_port, refuse);
+                ports.sort_unstable();
+                ports.dedup();
+                Attribute::DestinationPort(append(&mut store.ports, ports))
+            }
             Kind::Sni => {
                 let lower: Vec<_> = values
                     .iter()
                     .map(|value| value.to_ascii_lowercase())
                     .collect();
-                Attribute::Sni(texts(
-                    &lower,
-                    |value| Pattern::parse_of(value, is_host_byte, "a server name"),
-                    interner,
-                    refuse,
-                ))
+                let parse = |value| Pattern::parse_of(value, is_host_byte, "a server name");
+                Attribute::Sni(store.patterns(parsed(&lower, parse, refuse)))
             }
-            Kind::Host => Attribute::Host(HostSet::parse(values, interner, refuse)),
+            Kind::Host => Attribute::Host(store.hosts(values, refuse)),
             Kind::Method => {
-                let attribute = Attribute::Method(texts(
-                    values,
-                    |value| Pattern::parse_of(value, is_token_byte, "a method"),
-                    interner,
-                    refuse,
-                ));
-                self.warn_of(at, values, |method| {
-                    method.bytes().any(|byte| byte.is_ascii_lowercase()).then(|| {
-                        "methods are compared as they are written, and the usual ones are in upper case".to_owned()
-                    })
-                });
-                attribute
+                let parse = |value| Pattern::parse_of(value, is_token_byte, "a method");
+                Attribute::Method(store.patterns(parsed(values, parse, refuse)))
             }
-            Kind::Path => {
-                let attribute = Attribute::Path(PathSet::parse(values, interner, refuse));
-                self.warn_of(at, values, |path| {
-                    never_matches(path).map(|why| format!("`{path}` matches no request: {why}"))
-                });
-                attribute
-            }
-            Kind::Header(name) => {
-                let name = interner.intern(&name.to_ascii_lowercase());
-                // Any text: a header may hold any bytes.
-                Attribute::Header(name, texts(values, Pattern::parse, interner, refuse))
-            }
+            Kind::Path => Attribute::Path(store.patterns(parsed(values, parse_path, refuse))),
+        };
+        for (index, message) in refused {
+            self.refuse(at.value(index), message);
         }
+        self.warn_of_values(at, kind, values);
+        attribute
     }
 
-    fn warn_of(&mut self, at: &str, values: &[String], what: impl Fn(&str) -> Option<String>) {
+    fn warn_of_values(&mut self, at: At<'_>, kind: Kind<'_>, values: &[String]) {
         for (index, value) in values.iter().enumerate() {
-            if let Some(message) = what(value) {
-                self.warn(&format!("{at}[{index}]"), message);
+            match kind {
+                Kind::Method if value.bytes().any(|byte| byte.is_ascii_lowercase()) => self.warn(
+                    at.value(index),
+                    "methods are compared as they are written, and the usual ones are in upper case",
+                ),
+                Kind::Path => {
+                    if let Some(why) = never_matches(value) {
+                        self.warn(at.value(index), format!("`{value}` matches no request: {why}"));
+                    }
+                }
+                Kind::RequestPrincipal => {
+                    if let Ok(TokenPrincipal { issuer, subject }) = TokenPrincipal::parse(value)
+                        && issuer.literal().ends_with(":/")
+                    {
+                        self.warn(
+                            at.value(index),
+                            format!(
+                                "a request principal is `issuer/subject`, split at the last `/`: this one asks for the \
+                                 issuer `{}` and the subject `{}`",
+                                issuer.written(),
+                                subject.written()
+                            ),
+                        );
+                    }
+                }
+                _ => {}
             }
         }
     }
@@ -138,16 +174,12 @@ fn header_name(key: &str) -> Result<&str, String> {
         .strip_prefix("request.headers[")
         .and_then(|rest| rest.strip_suffix(']'))
     else {
-        return Err(match key.starts_with("request.auth.") {
-            true => format!(
-                "`{key}` is not supported by this version: it does not verify request tokens"
-            ),
-            false => format!(
-                "`{key}` is not a condition; known are request.headers[name], source.ip, remote.ip, \
-                 source.namespace, source.principal, source.serviceAccount, source.trustDomain, destination.ip, \
-                 destination.port and connection.sni"
-            ),
-        });
+        return Err(format!(
+            "`{key}` is not a condition; known are request.headers[name], source.ip, remote.ip, \
+             source.namespace, source.principal, source.serviceAccount, source.trustDomain, request.auth.principal, \
+             request.auth.audiences, request.auth.presenter, request.auth.claims[name], destination.ip, \
+             destination.port and connection.sni"
+        ));
     };
     if name.is_empty() || !name.bytes().all(is_token_byte) {
         return Err(format!("`{name}` is not a header name"));
@@ -166,31 +198,17 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-fn texts<'v>(
+fn parsed<'v, T>(
     values: &'v [String],
-    parse: impl Fn(&'v str) -> Result<Pattern<'v>, String>,
-    interner: &mut Interner,
+    parse: impl Fn(&'v str) -> Result<T, String>,
     refuse: &mut dyn FnMut(usize, String),
-) -> TextSet {
-    let mut patterns = Vec::with_capacity(values.len());
+) -> Vec<T> {
+    let mut all = Vec::with_capacity(values.len());
     for (index, value) in values.iter().enumerate() {
         match parse(value) {
-            Ok(pattern) => patterns.push(pattern),
+            Ok(value) => all.push(value),
             Err(message) => refuse(index, message),
         }
     }
-    TextSet::new(patterns, interner)
-}
-
-fn ports(values: &[String], refuse: &mut dyn FnMut(usize, String)) -> Box<[u16]> {
-    let mut ports = Vec::with_capacity(values.len());
-    for (index, value) in values.iter().enumerate() {
-        match parse_port(value) {
-            Ok(port) => ports.push(port),
-            Err(message) => refuse(index, message),
-        }
-    }
-    ports.sort_unstable();
-    ports.dedup();
-    ports.into()
+    all
 }

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use kith_policy::{
-    Action, Condition, DefaultAction, Mesh, Operation, Policy, Reason, Rule, Source,
+    Action, Condition, DefaultAction, Mesh, Operation, Policy, Reason, Rule, Source, Verdict,
 };
+use serde_json::Value;
 
-use crate::generate::{Call, Caller};
+use crate::generate::{Call, Caller, Claims};
 
 pub(crate) type Outcome = (Reason, Option<String>, Option<u32>);
 
@@ -18,6 +19,87 @@ struct Case<'a> {
     policy: &'a Policy,
     caller: &'a Caller,
     call: Option<&'a Call>,
+    /// What is said of the token is left out.
+    any_token: bool,
+}
+
+impl<'a> Case<'a> {
+    fn new(mesh: &'a Mesh, policy: &'a Policy, caller: &'a Caller, call: Option<&'a Call>) -> Self {
+        Self {
+            mesh,
+            policy,
+            caller,
+            call,
+            any_token: false,
+        }
+    }
+
+    fn first_match(&self) -> Option<usize> {
+        self.policy.rules.iter().position(|rule| self.rule(rule))
+    }
+}
+
+/// What AUDIT and dry-run policies say, and whether the call would be allowed with the latter in force.
+pub(crate) struct Shadows {
+    pub(crate) told: Vec<(String, u32, Verdict)>,
+    /// No ALLOW would match, and these dry-run ones are among them.
+    pub(crate) missed: Vec<String>,
+    pub(crate) would_allow: Option<bool>,
+}
+
+pub(crate) fn shadows(
+    mesh: &Mesh,
+    policies: &[Policy],
+    caller: &Caller,
+    call: Option<&Call>,
+) -> Shadows {
+    let id = |policy: &Policy| format!("{}/{}", policy.namespace, policy.name);
+    let mut told = Vec::new();
+    for (action, verdict) in [
+        (Action::Deny, Verdict::Deny),
+        (Action::Allow, Verdict::Allow),
+        (Action::Audit, Verdict::Audit),
+    ] {
+        for policy in policies {
+            let shadow = policy.dry_run || policy.action == Action::Audit;
+            let rule = Case::new(mesh, policy, caller, call).first_match();
+            if let (true, true, Some(rule)) = (shadow, policy.action == action, rule) {
+                told.push((id(policy), rule as u32, verdict));
+            }
+        }
+    }
+    let dry_run = |policy: &&Policy| policy.dry_run && policy.action != Action::Audit;
+    if !policies.iter().any(|policy| dry_run(&policy)) {
+        return Shadows {
+            told,
+            missed: vec![],
+            would_allow: None,
+        };
+    }
+    let in_force: Vec<_> = policies
+        .iter()
+        .map(|policy| Policy {
+            dry_run: false,
+            ..policy.clone()
+        })
+        .collect();
+    let (reason, ..) = decide(mesh, &in_force, caller, call);
+    let missed = match reason {
+        Reason::NoAllowPolicyMatches | Reason::TokenMissing => policies
+            .iter()
+            .filter(|policy| policy.dry_run && policy.action == Action::Allow)
+            .map(id)
+            .collect(),
+        _ => vec![],
+    };
+    Shadows {
+        told,
+        missed,
+        would_allow: Some(matches!(
+            reason,
+            Reason::AllowedByRule | Reason::AllowedByDefault
+        )),
+    }
 }
 
 pub(crate) fn decide(
@@ -26,18 +108,13 @@ pub(crate) fn decide(
     caller: &Caller,
     call: Option<&Call>,
 ) -> Outcome {
+    let policies: Vec<_> = policies.iter().filter(|policy| !policy.dry_run).collect();
     for (action, reason) in [
         (Action::Deny, Reason::DeniedByRule),
         (Action::Allow, Reason::AllowedByRule),
     ] {
         for policy in policies.iter().filter(|policy| policy.action == action) {
-            let case = Case {
-                mesh,
-                policy,
-                caller,
-                call,
-            };
-            if let Some(rule) = policy.rules.iter().position(|rule| case.rule(rule)) {
+            if let Some(rule) = Case::new(mesh, policy, caller, call).first_match() {
                 return (
                     reason,
                     Some(format!("{}/{}", policy.namespace, policy.name)),
@@ -46,7 +123,25 @@ pub(crate) fn decide(
             }
         }
     }
-    if policies.iter().any(|policy| policy.action == Action::Allow) {
+    let allow = || {
+        policies
+            .iter()
+            .filter(|policy| policy.action == Action::Allow)
+    };
+    if call.is_some_and(|call| call.token.is_none()) {
+        let matches_with_token = |policy: &Policy| {
+            let case = Case::new(mesh, policy, caller, call);
+            let case = Case {
+                any_token: true,
+                ..case
+            };
+            case.first_match().is_some()
+        };
+        if allow().any(|policy| matches_with_token(policy)) {
+            return (Reason::TokenMissing, None, None);
+        }
+    }
+    if allow().next().is_some() {
         return (Reason::NoAllowPolicyMatches, None, None);
     }
     match mesh.default_action {
@@ -60,6 +155,7 @@ pub(crate) fn uses_identity(policies: &[Policy], port: u16) -> bool {
     let fits = |ports: &[String], not: &[String]| (ports.is_empty() || named(ports)) && !named(not);
     policies
         .iter()
+        .filter(|policy| !policy.dry_run && policy.action != Action::Audit)
         .flat_map(|policy| &policy.rules)
         .any(|rule| {
             let in_source = rule.from.iter().any(|s| {
@@ -85,7 +181,12 @@ pub(crate) fn uses_identity(policies: &[Policy], port: u16) -> bool {
                 ]
                 .contains(&&*c.key)
             });
-            (in_source || in_condition)
+            let in_expression = rule.when.iter().any(|c| {
+                c.cel
+                    .as_ref()
+                    .is_some_and(|expression| expression.starts_with("source."))
+            });
+            (in_source || in_condition || in_expression)
                 && (rule.to.is_empty() || rule.to.iter().any(|o| fits(&o.ports, &o.not_ports)))
                 && rule
                     .when
@@ -122,8 +223,9 @@ fn in_blocks(blocks: &[String], address: IpAddr) -> bool {
 }
 
 impl Case<'_> {
+    /// AUDIT reads like DENY.
     fn deny(&self) -> bool {
-        self.policy.action == Action::Deny
+        self.policy.action != Action::Allow
     }
 
     fn rule(&self, rule: &Rule) -> bool {
@@ -169,6 +271,39 @@ impl Case<'_> {
             in_blocks(values, self.caller.source)
         }) && Self::field(&s.remote_ip_blocks, &s.not_remote_ip_blocks, |values| {
             in_blocks(values, self.caller.remote)
+        }) && self.token(
+            &s.request_principals,
+            &s.not_request_principals,
+            |v, token| request_principal(v, token, self.deny()),
+        )
+    }
+
+    /// A field about the request's token, which may not be there. `matches` gives whether `values` and
+    /// `not_values` are satisfied.
+    fn token(
+        &self,
+        values: &[String],
+        not: &[String],
+        matches: impl Fn(&[String], &Claims) -> (bool, bool),
+    ) -> bool {
+        // Opaque TCP: an ALLOW with HTTP attributes was refused before, a DENY ignores them.
+        let Some(call) = self.call else { return true };
+        match &call.token {
+            None if self.any_token => true,
+            None => values.is_empty() && (not.is_empty() || self.deny()),
+            Some(token) => {
+                (values.is_empty() || matches(values, token).0)
+                    && (not.is_empty() || matches(not, token).1)
+            }
+        }
+    }
+
+    fn claim(&self, c: &Condition, path: &[&str]) -> bool {
+        self.token(&c.values, &c.not_values, |values, token| {
+            match claim(values, &token.claims, path) {
+                Some(matched) => (matched, !matched),
+                None => (self.deny(), self.deny()),
+            }
         })
     }
 
@@ -263,7 +398,44 @@ impl Case<'_> {
             && (not.is_empty() || matches(not).map_or(self.deny(), |matched| !matched))
     }
 
+    /// `None` is an expression that has no value.
+    fn expression(&self, expression: &str) -> Option<bool> {
+        Some(match expression {
+            "request.method == 'GET'" => self.call?.method == "GET",
+            "source.namespace == 'a'" => self.workload(false)?.0 == "a",
+            "source.principal != 'spiffe://td/ns/a/sa/x'" => {
+                self.caller.peer.as_ref()?.as_str() != "spiffe://td/ns/a/sa/x"
+            }
+            "request.headers['x-id'] == '1'" => {
+                let headers = self.call?.headers.iter();
+                let values: Vec<_> = headers.filter(|(name, _)| name == "x-id").collect();
+                match values[..] {
+                    [(_, value)] => value == "1",
+                    _ => return None,
+                }
+            }
+            // Ignored as a whole on opaque TCP, like every other field about the request.
+            "destination.port == 80 || request.path == '/a'" => {
+                let call = self.call?;
+                self.caller.destination.port() == 80 || call.path == "/a"
+            }
+            "request.auth.claims.g == 'a'" => {
+                self.call?.token.as_ref()?.claims.get("g")?.as_str() == Some("a")
+            }
+            "remote.ip.inCidr('10.0.0.0/24')" => {
+                in_blocks(&["10.0.0.0/24".to_owned()], self.caller.remote)
+            }
+            other => panic!("{other}"),
+        })
+    }
+
     fn condition(&self, c: &Condition, rule: &Rule) -> bool {
+        if let Some(expression) = &c.cel {
+            let awaited = self.any_token
+                && expression.contains("request.auth")
+                && self.call.is_some_and(|call| call.token.is_none());
+            return awaited || self.expression(expression).unwrap_or(self.deny());
+        }
         let any_domain = rule
             .when
             .iter()
@@ -302,6 +474,14 @@ impl Case<'_> {
             "source.trustDomain" => {
                 self.identity(&c.values, &c.not_values, |v| self.trust_domain(v))
             }
+            "request.auth.principal" => self.token(&c.values, &c.not_values, |v, token| {
+                request_principal(v, token, self.deny())
+            }),
+            "request.auth.audiences" => self.claim(c, &["aud"]),
+            "request.auth.presenter" => self.claim(c, &["azp"]),
+            "request.auth.claims[g]" => self.claim(c, &["g"]),
+            "request.auth.claims[g][h]" => self.claim(c, &["g", "h"]),
+            "request.auth.claims[scope]" => self.claim(c, &["scope"]),
             key => {
                 let name = key
                     .strip_prefix("request.headers[")
@@ -336,21 +516,79 @@ impl Case<'_> {
 }
 
 fn uses_http(rule: &Rule) -> bool {
-    rule.when
+    rule.when.iter().any(|condition| {
+        let text = condition.cel.as_ref().unwrap_or(&condition.key);
+        text.contains("request.")
+    }) || rule.from.iter().any(|source| {
+        !source.request_principals.is_empty() || !source.not_request_principals.is_empty()
+    }) || rule.to.iter().any(|o| {
+        [
+            &o.hosts,
+            &o.not_hosts,
+            &o.methods,
+            &o.not_methods,
+            &o.paths,
+            &o.not_paths,
+        ]
         .iter()
-        .any(|condition| condition.key.starts_with("request.headers"))
-        || rule.to.iter().any(|o| {
-            [
-                &o.hosts,
-                &o.not_hosts,
-                &o.methods,
-                &o.not_methods,
-                &o.paths,
-                &o.not_paths,
-            ]
-            .iter()
-            .any(|field| !field.is_empty())
-        })
+        .any(|field| !field.is_empty())
+    })
+}
+
+/// Are `values` satisfied, are `not_values`?
+fn request_principal(values: &[String], token: &Claims, deny: bool) -> (bool, bool) {
+    let parts = |value: &str| match (value.rfind("/spiffe://"), value.rfind('/')) {
+        (Some(at), _) | (None, Some(at)) => (value[..at].to_owned(), value[at + 1..].to_owned()),
+        _ if value == "*" => ("*".to_owned(), "*".to_owned()),
+        _ if value.starts_with('*') => ("*".to_owned(), value.to_owned()),
+        _ => (value.to_owned(), "*".to_owned()),
+    };
+    let issued: Vec<_> = values
+        .iter()
+        .map(|value| parts(value))
+        .filter(|(issuer, _)| text(issuer, &token.issuer))
+        .collect();
+    match (token.subject.is_empty(), issued.is_empty()) {
+        (true, true) => (false, deny),
+        (true, false) => (deny, deny),
+        (false, _) => {
+            let matched = issued
+                .iter()
+                .any(|(_, subject)| text(subject, &token.subject));
+            (matched, !matched)
+        }
+    }
+}
+
+/// `None` is a claim that can't be compared.
+fn claim(
+    values: &[String],
+    claims: &serde_json::Map<String, Value>,
+    path: &[&str],
+) -> Option<bool> {
+    let mut value = claims.get(path[0]);
+    for name in &path[1..] {
+        value = match value {
+            None => None,
+            Some(value) => value.as_object()?.get(*name),
+        };
+    }
+    let matches = |value: &str| match path {
+        ["scope"] => value.split_whitespace().any(|word| texts(values, word)),
+        _ => texts(values, value),
+    };
+    match value {
+        None => Some(false),
+        Some(Value::String(value)) => Some(matches(value)),
+        Some(Value::Array(list)) => {
+            if list.iter().any(|value| value.as_str().is_some_and(matches)) {
+                Some(true)
+            } else {
+                list.iter().all(Value::is_string).then_some(false)
+            }
+        }
+        Some(_) => None,
+    }
 }
 
 fn path(pattern: &str, path: &str) -> bool {
@@ -406,4 +644,35 @@ fn host(patterns: &[String], host: &str) -> Option<bool> {
         }
     }
     matched
+}
+
+pub(crate) fn rule_matches(
+    mesh: &Mesh,
+    policy: &Policy,
+    rule: usize,
+    caller: &Caller,
+    call: Option<&Call>,
+) -> bool {
+    Case::new(mesh, policy, caller, call).rule(&policy.rules[rule])
+}
+
+/// Does a rule match when it has only the part that is named, such as `rules[0].from[1]`, and its conditions?
+pub(crate) fn part_matches(
+    mesh: &Mesh,
+    policy: &Policy,
+    part: &str,
+    caller: &Caller,
+    call: Option<&Call>,
+) -> bool {
+    let numbers: Vec<usize> = part
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|number| number.parse().ok())
+        .collect();
+    let mut rule = policy.rules[numbers[0]].clone();
+    if part.contains(".from[") {
+        rule.from = vec![rule.from[numbers[1]].clone()];
+    } else if part.contains(".to[") {
+        rule.to = vec![rule.to[numbers[1]].clone()];
+    }
+    Case::new(mesh, policy, caller, call).rule(&rule)
 }

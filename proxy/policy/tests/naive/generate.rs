@@ -4,10 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use kith_policy::{
     Action, Condition, Connection, DefaultAction, Headers, Mesh, Operation, Policy, Principal,
-    Request, Rule, Source,
+    Request, Rule, Source, Token,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
+use serde_json::{Map, Value, json};
 
 pub(crate) const PORTS: [u16; 4] = [80, 81, 8080, 9];
 
@@ -32,6 +33,14 @@ pub(crate) struct Call {
     pub(crate) host: String,
     pub(crate) path: String,
     pub(crate) headers: Vec<(String, String)>,
+    pub(crate) token: Option<Claims>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Claims {
+    pub(crate) issuer: String,
+    pub(crate) subject: String,
+    pub(crate) claims: Map<String, Value>,
 }
 
 impl Caller {
@@ -53,6 +62,11 @@ impl Call {
             host: &self.host,
             path: &self.path,
             headers: self,
+            token: self.token.as_ref().map(|token| Token {
+                issuer: &token.issuer,
+                subject: &token.subject,
+                claims: &token.claims,
+            }),
         }
     }
 }
@@ -158,6 +172,40 @@ const HEADER_KEYS: &[&str] = &[
 const HEADER_NAMES: &[&str] = &["x-id", "x-b"];
 const HEADER_VALUES: &[&str] = &["1", "2", "12", "", "1,1"];
 const HEADER_PATTERNS: &[&str] = &["1", "2", "1*", "*2", "*", "1,1", "1,2"];
+const ISSUERS: &[&str] = &["i", "i/x", "j", "spiffe://td"];
+const SUBJECTS: &[&str] = &["s", "x/s", "", "spiffe://td/ns/a/sa/x"];
+const REQUEST_PRINCIPALS: &[&str] = &[
+    "*",
+    "i/s",
+    "i/*",
+    "i*",
+    "*s",
+    "*/s",
+    "i/x/s",
+    "j/*",
+    "*x/s",
+    "spiffe://td/spiffe://td/ns/a/sa/x",
+    "spiffe://td/spiffe://td/ns/*",
+    "spiffe://td/*",
+];
+const CLAIM_KEYS: &[&str] = &[
+    "request.auth.audiences",
+    "request.auth.presenter",
+    "request.auth.claims[g]",
+    "request.auth.claims[g][h]",
+    "request.auth.claims[scope]",
+];
+const CLAIM_PATTERNS: &[&str] = &["a", "b", "a*", "*b", "*", "a b"];
+/// Each is known to the naive evaluator by its text.
+pub(crate) const EXPRESSIONS: &[&str] = &[
+    "request.method == 'GET'",
+    "source.namespace == 'a'",
+    "source.principal != 'spiffe://td/ns/a/sa/x'",
+    "request.headers['x-id'] == '1'",
+    "destination.port == 80 || request.path == '/a'",
+    "request.auth.claims.g == 'a'",
+    "remote.ip.inCidr('10.0.0.0/24')",
+];
 const SNIS: &[&str] = &["h", "H", "g.h", ""];
 
 fn values(from: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
@@ -178,6 +226,14 @@ fn port_field() -> impl Strategy<Value = Vec<String>> {
 }
 
 fn source() -> impl Strategy<Value = Source> {
+    let with_token = values(REQUEST_PRINCIPALS).prop_map(|request_principals| Source {
+        request_principals,
+        ..Source::default()
+    });
+    prop_oneof![5 => source_of_fields(), 1 => with_token]
+}
+
+fn source_of_fields() -> impl Strategy<Value = Source> {
     let identity = (
         field(PRINCIPALS),
         field(PRINCIPALS),
@@ -189,7 +245,8 @@ fn source() -> impl Strategy<Value = Source> {
         field(TRUST_DOMAINS),
     );
     let address = (field(BLOCKS), field(BLOCKS), field(BLOCKS), field(BLOCKS));
-    (identity, address, values(PRINCIPALS)).prop_map(|(i, a, fallback)| {
+    let token = (field(REQUEST_PRINCIPALS), field(REQUEST_PRINCIPALS));
+    (identity, address, token, values(PRINCIPALS)).prop_map(|(i, a, t, fallback)| {
         let source = Source {
             principals: i.0,
             not_principals: i.1,
@@ -203,6 +260,8 @@ fn source() -> impl Strategy<Value = Source> {
             not_ip_blocks: a.1,
             remote_ip_blocks: a.2,
             not_remote_ip_blocks: a.3,
+            request_principals: t.0,
+            not_request_principals: t.1,
         };
         if source == Source::default() {
             Source {
@@ -259,6 +318,12 @@ fn condition() -> impl Strategy<Value = Condition> {
         1 => of(&["source.namespace"], NAMESPACES),
         1 => of(&["source.serviceAccount"], ACCOUNTS),
         1 => of(&["source.trustDomain"], TRUST_DOMAINS),
+        1 => of(&["request.auth.principal"], REQUEST_PRINCIPALS),
+        2 => of(CLAIM_KEYS, CLAIM_PATTERNS),
+        2 => select(EXPRESSIONS).prop_map(|expression| Condition {
+            cel: Some(expression.to_owned()),
+            ..Condition::default()
+        }),
         1 => of(&["connection.sni"], &["h", "H", "*h", "g*", "*"]),
         1 => (Just("destination.port"), port_values(), port_values(), 0..3).prop_map(condition_of),
     ]
@@ -271,6 +336,7 @@ fn condition_of(
         key: key.to_owned(),
         values: if sides == 1 { vec![] } else { values },
         not_values: if sides == 0 { vec![] } else { not_values },
+        cel: None,
     }
 }
 
@@ -288,20 +354,21 @@ fn policy() -> impl Strategy<Value = Policy> {
     (
         select(&["a", "b"][..]),
         select(&["p", "q"][..]),
-        any::<bool>(),
+        prop_oneof![4 => Just(Action::Allow), 4 => Just(Action::Deny), 1 => Just(Action::Audit)],
+        prop::bool::weighted(0.2),
         prop::collection::vec(rule(), 0..=3),
         rule(),
     )
-        .prop_map(|(namespace, name, allow, mut rules, fallback)| {
-            if !allow && rules.is_empty() {
+        .prop_map(|(namespace, name, action, dry_run, mut rules, fallback)| {
+            if action == Action::Deny && rules.is_empty() {
                 rules.push(fallback);
             }
-            let action = if allow { Action::Allow } else { Action::Deny };
             Policy {
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
                 action,
                 rules,
+                dry_run,
             }
         })
 }
@@ -323,6 +390,60 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
             policies,
         },
     )
+}
+
+/// An ALLOW and a DENY that have much in common: the DENY is made of the ALLOW, with parts left out.
+pub(crate) fn overlapping_world() -> impl Strategy<Value = World> {
+    let pruned = prop::collection::vec(any::<bool>(), 32);
+    (world(), rule(), pruned).prop_map(|(world, rule, keep)| {
+        let mut keep = keep.into_iter().cycle();
+        let mut deny = rule.clone();
+        let mut prune = |field: &mut Vec<String>| {
+            if !keep.next().unwrap_or(true) {
+                field.clear();
+            }
+        };
+        for source in &mut deny.from {
+            prune(&mut source.principals);
+            prune(&mut source.not_principals);
+            prune(&mut source.namespaces);
+            prune(&mut source.not_namespaces);
+            prune(&mut source.service_accounts);
+            prune(&mut source.not_service_accounts);
+            prune(&mut source.trust_domains);
+            prune(&mut source.ip_blocks);
+            prune(&mut source.request_principals);
+            prune(&mut source.not_request_principals);
+        }
+        for operation in &mut deny.to {
+            prune(&mut operation.hosts);
+            prune(&mut operation.not_hosts);
+            prune(&mut operation.ports);
+            prune(&mut operation.not_ports);
+            prune(&mut operation.methods);
+            prune(&mut operation.paths);
+            prune(&mut operation.not_paths);
+        }
+        // One that asks for nothing any more is no restriction.
+        if deny.from.contains(&Source::default()) {
+            deny.from.clear();
+        }
+        if deny.to.contains(&Operation::default()) {
+            deny.to.clear();
+        }
+        let policy = |action, rule: Rule| Policy {
+            namespace: "a".to_owned(),
+            name: "p".to_owned(),
+            action,
+            rules: vec![rule],
+            dry_run: false,
+        };
+        let overlapping = [policy(Action::Allow, rule), policy(Action::Deny, deny)];
+        World {
+            policies: overlapping.into_iter().chain(world.policies).collect(),
+            ..world
+        }
+    })
 }
 
 pub(crate) fn address() -> impl Strategy<Value = IpAddr> {
@@ -355,13 +476,51 @@ pub(crate) fn call() -> impl Strategy<Value = Call> {
         select(HOSTS),
         select(PATHS),
         prop::collection::vec(header, 0..=4),
+        prop::option::of(claims()),
     )
-        .prop_map(|(method, host, path, headers)| Call {
+        .prop_map(|(method, host, path, headers, token)| Call {
             method: method.to_owned(),
             host: host.to_owned(),
             path: path.to_owned(),
             headers,
+            token,
         })
+}
+
+fn claims() -> impl Strategy<Value = Claims> {
+    let value = || {
+        select(vec![
+            json!("a"),
+            json!("b"),
+            json!("a b"),
+            json!("ab"),
+            json!(""),
+            json!(["a", "c"]),
+            json!(["c"]),
+            json!([]),
+            json!(["c", 1]),
+            json!(["a", null]),
+            json!(1),
+            json!(true),
+            json!(null),
+            json!({"h": "a"}),
+            json!({"h": ["b"]}),
+            json!({"h": 1}),
+            json!({}),
+        ])
+    };
+    let claim = |name: &'static str| {
+        prop::option::of(value()).prop_map(move |value| value.map(|value| (name.to_owned(), value)))
+    };
+    let claims = (claim("aud"), claim("azp"), claim("g"), claim("scope"));
+    (select(ISSUERS), select(SUBJECTS), claims).prop_map(|(issuer, subject, claims)| {
+        let (aud, azp, g, scope) = claims;
+        Claims {
+            issuer: issuer.to_owned(),
+            subject: subject.to_owned(),
+            claims: [aud, azp, g, scope].into_iter().flatten().collect(),
+        }
+    })
 }
 
 /// Paths made of everything that people try.

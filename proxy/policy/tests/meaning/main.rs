@@ -6,9 +6,15 @@ use std::sync::Arc;
 
 use kith_policy::{
     Action, Clause, Condition, Connection, Decision, DefaultAction, EncodedSlash, Headers, Mesh,
-    Operation, Policy, PolicySet, Principal, Reason, Request, Rule, Source, ValidPolicy,
+    Operation, Policy, PolicySet, Principal, Reason, Request, Rule, Source, Token, ValidPolicy,
     normalise_target,
 };
+
+mod analysis;
+mod cel;
+mod explain;
+mod shadow;
+mod token;
 
 const WEB: &str = "spiffe://example.org/ns/shop/sa/web";
 const API: &str = "spiffe://example.org/ns/shop/sa/api";
@@ -34,6 +40,8 @@ struct Http {
     host: &'static str,
     path: &'static str,
     headers: &'static [(&'static str, &'static str)],
+    /// The claims of a verified token, as JSON.
+    token: Option<&'static str>,
 }
 
 const GET: Http = Http {
@@ -41,6 +49,7 @@ const GET: Http = Http {
     host: "orders.shop",
     path: "/a",
     headers: &[],
+    token: None,
 };
 
 fn call() -> Call {
@@ -95,12 +104,32 @@ impl Call {
             destination: self.destination.parse().unwrap(),
             sni: self.sni,
         };
+        let claims: Option<serde_json::Map<_, _>> = self
+            .http
+            .and_then(|http| http.token)
+            .map(|token| serde_json::from_str(token).unwrap());
+        let claim = |claims: &serde_json::Map<String, serde_json::Value>, name: &str| {
+            claims
+                .get(name)
+                .map_or(String::new(), |value| value.as_str().unwrap().to_owned())
+        };
+        let names = claims
+            .as_ref()
+            .map(|claims| (claim(claims, "iss"), claim(claims, "sub")));
         let headers = List(self.http.map_or(&[], |http| http.headers));
         let request = self.http.map(|http| Request {
             method: http.method,
             host: http.host,
             path: http.path,
             headers: &headers,
+            token: claims
+                .as_ref()
+                .zip(names.as_ref())
+                .map(|(claims, (issuer, subject))| Token {
+                    issuer,
+                    subject,
+                    claims,
+                }),
         });
         ask(&connection, request.as_ref())
     }
@@ -124,6 +153,7 @@ fn policy(action: Action, name: &str, rules: Vec<Rule>) -> Arc<ValidPolicy> {
         name: name.to_owned(),
         action,
         rules,
+        dry_run: false,
     };
     Arc::new(ValidPolicy::new(policy).unwrap())
 }
@@ -151,6 +181,18 @@ fn condition(key: &str, values: &[&str], not_values: &[&str]) -> Rule {
         key: key.to_owned(),
         values: strings(values),
         not_values: strings(not_values),
+        cel: None,
+    };
+    Rule {
+        when: vec![condition],
+        ..Rule::default()
+    }
+}
+
+fn cel(expression: &str) -> Rule {
+    let condition = Condition {
+        cel: Some(expression.to_owned()),
+        ..Condition::default()
     };
     Rule {
         when: vec![condition],
@@ -882,6 +924,7 @@ fn stricter_05_a_star_in_the_middle_is_refused_on_entry() {
         name: "p".into(),
         action: Action::Allow,
         rules: vec![rule],
+        dry_run: false,
     };
     assert_eq!(
         ValidPolicy::new(policy).unwrap_err()[0].field,
@@ -1179,7 +1222,7 @@ fn the_nearest_policy_is_the_one_whose_rule_got_furthest() {
     let id = Condition {
         key: "request.headers[X-Id]".to_owned(),
         values: strings(&["1"]),
-        not_values: vec![],
+        ..Condition::default()
     };
     let c = policy(
         Action::Allow,
