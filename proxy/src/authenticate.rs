@@ -370,6 +370,7 @@ fn reason_of(reason: SvidReason) -> Reason {
     match reason {
         SvidReason::Untrusted => Reason::SvidUntrusted,
         SvidReason::Expired => Reason::SvidExpired,
+        SvidReason::Revoked => Reason::SvidRevoked,
         SvidReason::Malformed => Reason::SvidMalformed,
         SvidReason::TrustDomainUnknown => Reason::TrustDomainUnknown,
     }

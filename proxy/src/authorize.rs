@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use kith_policy::{Decision, Reason, Request};
 
@@ -34,6 +35,8 @@ impl Permit {
             policy: None,
             rule: None,
             nearest: None,
+            shadow: Vec::new(),
+            would_allow: None,
             revision: Arc::clone(revision),
         })
     }
@@ -74,11 +77,14 @@ pub(crate) fn inbound(
     peer: Option<&Rc<Peer>>,
     request: Option<&Request<'_>>,
 ) -> Result<Permit, Denial> {
+    if let Some(reason) = live.revoked(snapshot) {
+        return Err(Denial::Refused(reason));
+    }
     plaintext_allowed(snapshot, live.destination.port(), peer.is_some())
         .map_err(Denial::Refused)?;
     let mut attributes = live.attributes(peer);
     if let Some(request) = request {
-        attributes.remote = remote_address(snapshot, live, request);
+        attributes.remote = remote_address(snapshot, live.source.ip(), request);
     }
     let decision = snapshot.policies().decide(&attributes, request);
     if decision.allow {
@@ -86,6 +92,16 @@ pub(crate) fn inbound(
     } else {
         Err(Denial::Decided(decision))
     }
+}
+
+/// Why this peer, client or server, is not to be dealt with whatever policies say: its principal or its SVID is on the
+/// revocation list.
+pub(crate) fn revoked(snapshot: &Snapshot, peer: &Peer) -> Option<Reason> {
+    let revocations = snapshot.revocations();
+    if revocations.is_empty() {
+        return None;
+    }
+    revocations.svid(peer.principal(), peer.svid().serial(), SystemTime::now())
 }
 
 /// Plaintext is refused where mTLS is strict, and wherever any policy of the port is about identity: a
@@ -104,9 +120,12 @@ pub(crate) fn plaintext_allowed(
 
 /// The address that x-forwarded-for names once the trusted hops are counted from its right end; the
 /// TCP peer when none are trusted or the header does not reach that far.
-fn remote_address(snapshot: &Snapshot, live: &Live, request: &Request<'_>) -> std::net::IpAddr {
+pub(crate) fn remote_address(
+    snapshot: &Snapshot,
+    peer: std::net::IpAddr,
+    request: &Request<'_>,
+) -> std::net::IpAddr {
     let hops = snapshot.workload().trusted_hops as usize;
-    let peer = live.source.ip();
     if hops == 0 {
         return peer;
     }

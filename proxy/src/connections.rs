@@ -1,21 +1,21 @@
 //! The registry of live connections of one data worker: every connection is in it before its first check,
 //! and is checked again when the policy, the trust or its own lease changes. Only losers are touched.
 
+mod recheck;
+
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use kith_certs::TrustSnapshot;
 use kith_policy::{Connection, Reason};
 use slab::Slab;
 
 use crate::authenticate::Peer;
 use crate::lease::{Grace, Lease, Stage};
 use crate::record::{ClosedBy, Direction};
-use crate::signal::{Barrier, Closing, Signal};
-use crate::snapshot::{Protocol, Snapshot};
-use crate::telemetry::metrics;
+use crate::signal::{Closing, Signal};
+use crate::snapshot::Protocol;
 
 /// How much earlier than the server a client stops using a connection whose lease runs out.
 const AHEAD: Duration = Duration::from_secs(1);
@@ -25,9 +25,6 @@ const LAST_MOMENTS: Duration = Duration::from_secs(2);
 
 /// How long a client may keep a connection without a request.
 pub(crate) const IDLE: Duration = Duration::from_secs(600);
-
-/// Chains verified before other work gets its turn.
-const AT_ONCE: usize = 16;
 
 /// 16 bytes of exporter output (RFC 8446 section 7.5): both ends of a TLS connection know it, nobody else does.
 pub(crate) type HopId = [u8; 16];
@@ -160,52 +157,11 @@ impl Registry {
             .collect()
     }
 
-    /// Closes what the snapshot forbids and has requests in flight decided again. The barrier falls when all
-    /// of that has happened: forbidden sockets closed, forbidden requests reset.
-    pub(crate) fn recheck(&self, snapshot: &Snapshot, barrier: &Rc<Barrier>) -> usize {
-        let mut closed = 0;
+    /// Our SVID may be used no longer: what it backed ends as when it had expired.
+    pub(crate) fn withdraw(&self, now: SystemTime) {
         for live in self.all() {
-            if live.direction != Direction::Inbound {
-                continue;
-            }
-            if live.signal.is_closing() {
-                // Told to close by an earlier change, and not gone yet.
-                live.signal.hold(Rc::clone(barrier));
-                continue;
-            }
-            if let Err(closing) = live.still_allowed(snapshot) {
-                live.signal.hold(Rc::clone(barrier));
-                live.signal.close(closing);
-                closed += 1;
-            } else {
-                live.ask_in_flight(barrier);
-            }
-        }
-        closed
-    }
-
-    /// Closes the connections whose peer this trust does not vouch for. Only those of trust domains whose bundle
-    /// changed are looked at, a few at a time, since each costs a chain verification.
-    pub(crate) async fn recheck_trust(
-        &self,
-        before: Option<&TrustSnapshot>,
-        trust: &TrustSnapshot,
-    ) {
-        let mut verified = 0;
-        for live in self.all() {
-            let Some(peer) = live.peer() else { continue };
-            if before
-                .is_some_and(|before| !before.bundle_differs(trust, peer.svid().trust_domain()))
-            {
-                continue;
-            }
-            if let Err(reason) = peer.still_trusted(trust) {
-                metrics::policy_closed(reason.as_str(), 1);
-                live.signal.close(Closing::new(ClosedBy::Policy, reason));
-            }
-            verified += 1;
-            if verified % AT_ONCE == 0 {
-                tokio::task::yield_now().await;
+            if let Some(mesh) = &mut *live.mesh.borrow_mut() {
+                mesh.lease.end(now);
             }
         }
     }
@@ -280,43 +236,6 @@ impl Live {
         self.mesh.borrow().as_ref().map_or(0, |mesh| mesh.renewed)
     }
 
-    /// Is there anything that this connection may still do?
-    pub(crate) fn still_allowed(&self, snapshot: &Snapshot) -> Result<(), Closing> {
-        let Some(protocol) = self.protocol.get() else {
-            // Not authenticated yet: it meets the new snapshot at its first check.
-            return Ok(());
-        };
-        let peer = self.peer();
-        crate::authorize::plaintext_allowed(snapshot, self.destination.port(), peer.is_some())
-            .map_err(|reason| Closing::new(ClosedBy::Policy, reason))?;
-        let attributes = self.attributes(peer.as_ref());
-        match protocol {
-            Protocol::Tcp | Protocol::Tls => {
-                let decision = snapshot.policies().decide(&attributes, None);
-                if decision.allow {
-                    Ok(())
-                } else {
-                    Err(Closing::forbidden(decision))
-                }
-            }
-            Protocol::Http1 | Protocol::Http2 => snapshot
-                .policies()
-                .could_allow(&attributes)
-                .map_err(Closing::forbidden),
-        }
-    }
-
-    fn ask_in_flight(&self, barrier: &Rc<Barrier>) {
-        if self.in_flight.get() > 0 {
-            self.signal.recheck(Rc::clone(barrier));
-        }
-        for (_, stream) in &*self.streams.borrow() {
-            if let Some(stream) = stream.upgrade() {
-                stream.recheck(Rc::clone(barrier));
-            }
-        }
-    }
-
     /// A request that the connection's own task carries.
     pub(crate) fn set_in_flight(&self, requests: u32) {
         self.in_flight.set(requests);
@@ -365,6 +284,15 @@ impl Live {
             signal,
             live: Rc::clone(self),
             key,
+        }
+    }
+
+    /// Ends what is in flight, for requests that have tasks of their own.
+    pub(crate) fn close_streams(&self, closing: &Closing) {
+        for (_, stream) in &*self.streams.borrow() {
+            if let Some(stream) = stream.upgrade() {
+                stream.close(closing.clone());
+            }
         }
     }
 

@@ -5,24 +5,29 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use kith_certs::TrustSnapshot;
 use kith_policy::{FieldError, ValidPolicy};
-use kith_xds_client::{Client, Delivery, Kind, Rejection, Resource};
+use kith_xds_client::{Client, Delivery, Enforced, Facts, Kind, Rejection, Resource};
 use tokio::sync::{mpsc, watch};
 
+use crate::revocation::Revocations;
 use crate::shared::Shared;
 use crate::snapshot::{Snapshot, Workload};
 use crate::telemetry::metrics;
 use crate::translate;
 use crate::worker::{Command, Workers};
 
-/// The most that closing connections may hold up an ACK; a peer that does not read can't stall the mesh.
+/// The most that closing connections may hold up what comes next.
 const ENFORCED: Duration = Duration::from_secs(2);
 
 /// How often unused addresses are given up.
 const SWEEP: Duration = Duration::from_secs(10);
+
+/// How often what data workers count is looked at.
+const COUNT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Control {
     shared: Arc<Shared>,
@@ -30,6 +35,9 @@ pub(crate) struct Control {
     client: Client,
     policies: HashMap<String, Arc<ValidPolicy>>,
     workload: Option<Arc<Workload>>,
+    /// The last list received; it goes into every snapshot.
+    revocations: Arc<Revocations>,
+    facts: Facts,
     /// Accepted, but not in force until the snapshot is complete.
     waiting: Vec<Delivery>,
     /// What is missing for the next snapshot, for readiness and admin.
@@ -49,6 +57,8 @@ impl Control {
             client,
             policies: HashMap::new(),
             workload: None,
+            revocations: Arc::default(),
+            facts: Facts::default(),
             waiting: Vec::new(),
             missing,
         }
@@ -62,6 +72,7 @@ impl Control {
     ) {
         let mut current: Option<Arc<TrustSnapshot>> = None;
         let mut sweep = tokio::time::interval(SWEEP);
+        let mut count = tokio::time::interval(COUNT);
         identity.mark_changed();
         loop {
             tokio::select! {
@@ -71,13 +82,31 @@ impl Control {
                     self.trust(&mut current, latest);
                 }
                 _ = sweep.tick() => self.shared.destinations.sweep(Instant::now()),
+                _ = count.tick() => {
+                    let plaintext = self.shared.plaintext();
+                    if plaintext != self.facts.plaintext {
+                        self.facts.plaintext = plaintext;
+                        self.client.set_facts(self.facts.clone());
+                    }
+                }
                 else => return,
             }
         }
     }
 
-    fn trust(&self, current: &mut Option<Arc<TrustSnapshot>>, latest: Option<Arc<TrustSnapshot>>) {
-        let Some(trust) = latest else { return };
+    fn trust(
+        &mut self,
+        current: &mut Option<Arc<TrustSnapshot>>,
+        latest: Option<Arc<TrustSnapshot>>,
+    ) {
+        let Some(trust) = latest else {
+            // The first value of the channel is none too.
+            if current.take().is_some() {
+                metrics::svid_withdrawn();
+                self.workers.tell(|| Command::Withdrawn);
+            }
+            return;
+        };
         let rotated = current
             .as_ref()
             .is_some_and(|before| before.serial() != trust.serial());
@@ -86,11 +115,14 @@ impl Control {
                 principal = trust.principal().as_str(),
                 serial = trust.serial(),
                 expires = %crate::record::rfc3339(trust.not_after()),
-                "{}", if rotated { "the SVID was rotated" } else { "the first SVID is here" }
+                "{}", if rotated { "the SVID was rotated" } else { "an SVID is here" }
             );
             metrics::svid(trust.not_after());
         }
         metrics::bundles(trust.bundles().count());
+        self.facts.svid_serial = trust.serial().to_owned();
+        self.facts.svid_expires = Some(trust.not_after());
+        self.client.set_facts(self.facts.clone());
         let before = current.replace(Arc::clone(&trust));
         self.workers.tell(|| Command::Trust {
             before: before.clone(),
@@ -112,7 +144,7 @@ impl Control {
                         _ => Err(foreign(name)),
                     })
             }
-            Kind::RevocationList => revocations(&delivery),
+            Kind::RevocationList => self.revocation_list(&delivery),
         };
         count(&delivery, rejections.len());
         for rejected in delivery.refused.iter().chain(&rejections) {
@@ -133,6 +165,9 @@ impl Control {
                     delivery.finish(rejections);
                 }
                 self.publish().await;
+            }
+            Kind::RevocationList if rejections.is_empty() && delivery.refused.is_empty() => {
+                self.revoke(delivery).await;
             }
             Kind::Address | Kind::RevocationList => delivery.finish(rejections),
         }
@@ -175,8 +210,8 @@ impl Control {
                     for warning in policy.warnings() {
                         tracing::warn!(
                             policy = versioned.name,
-                            field = warning.field,
-                            warning = warning.message,
+                            field = %warning.field,
+                            warning = %warning.message,
                             "a policy may not mean what it seems to"
                         );
                     }
@@ -191,13 +226,53 @@ impl Control {
         rejections
     }
 
+    fn revocation_list(&mut self, delivery: &Delivery) -> Vec<Rejection> {
+        let mut rejections = Vec::new();
+        for versioned in &delivery.changed {
+            let Resource::RevocationList(list) = &versioned.resource else {
+                rejections.push(foreign(&versioned.name));
+                continue;
+            };
+            match Revocations::new(&versioned.name, list) {
+                Ok(revocations) => self.revocations = Arc::new(revocations),
+                Err(errors) => rejections.push(rejection(&versioned.name, &errors)),
+            }
+        }
+        // A list that got lost looks the same, and what it revoked would be trusted again.
+        let taken_back = delivery
+            .removed
+            .iter()
+            .filter(|_| !self.revocations.is_empty());
+        rejections.extend(taken_back.map(|name| Rejection {
+            name: name.clone(),
+            field: String::new(),
+            message:
+                "can't be taken back while it revokes anything; send an empty list instead".into(),
+        }));
+        rejections
+    }
+
+    /// Puts the list in force, for what is live too, then acknowledges it.
+    async fn revoke(&self, delivery: Delivery) {
+        let current = self.shared.snapshot.load_full();
+        if let Some(current) = &current {
+            let snapshot = current.with_revocations(&self.revocations);
+            self.shared.snapshot.store(Some(Arc::new(snapshot)));
+        }
+        // Before the first snapshot nothing is let through that could be checked; each has the list in it.
+        let what = format!("a revocation list with {} entries", self.revocations.len());
+        self.enforce(what, vec![delivery]).await;
+    }
+
     /// Puts in force what is complete, has everything live checked against it, then acknowledges.
     async fn publish(&mut self) {
         let Some(workload) = &self.workload else {
             return;
         };
         let policies = &self.policies;
-        let snapshot = match Snapshot::complete(workload, |name| policies.get(name).cloned()) {
+        let snapshot = match Snapshot::complete(workload, &self.revocations, |name| {
+            policies.get(name).cloned()
+        }) {
             Ok(snapshot) => snapshot,
             Err(missing) => {
                 tracing::debug!(
@@ -214,45 +289,52 @@ impl Control {
         self.policies
             .retain(|name, _| workload.policies.contains(name));
         self.shared.snapshot.store(Some(Arc::new(snapshot)));
-        let started = Instant::now();
-        let answers = self.workers.ask(Command::Recheck);
-        let closed = match tokio::time::timeout(ENFORCED, answers).await {
-            Ok(closed) => closed.iter().sum::<usize>(),
-            Err(_) => {
-                tracing::error!(%revision, "connections that the policy forbids took too long to close; they are being closed still");
-                0
-            }
-        };
-        if closed > 0 {
-            metrics::policy_closed("policy-changed", closed as u64);
-        }
         metrics::config_revision(&revision);
         self.missing.send_replace(Vec::new());
-        tracing::info!(%revision, policies = self.policies.len(), closed, took = ?started.elapsed(),
-            "{}", if first { "the first configuration is in force" } else { "a configuration is in force" });
-        for delivery in self.waiting.drain(..) {
-            delivery.finish(Vec::new());
+        let what = format!(
+            "{} configuration, revision {revision}, with {} policies",
+            if first { "the first" } else { "a" },
+            self.policies.len()
+        );
+        let acknowledged = std::mem::take(&mut self.waiting);
+        self.enforce(what, acknowledged).await;
+    }
+
+    /// Has everything live checked against what was just published, and acknowledges it when the last forbidden
+    /// connection is closed, however long that takes: an ACK says that it is enforced. Only a while of it holds up
+    /// what comes next.
+    async fn enforce(&self, what: String, acknowledged: Vec<Delivery>) {
+        let mut enforcing = Box::pin(enforce(self.workers.clone(), what, acknowledged));
+        if tokio::time::timeout(ENFORCED, &mut enforcing)
+            .await
+            .is_err()
+        {
+            tracing::error!(
+                "forbidden connections take long to close, and the ACK waits for them; is a data worker stuck?"
+            );
+            tokio::spawn(enforcing);
         }
     }
 }
 
-/// Nothing of a revocation list can be enforced by this version, so none is accepted.
-fn revocations(delivery: &Delivery) -> Vec<Rejection> {
-    delivery
-        .changed
-        .iter()
-        .filter_map(|versioned| match &versioned.resource {
-            Resource::RevocationList(list) if list.revocations.is_empty() => None,
-            Resource::RevocationList(_) => Some(Rejection {
-                name: versioned.name.clone(),
-                field: "revocations".into(),
-                message:
-                    "this version can't enforce revocations; remove them, or upgrade the sidecar"
-                        .into(),
-            }),
-            _ => Some(foreign(&versioned.name)),
-        })
-        .collect()
+async fn enforce(workers: Workers, what: String, acknowledged: Vec<Delivery>) {
+    let (started, closed) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+    let count = Arc::clone(&closed);
+    workers
+        .ask(move |done| Command::Recheck(Arc::clone(&count), done))
+        .await;
+    let (closed, took) = (closed.load(Ordering::Relaxed), started.elapsed());
+    tracing::info!(closed, ?took, "{what}, is in force");
+    // Put in force together: the last one says how many were closed, so that adding up counts each once.
+    let mut acknowledged = acknowledged.into_iter().peekable();
+    while let Some(delivery) = acknowledged.next() {
+        let closed = if acknowledged.peek().is_none() {
+            closed
+        } else {
+            0
+        };
+        delivery.finish_enforced(Vec::new(), Enforced { closed, took });
+    }
 }
 
 fn rejection(name: &str, errors: &[FieldError]) -> Rejection {

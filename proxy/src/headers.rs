@@ -7,6 +7,7 @@ use kith_policy::Headers;
 
 use crate::authenticate::Peer;
 use crate::http1::RequestHead;
+use crate::token::AllHeaders;
 use crate::worker::Worker;
 
 /// Never passed on from a request, at either edge (security.md, row 17).
@@ -29,6 +30,14 @@ impl Headers for Received<'_> {
     }
 }
 
+impl<'a> AllHeaders<'a> for Received<'a> {
+    fn each(&self, visit: &mut dyn FnMut(&'a str, &'a [u8])) {
+        self.head
+            .headers(self.bytes)
+            .for_each(|(name, value)| visit(name, value));
+    }
+}
+
 /// Headers of an HTTP/2 request.
 impl Headers for ReceivedMap<'_> {
     fn for_each(&self, name: &str, visit: &mut dyn FnMut(&[u8])) {
@@ -41,6 +50,14 @@ impl Headers for ReceivedMap<'_> {
     }
 }
 
+impl<'a> AllHeaders<'a> for ReceivedMap<'a> {
+    fn each(&self, visit: &mut dyn FnMut(&'a str, &'a [u8])) {
+        self.0
+            .iter()
+            .for_each(|(name, value)| visit(name.as_str(), value.as_bytes()));
+    }
+}
+
 pub(crate) struct ReceivedMap<'a>(pub(crate) &'a HeaderMap);
 
 /// What is not passed on is not decided on either: policy sees what the application will see.
@@ -50,6 +67,16 @@ fn is_internal(name: &str) -> bool {
 
 fn is_kith(name: &str) -> bool {
     folded(name, |name| name.starts_with("x-kith-"))
+}
+
+/// Whether two header names are one to any application: in any case, and with `_` for `-`, since some fold the two.
+pub(crate) fn same_name(one: &str, other: &str) -> bool {
+    let folded = |byte: u8| match byte {
+        b'_' => b'-',
+        byte => byte.to_ascii_lowercase(),
+    };
+    one.len() == other.len()
+        && (one == other || one.bytes().map(folded).eq(other.bytes().map(folded)))
 }
 
 /// `_` counts as `-`, since some applications fold the two. The common case compares, and copies nothing.
@@ -67,7 +94,7 @@ pub(crate) fn remove_kith(headers: &mut HeaderMap) {
     remove(headers, is_kith);
 }
 
-fn remove(headers: &mut HeaderMap, named: impl Fn(&str) -> bool) {
+pub(crate) fn remove(headers: &mut HeaderMap, named: impl Fn(&str) -> bool) {
     let doomed: Vec<HeaderName> = headers
         .keys()
         .filter(|name| named(name.as_str()))

@@ -2,6 +2,7 @@
 //!
 //! accept ─► detect ─► authenticate ─► authorize ─► forward ─► record
 
+mod decide;
 mod http1;
 pub(crate) mod http2;
 
@@ -206,6 +207,10 @@ async fn secure(
         }
     };
     if !mesh {
+        // The application's own TLS is not for us to see into, but it is none of the mesh's, and not in the clear.
+        if port.protocol != Some(Protocol::Tls) && port.mtls != MtlsMode::Strict {
+            worker.shared.count_plaintext();
+        }
         return Ok((Stream::Plain(socket), None));
     }
     let (stream, authenticated) = worker.tls.accept(socket, port.protocol).await?;
@@ -347,14 +352,17 @@ impl Inbound {
             return;
         };
         let refused = match &*self.worker.shared.snapshot() {
-            Some(snapshot) => snapshot
-                .policies()
-                .could_allow(&self.live.attributes(Some(&peer)))
-                .err(),
+            Some(snapshot) => match authorize::revoked(snapshot, &peer) {
+                Some(reason) => Some(Denial::Refused(reason)),
+                None => (snapshot.policies())
+                    .could_allow(&self.live.attributes(Some(&peer)))
+                    .map_err(Denial::Decided)
+                    .err(),
+            },
             None => None,
         };
-        if let Some(decision) = refused {
-            record.decide(&decision);
+        if let Some(denial) = refused {
+            denial.record(&mut record);
             return self.stream.reset_on_close();
         }
         let own_expiry = self.own_expiry.unwrap_or(SystemTime::UNIX_EPOCH);

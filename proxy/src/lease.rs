@@ -46,6 +46,11 @@ impl Lease {
         }
     }
 
+    /// Our own SVID may be used no longer, however long it is valid.
+    pub(crate) fn end(&mut self, now: SystemTime) {
+        self.until = self.until.min(now);
+    }
+
     /// Half of it is over.
     pub(crate) fn wants_renewal(&self, now: SystemTime) -> bool {
         let life = self.until.duration_since(self.granted).unwrap_or_default();
@@ -77,6 +82,18 @@ mod tests {
         kith: Duration::from_secs(30),
         foreign: Duration::from_secs(3600),
     };
+
+    #[test]
+    fn ends_early_when_our_svid_may_no_longer_be_used_and_is_renewed_by_another() {
+        let mut lease = Lease::new(at(0), at(100), at(100));
+        lease.end(at(10));
+        assert_eq!(lease.stage(at(10), &GRACE, true), Stage::RanOut);
+        assert!(lease.wants_renewal(at(10)));
+        lease.end(at(20));
+        assert_eq!(lease.until(), at(10), "an end is never put off");
+        lease.extend(Lease::new(at(15), at(200), at(200)));
+        assert_eq!(lease.stage(at(20), &GRACE, true), Stage::Valid);
+    }
 
     #[test]
     fn lasts_until_the_earlier_expiry() {

@@ -18,7 +18,10 @@
 pub mod cli;
 pub mod config;
 pub mod http1;
+pub mod rehearse;
+pub mod revocation;
 pub mod snapshot;
+pub mod token;
 pub mod translate;
 
 mod accept;
@@ -34,6 +37,8 @@ mod correlation;
 mod detect;
 mod error;
 mod forward;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod headers;
 mod inbound;
 mod lease;

@@ -15,7 +15,7 @@ use kith_policy::Reason;
 
 use crate::accept::Accepted;
 use crate::authenticate::Carries;
-use crate::authorize::Permit;
+use crate::authorize::{self, Permit};
 use crate::connections::{Mesh, Registered};
 use crate::detect;
 use crate::forward::balance::Load;
@@ -36,6 +36,8 @@ use crate::worker::Worker;
 /// for another, so that nothing is ever sent twice.
 const ATTEMPTS: u32 = 3;
 
+const NO_ENDPOINT: &str = "the service has no endpoint";
+
 struct Outbound {
     worker: Rc<Worker>,
     stream: Stream,
@@ -48,14 +50,36 @@ struct Outbound {
 /// What holds at this moment: looked up for each request, because a connection of the application may outlive any
 /// endpoint, and because whether a destination is in the mesh must never be remembered.
 struct Route {
-    resolved: Result<Resolved, Reason>,
+    resolved: Result<Resolved, Nowhere>,
     revision: Arc<str>,
+}
+
+/// Why there is no route, and the service that was meant as far as it is known.
+struct Nowhere {
+    reason: Reason,
+    service: Option<Arc<str>>,
+}
+
+impl Nowhere {
+    fn record(&self, record: &mut Record) {
+        record.service = self.service.clone();
+        record.refuse(self.reason);
+    }
+}
+
+impl From<Reason> for Nowhere {
+    fn from(reason: Reason) -> Self {
+        Nowhere {
+            reason,
+            service: None,
+        }
+    }
 }
 
 async fn route(worker: &Worker, dialled: &Dialled) -> Route {
     let Some(snapshot) = configuration(worker).await else {
         return Route {
-            resolved: Err(Reason::NoConfiguration),
+            resolved: Err(Reason::NoConfiguration.into()),
             revision: Arc::from(""),
         };
     };
@@ -67,7 +91,7 @@ async fn route(worker: &Worker, dialled: &Dialled) -> Route {
     .await;
     let resolved = resolved.map_err(|problem| {
         tracing::debug!(destination = %dialled.address, %problem, "there is no route for an outbound connection");
-        problem.reason()
+        problem.nowhere()
     });
     Route {
         resolved,
@@ -129,12 +153,14 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
 }
 
 impl Unresolved {
-    fn reason(self) -> Reason {
-        match self {
-            Unresolved::EgressRefused | Unresolved::NoSuchPort => Reason::NoRoute,
-            Unresolved::NoEndpoint => Reason::ServerUnreachable,
-            Unresolved::Unknown => Reason::NoConfiguration,
-        }
+    fn nowhere(self) -> Nowhere {
+        let (reason, service) = match self {
+            Unresolved::EgressRefused => (Reason::NoRoute, None),
+            Unresolved::NoSuchPort(service) => (Reason::NoRoute, Some(service)),
+            Unresolved::NoEndpoint(service) => (Reason::ServerUnreachable, Some(service)),
+            Unresolved::Unknown => (Reason::NoConfiguration, None),
+        };
+        Nowhere { reason, service }
     }
 }
 
@@ -152,14 +178,26 @@ struct Established {
 struct Unreachable {
     reason: Reason,
     message: String,
+    /// The handshake that was made all the same: it says who the server is.
+    hop: Option<Rc<Hop>>,
 }
 
 impl Unreachable {
+    fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Unreachable {
+            reason,
+            message: message.into(),
+            hop: None,
+        }
+    }
+
     fn record(&self, record: &mut Record) {
         record.refuse(self.reason);
-        // A server that could not even be connected to is no failure of TLS.
-        if self.reason != Reason::ServerUnreachable {
-            record.tls_error(&self.message);
+        match &self.hop {
+            Some(hop) => record.travels(hop, 0),
+            // A server that could not even be connected to is no failure of TLS.
+            None if self.reason == Reason::ServerUnreachable => {}
+            None => record.tls_error(&self.message),
         }
     }
 }
@@ -170,8 +208,8 @@ impl Outbound {
         record.revision = Some(Arc::clone(&revision)).filter(|revision| !revision.is_empty());
         let resolved = match resolved {
             Ok(resolved) => resolved,
-            Err(reason) => {
-                record.refuse(reason);
+            Err(nowhere) => {
+                nowhere.record(&mut record);
                 return self.stream.reset_on_close();
             }
         };
@@ -192,8 +230,7 @@ impl Outbound {
             Ok(Ok(server)) => server,
             Ok(Err(problem)) => {
                 tracing::debug!(destination = %self.live.destination, message = problem.message, "no server could be reached");
-                record.refuse(problem.reason);
-                record.tls_error(&problem.message);
+                problem.record(&mut record);
                 return self.stream.reset_on_close();
             }
             Err(closing) => {
@@ -233,10 +270,7 @@ async fn establish(
     loop {
         record.attempts += 1;
         let Some(target) = worker.loads.pick(&resolved.targets, &failed) else {
-            return Err(Unreachable {
-                reason: Reason::ServerUnreachable,
-                message: "the service has no endpoint".into(),
-            });
+            return Err(Unreachable::new(Reason::ServerUnreachable, NO_ENDPOINT));
         };
         match establish_one(worker, target, protocol).await {
             Ok(established) => return Ok(established),
@@ -263,10 +297,7 @@ async fn establish_one(
     let load = worker.loads.begin(target.address);
     let tcp = connect(target.address, worker.mark())
         .await
-        .map_err(|error| Unreachable {
-            reason: Reason::ServerUnreachable,
-            message: error.to_string(),
-        })?;
+        .map_err(|error| Unreachable::new(Reason::ServerUnreachable, error.to_string()))?;
     let socket = Socket::new(tcp);
     // The pod calling itself: capture leaves traffic inside the pod alone, so that no sidecar would answer, and
     // nothing leaves the pod.
@@ -294,10 +325,7 @@ async fn establish_one(
             other => other,
         };
         metrics::handshake_failed(Side::Client, reason.as_str());
-        Unreachable {
-            reason,
-            message: problem.message,
-        }
+        Unreachable::new(reason, problem.message)
     })?;
     metrics::handshake(Side::Client, authenticated.took);
     let (own, peer) = (authenticated.own, authenticated.peer);
@@ -310,6 +338,22 @@ async fn establish_one(
         destination_address: Some(target.address),
         tls: authenticated.facts,
     });
+    let snapshot = worker.shared.snapshot();
+    let revoked = snapshot
+        .as_ref()
+        .and_then(|snapshot| authorize::revoked(snapshot, &peer));
+    drop(snapshot);
+    if let Some(reason) = revoked {
+        let serial = peer.svid().serial();
+        let message = format!(
+            "the server is {}, serial {serial}: {reason}",
+            peer.principal()
+        );
+        return Err(Unreachable {
+            hop: Some(rendered),
+            ..Unreachable::new(reason, message)
+        });
+    }
     let mesh = Mesh {
         peer: Rc::clone(&peer),
         hop: authenticated.hop,

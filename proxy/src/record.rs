@@ -7,6 +7,7 @@
 //!
 //! **Architecture invariant:** nothing here waits for IO, and nothing here decides.
 
+mod end_user;
 mod facts;
 mod json;
 mod line;
@@ -22,10 +23,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use kith_policy::{Decision, Reason};
 
+pub(crate) use end_user::EndUser;
 pub(crate) use facts::{ConnectionFacts, Direction, Hop, HopFacts, TlsFacts};
 pub use recorder::{Destination, WhenFull};
 pub(crate) use recorder::{Recorder, Sink};
 use texts::Texts;
+
+use crate::token::query;
 
 /// What one line stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,13 +75,15 @@ pub(crate) struct Trace {
 }
 
 /// The head of a request, as it was decided on: path after normalisation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct RequestHead<'a> {
     pub(crate) method: &'a [u8],
     pub(crate) authority: &'a [u8],
     pub(crate) path: &'a [u8],
-    /// Without the `?`; written down only where `KITH_LOG_QUERY` says so.
-    pub(crate) query: Option<&'a [u8]>,
+    /// Without the `?`; written down only where `KITH_LOG_QUERY` says so, and never with an access token in it.
+    pub(crate) query: Option<&'a str>,
+    /// Names of parameters that tokens come in, besides `access_token`.
+    pub(crate) secret: &'a dyn Fn(&str) -> bool,
     /// `1.0`, `1.1` or `2`.
     pub(crate) version: &'static str,
 }
@@ -113,6 +119,8 @@ pub(crate) struct Record {
     pub(crate) service: Option<Arc<str>>,
     /// The endpoint really connected to, where no hop says it.
     pub(crate) destination: Option<SocketAddr>,
+    /// Whom the request's token is about.
+    pub(crate) end_user: Option<Rc<EndUser>>,
     pub(crate) trace: Option<Trace>,
     pub(crate) status: Option<u16>,
     pub(crate) grpc_status: Option<u32>,
@@ -146,6 +154,7 @@ impl Record {
             revision: None,
             service: None,
             destination: None,
+            end_user: None,
             trace: None,
             status: None,
             grpc_status: None,
@@ -156,6 +165,10 @@ impl Record {
             renewed: 0,
             closed_by: None,
         }
+    }
+
+    pub(crate) fn direction(&self) -> Direction {
+        self.connection.direction()
     }
 
     /// The policy engine's word, allow or deny. A later decision replaces an earlier one.
@@ -216,10 +229,12 @@ impl Record {
     pub(crate) fn request(&mut self, head: &RequestHead<'_>) {
         self.texts.set_method(head.method);
         self.texts.set_authority(head.authority);
-        self.texts.set_path(
-            head.path,
-            head.query.filter(|_| self.connection.sink().log_query()),
-        );
+        let query = head
+            .query
+            .filter(|_| self.connection.sink().log_query())
+            .map(|query| query::redacted(query, head.secret));
+        self.texts
+            .set_path(head.path, query.as_deref().map(str::as_bytes));
         self.version = Some(head.version);
     }
 

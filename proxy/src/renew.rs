@@ -22,6 +22,7 @@ use kith_policy::Principal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::authenticate::{Carries, Peer};
+use crate::authorize::revoked;
 use crate::connections::{HopId, Live};
 use crate::forward::connect::connect;
 use crate::lease::Lease;
@@ -93,6 +94,9 @@ pub(crate) fn extend(worker: &Worker, renewal: &Renewal) -> Vec<Renewed> {
         return Vec::new();
     };
     let mut renewed = Vec::new();
+    if revoked(snapshot, &renewal.peer).is_some() {
+        return renewed;
+    }
     for live in worker.registry.all() {
         if live.direction != Direction::Inbound || live.signal.is_closing() {
             continue;
@@ -203,6 +207,14 @@ async fn renew(worker: &Worker, server: SocketAddr, batch: Batch) -> io::Result<
             .connect(Socket::new(tcp), Carries::Renewal, expected)
             .await
             .map_err(|problem| io::Error::other(problem.message))?;
+        // What is revoked by now must not back anything; what it backed so far is closed by the registry.
+        let snapshot = worker.shared.snapshot();
+        if let Some(snapshot) = &*snapshot
+            && let Some(reason) = revoked(snapshot, &authenticated.peer)
+        {
+            return Err(io::Error::other(format!("the server's SVID: {reason}")));
+        }
+        drop(snapshot);
         let hops: Vec<HopId> = batch.connections.iter().map(|(hop, _)| *hop).collect();
         write_hops(&mut stream, &[VERSION], &hops).await?;
         let renewed: HashSet<HopId> = read_hops(&mut stream).await?;

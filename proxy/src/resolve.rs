@@ -76,14 +76,14 @@ pub(crate) struct Resolved {
 }
 
 /// Why there is nowhere to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unresolved {
     /// The control plane knows no such address and egress is refused.
     EgressRefused,
-    /// The service does not offer this port.
-    NoSuchPort,
-    /// The service has no endpoint at the moment.
-    NoEndpoint,
+    /// The service, by name, does not offer this port.
+    NoSuchPort(Arc<str>),
+    /// The service, by name, has no endpoint at the moment.
+    NoEndpoint(Arc<str>),
     /// The control plane did not answer, so that nobody can say whether this destination is in the mesh.
     Unknown,
 }
@@ -92,8 +92,8 @@ impl std::fmt::Display for Unresolved {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Unresolved::EgressRefused => "the mesh does not know this address and MeshConfig refuses egress; add a Service or Workload, or set egress: ALLOW",
-            Unresolved::NoSuchPort => "the service does not offer this port; add it to its ports",
-            Unresolved::NoEndpoint => "the service has no endpoint; does its selector match a workload?",
+            Unresolved::NoSuchPort(_) => "the service does not offer this port; add it to its ports",
+            Unresolved::NoEndpoint(_) => "the service has no endpoint; does its selector match a workload?",
             Unresolved::Unknown => "the control plane did not say what this address is, and the mesh is never left on a guess; is it reachable?",
         })
     }
@@ -129,9 +129,11 @@ impl Destination {
     fn at(&self, port: u16) -> Result<Resolved, Unresolved> {
         match self {
             Destination::Service { name, ports } => {
-                let at = ports.get(&port).ok_or(Unresolved::NoSuchPort)?;
+                let at = ports
+                    .get(&port)
+                    .ok_or_else(|| Unresolved::NoSuchPort(Arc::clone(name)))?;
                 if at.targets.is_empty() {
-                    return Err(Unresolved::NoEndpoint);
+                    return Err(Unresolved::NoEndpoint(Arc::clone(name)));
                 }
                 Ok(Resolved {
                     protocol: at.protocol,

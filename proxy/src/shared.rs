@@ -1,7 +1,7 @@
 //! What all data workers and the main thread share. Everything in it is immutable or swapped whole.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwapOption, Guard};
 use kith_certs::IdentitySource;
@@ -12,6 +12,7 @@ use crate::lease::Grace;
 use crate::record::Recorder;
 use crate::resolve::Destination;
 use crate::snapshot::Snapshot;
+use crate::telemetry::metrics;
 
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -22,6 +23,7 @@ pub(crate) struct Shared {
     /// Written by `control` alone.
     pub(crate) snapshot: ArcSwapOption<Snapshot>,
     connections: AtomicUsize,
+    plaintext: AtomicU64,
 }
 
 /// One of the connections that the process may have.
@@ -52,11 +54,23 @@ impl Shared {
             grace,
             snapshot: ArcSwapOption::empty(),
             connections: AtomicUsize::new(0),
+            plaintext: AtomicU64::new(0),
         }
     }
 
     pub(crate) fn snapshot(&self) -> Guard<Option<Arc<Snapshot>>> {
         self.snapshot.load()
+    }
+
+    /// An inbound connection came in the clear, on a port that does not insist on mTLS.
+    pub(crate) fn count_plaintext(&self) {
+        self.plaintext.fetch_add(1, Ordering::Relaxed);
+        metrics::plaintext();
+    }
+
+    /// How many did since the start.
+    pub(crate) fn plaintext(&self) -> u64 {
+        self.plaintext.load(Ordering::Relaxed)
     }
 
     /// `None`: the process has as many connections as it may have (security.md, row 29).

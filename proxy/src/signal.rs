@@ -117,6 +117,14 @@ impl Signal {
         self.wake();
     }
 
+    /// As [`recheck`](Self::recheck) when nobody waits for it: one that is pending sees the same change.
+    pub(crate) fn recheck_some_time(&self) {
+        self.recheck
+            .borrow_mut()
+            .get_or_insert_with(|| Barrier::new().0);
+        self.wake();
+    }
+
     pub(crate) fn drain(&self) {
         if self.drain.get() == Drain::No {
             self.drain.set(Drain::Asked);

@@ -9,6 +9,10 @@ use std::sync::Arc;
 
 use kith_policy::{EncodedSlash, Mesh, PolicySet, ValidPolicy};
 
+use crate::token::rules::Rules;
+
+use crate::revocation::Revocations;
+
 /// What a connection carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
@@ -63,13 +67,16 @@ pub struct Workload {
     pub ports: HashMap<u16, Port>,
     pub egress: Egress,
     pub trusted_hops: u32,
+    /// Which tokens of requests are verified; without, tokens are not looked at.
+    pub tokens: Option<Arc<Rules>>,
     /// Names of the policies that must be in force.
     pub policies: Vec<String>,
 }
 
 pub(crate) struct Snapshot {
     workload: Arc<Workload>,
-    policies: PolicySet,
+    policies: Arc<PolicySet>,
+    revocations: Arc<Revocations>,
     revision: Arc<str>,
 }
 
@@ -77,6 +84,7 @@ impl Snapshot {
     /// Names the policies that are missing when the configuration is incomplete.
     pub(crate) fn complete(
         workload: &Arc<Workload>,
+        revocations: &Arc<Revocations>,
         available: impl Fn(&str) -> Option<Arc<ValidPolicy>>,
     ) -> Result<Snapshot, Vec<String>> {
         let mut policies = Vec::with_capacity(workload.policies.len());
@@ -92,13 +100,43 @@ impl Snapshot {
         }
         Ok(Snapshot {
             workload: Arc::clone(workload),
-            policies: PolicySet::compile(&workload.mesh, &workload.revision, &policies),
+            policies: Arc::new(PolicySet::compile(
+                &workload.mesh,
+                &workload.revision,
+                &policies,
+            )),
+            revocations: Arc::clone(revocations),
             revision: workload.revision.as_str().into(),
         })
     }
 
+    /// The same revision with another revocation list.
+    pub(crate) fn with_revocations(&self, revocations: &Arc<Revocations>) -> Snapshot {
+        Snapshot {
+            workload: Arc::clone(&self.workload),
+            policies: Arc::clone(&self.policies),
+            revocations: Arc::clone(revocations),
+            revision: Arc::clone(&self.revision),
+        }
+    }
+
+    /// The list as of now; empty when none was ever received.
+    pub(crate) fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
+    }
+
     pub(crate) fn policies(&self) -> &PolicySet {
         &self.policies
+    }
+
+    /// Is a parameter of this name one that tokens come in?
+    pub(crate) fn is_token_param(&self, name: &str) -> bool {
+        self.token_rules()
+            .is_some_and(|rules| rules.is_token_param(name))
+    }
+
+    pub(crate) fn token_rules(&self) -> Option<&Arc<Rules>> {
+        self.workload.tokens.as_ref()
     }
 
     pub(crate) fn workload(&self) -> &Workload {

@@ -4,6 +4,8 @@
 //! dropped, nothing is guessed. The control plane and the tool use the same functions, so that what they
 //! accept is what a sidecar accepts.
 
+mod authentication;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -110,6 +112,7 @@ pub fn workload(name: &str, config: &wire::WorkloadConfig) -> Result<Workload, V
         ports,
         egress,
         trusted_hops: config.trusted_forwarded_hops,
+        tokens: authentication::rules(&config.request_authentication, &mut errors).map(Arc::new),
         policies: config.policies.clone(),
     };
     finish(workload, errors)
@@ -131,10 +134,11 @@ pub fn policy(
     let action = match wire::Action::try_from(resource.action) {
         Ok(wire::Action::Allow) => Action::Allow,
         Ok(wire::Action::Deny) => Action::Deny,
+        Ok(wire::Action::Audit) => Action::Audit,
         _ => {
             return Err(vec![error(
                 "action",
-                format!("{} is neither ALLOW nor DENY", resource.action),
+                format!("{} is none of ALLOW, DENY, AUDIT", resource.action),
             )]);
         }
     };
@@ -151,6 +155,7 @@ pub fn policy(
                     key: when.key.clone(),
                     values: when.values.clone(),
                     not_values: when.not_values.clone(),
+                    cel: (!when.cel.is_empty()).then(|| when.cel.clone()),
                 })
                 .collect(),
         })
@@ -160,6 +165,7 @@ pub fn policy(
         name: resource.name.clone(),
         action,
         rules,
+        dry_run: resource.dry_run,
     })
     .map(Arc::new)
 }
@@ -179,6 +185,8 @@ fn source(source: &wire::Source) -> Source {
         not_ip_blocks,
         remote_ip_blocks,
         not_remote_ip_blocks,
+        request_principals,
+        not_request_principals,
     } = source.clone();
     Source {
         principals,
@@ -193,6 +201,8 @@ fn source(source: &wire::Source) -> Source {
         not_ip_blocks,
         remote_ip_blocks,
         not_remote_ip_blocks,
+        request_principals,
+        not_request_principals,
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use kith_certs::TrustSnapshot;
@@ -23,20 +24,23 @@ use crate::renew::{self, Renewal, Renewed};
 use crate::shared::{Shared, Slot};
 use crate::signal::{Barrier, Closing};
 use crate::telemetry::metrics;
+use crate::token;
 
 /// How often time alone is looked at: leases, idle connections, deadlines.
 const TICK: Duration = Duration::from_millis(250);
 
 /// What the main thread asks of every worker.
 pub(crate) enum Command {
-    /// The snapshot was published: close what it forbids, then answer with how many.
-    Recheck(oneshot::Sender<usize>),
+    /// The snapshot was published: close what it forbids, count that at once, and answer when it is closed.
+    Recheck(Arc<AtomicU64>, oneshot::Sender<()>),
     /// The bundles or the own SVID changed.
     Trust {
         before: Option<Arc<TrustSnapshot>>,
         trust: Arc<TrustSnapshot>,
         rotated: bool,
     },
+    /// The Workload API denies us an identity, and the grace is over.
+    Withdrawn,
     /// A client renews; connections are looked for on every worker.
     Renew(Renewal, oneshot::Sender<Vec<Renewed>>),
     /// For the admin listener.
@@ -90,6 +94,7 @@ pub(crate) struct Worker {
     pub(crate) loads: Loads,
     pub(crate) sink: Sink,
     pub(crate) renewals: renew::Pending,
+    pub(crate) tokens: token::Cache,
 }
 
 /// Bound listeners, made before the thread starts so that a port in use is an error of the start.
@@ -103,6 +108,7 @@ impl Worker {
         self.registry.sweep(now, clock, &self.shared.grace);
         self.pool.sweep(clock);
         self.loads.forget_idle();
+        self.tokens.sweep(clock);
         renew::start_due(self, now);
     }
 
@@ -131,6 +137,7 @@ pub(crate) fn run(
             loads: Loads::default(),
             sink: shared.recorder.sink(),
             renewals: renew::Pending::default(),
+            tokens: token::Cache::default(),
             shared,
         });
         let (stop_inbound, inbound_stopped) = watch::channel(());
@@ -254,16 +261,17 @@ async fn obey(
     let mut stop_inbound = Some(stop_inbound);
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Recheck(answer) => {
+            Command::Recheck(closed, done) => {
                 let (barrier, fallen) = Barrier::new();
-                let closed = match &*worker.shared.snapshot() {
-                    Some(snapshot) => worker.registry.recheck(snapshot, &barrier),
-                    None => 0,
-                };
+                if let Some(snapshot) = &*worker.shared.snapshot() {
+                    let lost = worker.registry.recheck(snapshot, &barrier);
+                    closed.fetch_add(lost, Ordering::Relaxed);
+                }
                 drop(barrier);
+                worker.pool.sweep(Instant::now());
                 tokio::task::spawn_local(async move {
                     let _ = fallen.await;
-                    let _ = answer.send(closed);
+                    let _ = done.send(());
                 });
             }
             Command::Trust {
@@ -271,14 +279,26 @@ async fn obey(
                 trust,
                 rotated,
             } => {
-                let registry = Rc::clone(&worker.registry);
+                if before
+                    .as_ref()
+                    .is_some_and(|before| before.jwt_bundles() != trust.jwt_bundles())
+                {
+                    worker.registry.recheck_requests();
+                }
+                let checking = Rc::clone(worker);
                 tokio::task::spawn_local(async move {
-                    registry.recheck_trust(before.as_deref(), &trust).await
+                    let registry = &checking.registry;
+                    registry.recheck_trust(before.as_deref(), &trust).await;
+                    checking.pool.sweep(Instant::now());
                 });
                 if rotated {
                     worker.pool.retire();
                     renew::start_all(worker);
                 }
+            }
+            Command::Withdrawn => {
+                worker.pool.retire();
+                worker.registry.withdraw(SystemTime::now());
             }
             Command::Renew(renewal, answer) => {
                 let _ = answer.send(renew::extend(worker, &renewal));

@@ -76,6 +76,13 @@ fn readiness(shared: &Shared, xds: &kith_xds_client::Status, missing: &[String])
                 crate::record::rfc3339(svid.not_after())
             ),
         ),
+        (None, Some(error)) if status.withdrawn => (
+            false,
+            format!(
+                "withdrawn, since {} denies us one: {error}",
+                status.endpoint
+            ),
+        ),
         (None, Some(error)) => (
             false,
             format!("no SVID yet from {}: {error}", status.endpoint),
@@ -131,6 +138,7 @@ fn describe_config(shared: &Shared, xds: &kith_xds_client::Status) -> serde_json
     });
     json!({
         "in_force": workload,
+        "revocations": snapshot.as_ref().map(|snapshot| snapshot.revocations().len()),
         "destinations": shared.destinations.names(),
         "control_plane": {
             "address": shared.config.xds_address,
@@ -165,15 +173,28 @@ fn describe_certs(shared: &Shared) -> serde_json::Value {
             .map(|it| json!({ "trust_domain": it.trust_domain, "why": it.why }))
             .collect()
     };
+    let authorities: Vec<_> = status
+        .bundles
+        .iter()
+        .map(|bundle| {
+            json!({
+                "trust_domain": bundle.trust_domain, "authorities": bundle.authorities, "valid": bundle.valid,
+                "not_after": bundle.not_after.map(crate::record::rfc3339), "ignored": bundle.ignored,
+            })
+        })
+        .collect();
     json!({
         "endpoint": status.endpoint,
         "connected": status.connected,
         "last_error": status.last_error,
+        "denied_since": status.denied_since.map(crate::record::rfc3339),
+        "withdrawn": status.withdrawn,
         "rotations": status.rotations,
         "overdue": status.overdue,
         "expired": status.expired,
         "svids": svids,
         "trust_domains": bundles,
+        "bundles": authorities,
         "refused_bundles": refused(&status.refused_bundles),
         "refused_jwt_bundles": refused(&status.refused_jwt_bundles),
     })

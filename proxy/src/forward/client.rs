@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 use crate::authorize::Permit;
 use crate::connections::{IDLE, Live, Registered};
 use crate::correlation;
-use crate::error::status_of;
+use crate::error::{challenge_of, status_of};
 use crate::forward::http1::Outcome;
 use crate::forward::pool::Upstream;
 use crate::forward::tcp;
@@ -148,7 +148,7 @@ impl Client {
 
     /// Answers in the proxy's own name. Returns whether another request may follow.
     pub(crate) async fn refuse(&mut self, reason: Reason, request_id: &str) -> Refused {
-        let status = status_of(reason);
+        let status = status_of(self.live.direction, reason);
         let keep = self.head.persistent()
             && self.head.framing() == Framing::None
             && !self.draining
@@ -176,7 +176,15 @@ impl Client {
         head_only: bool,
     ) -> Refused {
         let mut out = BytesMut::with_capacity(256);
-        let content = write_problem(&mut out, status, reason.as_str(), id, !keep, head_only);
+        let content = write_problem(
+            &mut out,
+            status,
+            reason.as_str(),
+            id,
+            challenge_of(reason),
+            !keep,
+            head_only,
+        );
         // Decided and done with: there is nothing a change of policy could ask again.
         self.live.set_in_flight(0);
         self.live.wait_for(HEAD, Reason::Timeout);
@@ -284,7 +292,8 @@ impl Client {
             Outcome::BadRequest { error, answered } => {
                 tracing::debug!(source = %self.live.source, %error, "the client broke its own request");
                 server.stream.reset_on_close();
-                record.refuse(Reason::RequestMalformed);
+                // Its head was allowed and is with the server by now: the record must not look as if nothing had happened.
+                record.fail(Reason::RequestMalformed);
                 if !answered {
                     self.refuse_malformed(error, request_id)
                         .await

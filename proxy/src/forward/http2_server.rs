@@ -11,13 +11,16 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use kith_policy::Reason;
 
 use crate::connections::{IDLE, Live};
-use crate::error::{grpc_status_of, status_of};
+use crate::error::{challenge_of, grpc_status_of, status_of};
 use crate::record::{ClosedBy, Record};
 use crate::signal::{Ask, Closing, still_fine};
 use crate::stream::Prefixed;
 
 /// How long the last frames of a connection that is being closed may take.
 const GOODBYE: Duration = Duration::from_millis(200);
+
+/// Turns that the tasks of streams get to reset them before their connection is closed.
+const RESETS: usize = 2;
 
 /// How long a client may take to say that it speaks HTTP/2 (RFC 9113 section 3.4).
 const PREFACE: Duration = Duration::from_secs(15);
@@ -64,7 +67,17 @@ pub(crate) async fn requests(
             None => break,
         }
     }
-    if closing.is_some() {
+    if let Some(closing) = &closing {
+        // Each stream is reset by its own task, and that goes out first: GOAWAY drops what is still queued.
+        live.close_streams(closing);
+        for _ in 0..RESETS {
+            tokio::task::yield_now().await;
+            std::future::poll_fn(|context| {
+                let _ = connection.poll_closed(context);
+                Poll::Ready(())
+            })
+            .await;
+        }
         connection.abrupt_shutdown(h2::Reason::NO_ERROR);
         let _ = tokio::time::timeout(
             GOODBYE,
@@ -88,7 +101,7 @@ pub(crate) fn refuse(
     headers.insert(header::SERVER, HeaderValue::from_static("kith"));
     headers.insert("x-kith-reason", HeaderValue::from_static(reason.as_str()));
     if grpc {
-        let status = grpc_status_of(reason);
+        let status = grpc_status_of(record.direction(), reason);
         record.status = Some(200);
         record.grpc_status = Some(status);
         headers.insert(
@@ -105,7 +118,7 @@ pub(crate) fn refuse(
         let _ = respond.send_response(response, true);
         return;
     }
-    let status = status_of(reason);
+    let status = status_of(record.direction(), reason);
     record.status = Some(status);
     let body =
         serde_json::json!({ "reason": reason.as_str(), "requestId": request_id }).to_string();
@@ -114,8 +127,11 @@ pub(crate) fn refuse(
         HeaderValue::from_static("application/problem+json"),
     );
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-    if status == 401 {
-        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    if let Some(challenge) = challenge_of(reason) {
+        headers.insert(
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static(challenge),
+        );
     }
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);

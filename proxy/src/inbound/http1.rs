@@ -1,33 +1,31 @@
 //! HTTP/1.1 requests to the application: each one normalised, decided, forwarded and recorded.
 
+mod application;
+
+use std::borrow::Cow;
 use std::rc::Rc;
-use std::time::Instant;
 
 use bytes::BytesMut;
-use kith_policy::{Reason, Request, normalise_host, normalise_target};
+use kith_policy::{Reason, Target, normalise_host, normalise_target};
+
+use application::Application;
 
 use super::Inbound;
+use super::decide::Question;
 use crate::authenticate::Peer;
-use crate::authorize::{self, Denial};
+use crate::authorize::Permit;
 use crate::connections::Live;
 use crate::correlation;
 use crate::forward::client::{Client, Next, Remains};
-use crate::forward::connect::connect;
 use crate::forward::http1::{Answer, Downstream, Terms, exchange};
-use crate::forward::pool::Upstream;
 use crate::headers::{FROM_APPLICATION, INTERNAL, Received, forwarded_client_cert};
 use crate::http1::{
     Body, ConnectionHeader, ForwardTarget, RequestHead, Rewrite, Version, write_request_head,
 };
 use crate::record::{self, ClosedBy, Kind, Record};
-use crate::signal::Closing;
-use crate::stream::{Socket, Stream};
+use crate::snapshot::Snapshot;
+use crate::token::{Examined, while_valid};
 use crate::worker::Worker;
-
-/// The application's own connection, kept as long as the client's.
-struct Application {
-    upstream: Option<Upstream>,
-}
 
 pub(super) async fn serve(inbound: Inbound) {
     let Inbound {
@@ -48,7 +46,7 @@ pub(super) async fn serve(inbound: Inbound) {
     if strict && peer.is_none() {
         client.hurry();
     }
-    let mut application = Application { upstream: None };
+    let mut application = Application::default();
     loop {
         let head = match client.next_request().await {
             Next::Request(head) => head,
@@ -80,7 +78,15 @@ pub(super) async fn serve(inbound: Inbound) {
                     }
                     return client.end().await;
                 }
-                tracing::info!(source = %client.live.source, reason = closing.reason.as_str(), "closed an idle connection");
+                if closing.by == Some(ClosedBy::Policy) {
+                    // Its requests have records of their own, and this is the only trace of its end.
+                    let mut record = Record::open(Kind::Connection, &client.facts);
+                    if let Some(hop) = &hop {
+                        record.travels(hop, 0);
+                    }
+                    closing.record(&mut record);
+                }
+                tracing::debug!(source = %client.live.source, reason = closing.reason.as_str(), "closed an idle connection");
                 return client.stream.reset_on_close();
             }
         };
@@ -137,32 +143,96 @@ async fn one_request(
             } else {
                 Reason::RequestMalformed
             };
-            describe(record, head, bytes, host, head.path(bytes), None);
+            let path = head.path(bytes);
+            describe(record, head, bytes, (host, path, None), snapshot);
             record.revision = Some(snapshot.revision_shared());
             record.refuse(reason);
             return refuse(client, record, reason, request_id.as_str()).await;
         }
     };
-    describe(record, head, bytes, host, &target.path, target.query);
+    let described = (host, &*target.path, target.query);
+    describe(record, head, bytes, described, snapshot);
 
-    let headers = Received { head, bytes };
-    let request = Request {
+    let live = Rc::clone(&client.live);
+    let question = Question {
+        worker,
+        live: &live,
+        peer,
         method: head.method(bytes),
         host,
         path: &target.path,
-        headers: &headers,
+        query: target.query,
+        headers: &Received { head, bytes },
     };
-    let permit = match authorize::inbound(snapshot, &client.live, peer, Some(&request)) {
-        Ok(permit) => permit,
-        Err(denial) => {
+    let (permit, examined) = match question.ask(snapshot) {
+        Ok(allowed) => allowed,
+        Err(refusal) => {
+            let reason = refusal.reason();
             record.revision = Some(snapshot.revision_shared());
-            denial.record(record);
-            return refuse(client, record, denial.reason(), request_id.as_str()).await;
+            refusal.record(record);
+            return refuse(client, record, reason, request_id.as_str()).await;
         }
     };
     record.decide(permit.decision());
+    record.end_user = examined.end_user();
 
-    let recheck = || still_allowed(worker, &client.live, peer, &request);
+    let ends = examined.ends();
+    let allowed = Allowed {
+        permit,
+        examined,
+        peer,
+        host,
+        target,
+        request_id: request_id.as_str(),
+        new_id,
+        traceparent: &traceparent,
+        client_cert,
+    };
+    let forwarding = std::pin::pin!(forward(
+        worker,
+        client,
+        application,
+        record,
+        bytes,
+        &allowed
+    ));
+    while_valid(ends, &live.signal, forwarding).await
+}
+
+/// A request that was allowed, and what the application is to be told.
+struct Allowed<'a> {
+    permit: Permit,
+    examined: Examined,
+    peer: Option<&'a Rc<Peer>>,
+    host: &'a str,
+    target: Target<'a>,
+    request_id: &'a str,
+    /// The id is not the caller's.
+    new_id: bool,
+    traceparent: &'a [u8],
+    client_cert: Option<&'a [u8]>,
+}
+
+/// Returns whether another request may follow.
+async fn forward(
+    worker: &Worker,
+    client: &mut Client,
+    application: &mut Application,
+    record: &mut Record,
+    bytes: &BytesMut,
+    allowed: &Allowed<'_>,
+) -> bool {
+    let Allowed {
+        permit,
+        examined,
+        target,
+        request_id,
+        ..
+    } = allowed;
+    let head = &client.head;
+    let headers = Received { head, bytes };
+    let question = allowed.question(worker, &client.live, &headers);
+    let recheck = || question.ask_again();
     let connecting = application.connection(worker, client);
     let mut server = match client.live.signal.unless_closed(&recheck, connecting).await {
         Ok(Ok(server)) => server,
@@ -175,36 +245,17 @@ async fn one_request(
             tracing::debug!(%error, destination = %client.live.destination, "the application does not accept");
             record.fail(Reason::ServerUnreachable);
             record.closed_by = Some(ClosedBy::Server);
-            return refuse(
-                client,
-                record,
-                Reason::ServerUnreachable,
-                request_id.as_str(),
-            )
-            .await;
+            return refuse(client, record, Reason::ServerUnreachable, request_id).await;
         }
     };
 
-    // Identity and correlation are set last, so that nothing the caller sent can stand in their place.
-    let mut set: Vec<(&str, &[u8])> = Vec::with_capacity(3);
-    if new_id {
-        set.push(("x-request-id", request_id.as_str().as_bytes()));
-    }
-    set.push(("traceparent", &traceparent));
-    if let Some(client_cert) = client_cert {
-        set.push(("x-forwarded-client-cert", client_cert));
-    }
     let mut out = BytesMut::with_capacity(bytes.len() + 512);
-    let rewrite = Rewrite {
-        remove: INTERNAL,
-        set: &set,
-        connection: ConnectionHeader::Upgrade,
-    };
-    let forward = ForwardTarget {
+    let query = examined.query(target.query);
+    let origin = ForwardTarget {
         path: &target.path,
-        query: target.query,
+        query: query.as_deref(),
     };
-    write_request_head(&mut out, head, bytes, forward, &rewrite);
+    allowed.write_head(&mut out, &headers, origin);
 
     let terms = Terms {
         asked: head.asked(),
@@ -221,7 +272,7 @@ async fn one_request(
     };
     let body = Body::new(head.framing());
     let outcome = exchange(
-        &permit,
+        permit,
         downstream,
         &mut server,
         out,
@@ -231,10 +282,7 @@ async fn one_request(
     )
     .await;
     answer.record(record);
-    match client
-        .conclude(record, outcome, &server, request_id.as_str())
-        .await
-    {
+    match client.conclude(record, outcome, &server, request_id).await {
         Remains::Client { server: reusable } => {
             application.upstream = reusable.then_some(server);
             true
@@ -242,15 +290,10 @@ async fn one_request(
         Remains::Tunnel => {
             let (head, live) = (std::mem::take(&mut client.head), Rc::clone(&client.live));
             let headers = Received { head: &head, bytes };
-            let request = Request {
-                method: head.method(bytes),
-                host,
-                path: &target.path,
-                headers: &headers,
-            };
-            let recheck = || still_allowed(worker, &live, peer, &request);
+            let question = allowed.question(worker, &live, &headers);
+            let recheck = || question.ask_again();
             client
-                .tunnel(&permit, record, &mut server, &live, &recheck)
+                .tunnel(permit, record, &mut server, &live, &recheck)
                 .await;
             false
         }
@@ -258,18 +301,55 @@ async fn one_request(
     }
 }
 
-/// Asked when the policy changes while the request, or what it was upgraded to, is in flight.
-fn still_allowed(
-    worker: &Worker,
-    live: &Live,
-    peer: Option<&Rc<Peer>>,
-    request: &Request<'_>,
-) -> Result<(), Closing> {
-    match &*worker.shared.snapshot() {
-        Some(snapshot) => authorize::inbound(snapshot, live, peer, Some(request))
-            .map(drop)
-            .map_err(Denial::closing),
-        None => Ok(()),
+impl Allowed<'_> {
+    /// Asked when the world changes while the request, or what it was upgraded to, is in flight.
+    fn question<'a>(
+        &'a self,
+        worker: &'a Worker,
+        live: &'a Live,
+        headers: &'a Received<'a>,
+    ) -> Question<'a, Received<'a>> {
+        Question {
+            worker,
+            live,
+            peer: self.peer,
+            method: headers.head.method(headers.bytes),
+            host: self.host,
+            path: &self.target.path,
+            query: self.target.query,
+            headers,
+        }
+    }
+
+    fn write_head(&self, out: &mut BytesMut, received: &Received<'_>, target: ForwardTarget<'_>) {
+        let mut remove = Cow::Borrowed(INTERNAL);
+        for name in self.examined.removed() {
+            remove.to_mut().push(name);
+        }
+        // Identity and correlation are set last, so that nothing the caller sent can stand in their place.
+        let mut set: Vec<(&str, &[u8])> = Vec::with_capacity(4);
+        let cookies = self.examined.cookies(received);
+        match &cookies {
+            Some(left) if left.is_empty() => remove.to_mut().push("cookie"),
+            Some(left) => set.push(("cookie", left)),
+            None => {}
+        }
+        for (name, value) in self.examined.set() {
+            set.push((name, value));
+        }
+        if self.new_id {
+            set.push(("x-request-id", self.request_id.as_bytes()));
+        }
+        set.push(("traceparent", self.traceparent));
+        if let Some(client_cert) = self.client_cert {
+            set.push(("x-forwarded-client-cert", client_cert));
+        }
+        let rewrite = Rewrite {
+            remove: &remove,
+            set: &set,
+            connection: ConnectionHeader::Upgrade,
+        };
+        write_request_head(out, received.head, received.bytes, target, &rewrite);
     }
 }
 
@@ -284,46 +364,24 @@ async fn refuse(
     refused.keep
 }
 
+/// `target`: host, path and query.
 fn describe(
     record: &mut Record,
     head: &RequestHead,
     bytes: &[u8],
-    host: &str,
-    path: &str,
-    query: Option<&str>,
+    target: (&str, &str, Option<&str>),
+    snapshot: &Snapshot,
 ) {
+    let (host, path, query) = target;
     record.request(&record::RequestHead {
         method: head.method(bytes).as_bytes(),
         authority: host.as_bytes(),
         path: path.as_bytes(),
-        query: query.map(str::as_bytes),
+        query,
+        secret: &|name| snapshot.is_token_param(name),
         version: match head.version() {
             Version::Http10 => "1.0",
             Version::Http11 => "1.1",
         },
     });
-}
-
-impl Application {
-    /// The connection that served the last request, when it still stands, else a new one.
-    async fn connection(&mut self, worker: &Worker, client: &Client) -> std::io::Result<Upstream> {
-        if let Some(mut kept) = self.upstream.take()
-            && kept.is_reusable()
-        {
-            return Ok(kept);
-        }
-        let address = client.live.destination;
-        let started = Instant::now();
-        let tcp = connect(address, worker.mark()).await?;
-        tracing::trace!(%address, took = ?started.elapsed(), "connected to the application");
-        Ok(Upstream {
-            stream: Stream::Plain(Socket::new(tcp)),
-            address: None,
-            live: None,
-            mesh: None,
-            itself: false,
-            requests: 0,
-            buffer: BytesMut::new(),
-        })
-    }
 }

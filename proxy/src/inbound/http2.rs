@@ -1,6 +1,7 @@
 //! HTTP/2 and gRPC requests to the application.
 
-use std::borrow::Cow;
+mod head;
+
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -8,13 +9,16 @@ use std::rc::Rc;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Request, Uri, header};
-use kith_policy::{Reason, normalise_host, normalise_target};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Request};
+use kith_policy::{Reason, normalise_target};
+
+pub(crate) use head::{describe, host_of, set_correlation, single};
+use head::{forwarded_uri, tell};
 
 use super::Inbound;
+use super::decide::Question;
 use crate::authenticate::Peer;
-use crate::authorize::{self, Denial};
 use crate::connections::{Live, StreamHold};
 use crate::correlation;
 use crate::forward::connect::connect;
@@ -23,9 +27,9 @@ use crate::forward::http2_server::{failed, is_grpc, refuse, requests};
 use crate::forward::pool::SharedConnections;
 use crate::headers::{ReceivedMap, forwarded_client_cert, remove_internal, remove_kith};
 use crate::record::{self, ConnectionFacts, Direction, Hop, Kind, Record};
-use crate::signal::Closing;
-use crate::snapshot::{Protocol, Snapshot};
+use crate::snapshot::Protocol;
 use crate::stream::{Socket, Stream};
+use crate::token::while_valid;
 use crate::worker::{Worker, contain_panic};
 
 /// Connections tried for one request; another only when the application surely did nothing with it.
@@ -155,6 +159,7 @@ async fn one_request(
                 host.as_deref().unwrap_or_default(),
                 parts.uri.path(),
                 None,
+                &|_| false,
             );
             record.refuse(reason);
             return refuse(
@@ -167,42 +172,48 @@ async fn one_request(
             );
         }
     };
-    describe(&mut record, &parts, &host, &target.path, target.query);
+    describe(
+        &mut record,
+        &parts,
+        &host,
+        &target.path,
+        target.query,
+        &|name| snapshot.is_token_param(name),
+    );
 
     // Decided on, and again whenever the policy changes while the request is in flight.
     let received = ReceivedMap(&parts.headers);
-    let asked = kith_policy::Request {
+    let question = Question {
+        worker: &common.worker,
+        live: &common.live,
+        peer: common.peer.as_ref(),
         method: parts.method.as_str(),
         host: &host,
         path: &target.path,
+        query: target.query,
         headers: &received,
     };
-    let decide = |snapshot: &Snapshot| {
-        authorize::inbound(snapshot, &common.live, common.peer.as_ref(), Some(&asked))
-    };
-    let permit = match decide(&snapshot) {
-        Ok(permit) => permit,
-        Err(denial) => {
-            denial.record(&mut record);
+    let (permit, examined) = match question.ask(&snapshot) {
+        Ok(allowed) => allowed,
+        Err(refusal) => {
+            let reason = refusal.reason();
+            refusal.record(&mut record);
             return refuse(
                 &mut respond,
                 &mut record,
                 grpc,
                 head_only,
-                denial.reason(),
+                reason,
                 request_id.as_str(),
             );
         }
     };
     record.decide(permit.decision());
     drop(snapshot);
-    let recheck = || -> Result<(), Closing> {
-        match &*common.worker.shared.snapshot() {
-            Some(snapshot) => decide(snapshot).map(drop).map_err(Denial::closing),
-            None => Ok(()),
-        }
-    };
-    let Some(uri) = forwarded_uri(&parts.uri, &host, &target.path, target.query) else {
+    record.end_user = examined.end_user();
+    let recheck = || question.ask_again();
+    let query = examined.query(target.query);
+    let Some(uri) = forwarded_uri(&parts.uri, &host, &target.path, query.as_deref()) else {
         record.refuse(Reason::RequestMalformed);
         return refuse(
             &mut respond,
@@ -217,6 +228,7 @@ async fn one_request(
     let forwarded = || {
         let mut headers = parts.headers.clone();
         remove_internal(&mut headers);
+        tell(&examined, &received, &mut headers);
         set_correlation(
             &mut headers,
             new_id.then_some(request_id.as_str()),
@@ -232,76 +244,79 @@ async fn one_request(
         request
     };
 
-    for attempt in 1..=ATTEMPTS {
-        let connected = hold
-            .signal
-            .unless_closed(&recheck, common.application())
-            .await;
-        let problem = match connected {
-            Err(closing) => {
-                closing.record(&mut record);
-                return respond.send_reset(h2::Reason::CANCEL);
-            }
-            Ok(Ok(upstream)) => {
-                match send(&permit, &upstream, forwarded, body.is_end_stream()).await {
-                    Ok((response, to_server)) => {
-                        let terms = Terms {
-                            signal: &hold.signal,
-                            lives: [&common.live, &upstream.live],
-                            recheck: &recheck,
-                            edit_answer: &remove_kith,
-                        };
-                        let mut answer = Answer::default();
-                        let outcome = exchange(
-                            &mut body,
-                            &mut respond,
-                            response,
-                            to_server,
-                            &terms,
-                            &mut answer,
-                        )
-                        .await;
-                        if let (Outcome::Unsent(_), true) = (&outcome, attempt < ATTEMPTS) {
-                            upstream.give_up();
-                            continue;
-                        }
-                        answer.record(&mut record);
-                        record.renewed = common.live.renewed();
-                        if let Some(reason) = failed(&mut record, &outcome) {
-                            refuse(
-                                &mut respond,
-                                &mut record,
-                                grpc,
-                                head_only,
-                                reason,
-                                request_id.as_str(),
-                            );
-                        }
-                        if let Outcome::Asked(_) = outcome {
-                            // The reset goes out before whoever asked is told that it is done.
-                            tokio::task::yield_now().await;
-                            tokio::task::yield_now().await;
-                        }
-                        return;
-                    }
-                    Err(_) if attempt < ATTEMPTS => continue,
-                    Err(error) => error.to_string(),
+    let forwarding = std::pin::pin!(async {
+        for attempt in 1..=ATTEMPTS {
+            let connected = hold
+                .signal
+                .unless_closed(&recheck, common.application())
+                .await;
+            let problem = match connected {
+                Err(closing) => {
+                    closing.record(&mut record);
+                    return respond.send_reset(h2::Reason::CANCEL);
                 }
-            }
-            Ok(Err(problem)) => problem,
-        };
-        tracing::debug!(problem, destination = %common.live.destination, "the application does not take HTTP/2");
-        record.fail(Reason::ServerUnreachable);
-        record.closed_by = Some(record::ClosedBy::Server);
-        return refuse(
-            &mut respond,
-            &mut record,
-            grpc,
-            head_only,
-            Reason::ServerUnreachable,
-            request_id.as_str(),
-        );
-    }
+                Ok(Ok(upstream)) => {
+                    match send(&permit, &upstream, forwarded, body.is_end_stream()).await {
+                        Ok((response, to_server)) => {
+                            let terms = Terms {
+                                signal: &hold.signal,
+                                lives: [&common.live, &upstream.live],
+                                recheck: &recheck,
+                                edit_answer: &remove_kith,
+                            };
+                            let mut answer = Answer::default();
+                            let outcome = exchange(
+                                &mut body,
+                                &mut respond,
+                                response,
+                                to_server,
+                                &terms,
+                                &mut answer,
+                            )
+                            .await;
+                            if let (Outcome::Unsent(_), true) = (&outcome, attempt < ATTEMPTS) {
+                                upstream.give_up();
+                                continue;
+                            }
+                            answer.record(&mut record);
+                            record.renewed = common.live.renewed();
+                            if let Some(reason) = failed(&mut record, &outcome) {
+                                refuse(
+                                    &mut respond,
+                                    &mut record,
+                                    grpc,
+                                    head_only,
+                                    reason,
+                                    request_id.as_str(),
+                                );
+                            }
+                            if let Outcome::Asked(_) = outcome {
+                                // The reset goes out before whoever asked is told that it is done.
+                                tokio::task::yield_now().await;
+                                tokio::task::yield_now().await;
+                            }
+                            return;
+                        }
+                        Err(_) if attempt < ATTEMPTS => continue,
+                        Err(error) => error.to_string(),
+                    }
+                }
+                Ok(Err(problem)) => problem,
+            };
+            tracing::debug!(problem, destination = %common.live.destination, "the application does not take HTTP/2");
+            record.fail(Reason::ServerUnreachable);
+            record.closed_by = Some(record::ClosedBy::Server);
+            return refuse(
+                &mut respond,
+                &mut record,
+                grpc,
+                head_only,
+                Reason::ServerUnreachable,
+                request_id.as_str(),
+            );
+        }
+    });
+    while_valid(examined.ends(), &hold.signal, forwarding).await;
 }
 
 impl Common {
@@ -342,72 +357,4 @@ impl Common {
             .await
             .map_err(|error| error.to_string())
     }
-}
-
-/// What lets records be put together.
-pub(crate) fn set_correlation(headers: &mut HeaderMap, new_id: Option<&str>, traceparent: &[u8]) {
-    if let Some(Ok(id)) = new_id.map(HeaderValue::from_str) {
-        headers.insert("x-request-id", id);
-    }
-    if let Ok(traceparent) = HeaderValue::from_bytes(traceparent) {
-        headers.insert("traceparent", traceparent);
-    }
-}
-
-/// `:authority`, or Host where that is absent; both must agree (RFC 9113 section 8.3.1).
-pub(crate) fn host_of(parts: &http::request::Parts) -> Result<Cow<'static, str>, Reason> {
-    let mut hosts = parts.headers.get_all(header::HOST).iter();
-    let host = hosts
-        .next()
-        .map(|host| host.to_str().map_err(|_| Reason::RequestMalformed))
-        .transpose()?;
-    if hosts.next().is_some() {
-        return Err(Reason::RequestMalformed);
-    }
-    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
-    let chosen = match (authority, host) {
-        (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => {
-            return Err(Reason::RequestMalformed);
-        }
-        (Some(authority), _) => authority,
-        (None, Some(host)) => host,
-        (None, None) => return Ok(Cow::Borrowed("")),
-    };
-    normalise_host(chosen).map_err(|_| Reason::RequestMalformed)?;
-    Ok(Cow::Owned(chosen.to_owned()))
-}
-
-fn forwarded_uri(received: &Uri, host: &str, path: &str, query: Option<&str>) -> Option<Uri> {
-    let target = match query {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    };
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(received.scheme().cloned().unwrap_or(Scheme::HTTP));
-    parts.authority = Some(host.parse().ok()?);
-    parts.path_and_query = Some(target.parse().ok()?);
-    Uri::from_parts(parts).ok()
-}
-
-/// None when absent or repeated.
-pub(crate) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next()?;
-    values.next().is_none().then(|| first.as_bytes())
-}
-
-pub(crate) fn describe(
-    record: &mut Record,
-    parts: &http::request::Parts,
-    host: &str,
-    path: &str,
-    query: Option<&str>,
-) {
-    record.request(&record::RequestHead {
-        method: parts.method.as_str().as_bytes(),
-        authority: host.as_bytes(),
-        path: path.as_bytes(),
-        query: query.map(str::as_bytes),
-        version: "2",
-    });
 }

@@ -73,7 +73,8 @@ async fn one_request(
         method: head.method(bytes).as_bytes(),
         authority: head.host(bytes).unwrap_or_default().as_bytes(),
         path: head.path(bytes).as_bytes(),
-        query: head.query(bytes).map(str::as_bytes),
+        query: head.query(bytes),
+        secret: &|_| false,
         version: match head.version() {
             Version::Http10 => "1.0",
             Version::Http11 => "1.1",
@@ -84,9 +85,9 @@ async fn one_request(
     record.revision = Some(Arc::clone(&revision)).filter(|revision| !revision.is_empty());
     let resolved = match resolved {
         Ok(resolved) => resolved,
-        Err(reason) => {
-            record.refuse(reason);
-            return refuse(client, record, reason, request_id.as_str()).await;
+        Err(nowhere) => {
+            nowhere.record(record);
+            return refuse(client, record, nowhere.reason, request_id.as_str()).await;
         }
     };
     record.service = resolved.service.clone();

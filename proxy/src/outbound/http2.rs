@@ -10,7 +10,7 @@ use h2::server::SendResponse;
 use http::{HeaderValue, Request};
 use kith_policy::Reason;
 
-use super::{ATTEMPTS, Outbound, Route, Unreachable, establish_one, route};
+use super::{ATTEMPTS, NO_ENDPOINT, Nowhere, Outbound, Route, Unreachable, establish_one, route};
 use crate::authorize::Permit;
 use crate::connections::{Live, StreamHold};
 use crate::correlation;
@@ -95,14 +95,15 @@ async fn one_request(
         host.as_deref().unwrap_or_default(),
         parts.uri.path(),
         parts.uri.query(),
+        &|_| false,
     );
     let Route { resolved, revision } = route(&common.worker, &common.dialled).await;
     record.revision = Some(Arc::clone(&revision)).filter(|revision| !revision.is_empty());
-    record.revision = Some(Arc::clone(&revision)).filter(|revision| !revision.is_empty());
-    let resolved = match host.and(resolved) {
+    let resolved = match host.map_err(Nowhere::from).and(resolved) {
         Ok(resolved) => resolved,
-        Err(reason) => {
-            record.refuse(reason);
+        Err(nowhere) => {
+            let reason = nowhere.reason;
+            nowhere.record(&mut record);
             return refuse(
                 &mut respond,
                 &mut record,
@@ -200,16 +201,12 @@ async fn one_request(
                         return;
                     }
                     Err(_) if !last => continue,
-                    Err(error) => Unreachable {
-                        reason: Reason::ServerUnreachable,
-                        message: error.to_string(),
-                    },
+                    Err(error) => Unreachable::new(Reason::ServerUnreachable, error.to_string()),
                 }
             }
         };
         tracing::debug!(destination = %common.live.destination, message = problem.message, "no server could be reached");
-        record.refuse(problem.reason);
-        record.tls_error(&problem.message);
+        problem.record(&mut record);
         return refuse(
             &mut respond,
             &mut record,
@@ -232,10 +229,7 @@ async fn upstream(
     loop {
         record.attempts += 1;
         let Some(target) = worker.loads.pick(&resolved.targets, failed) else {
-            return Err(Unreachable {
-                reason: Reason::ServerUnreachable,
-                message: "the service has no endpoint".into(),
-            });
+            return Err(Unreachable::new(Reason::ServerUnreachable, NO_ENDPOINT));
         };
         let cell = worker.pool.http2(target.address, &target.principals);
         let mut problem = None;
@@ -254,11 +248,8 @@ async fn upstream(
             // Others were faster, or it was made for somebody who expects another server there.
             Some(_) if record.attempts < MOST_LOOKS => {}
             Some(_) => {
-                let message = "the server's connections are all taken".into();
-                return Err(Unreachable {
-                    reason: Reason::ServerUnreachable,
-                    message,
-                });
+                let message = "the server's connections are all taken";
+                return Err(Unreachable::new(Reason::ServerUnreachable, message));
             }
             None => {
                 failed.push(target.address);
@@ -267,9 +258,9 @@ async fn upstream(
                     .iter()
                     .any(|other| !failed.contains(&other.address));
                 if record.attempts >= ATTEMPTS || !untried {
-                    return Err(problem.unwrap_or_else(|| Unreachable {
-                        reason: Reason::ServerUnreachable,
-                        message: "the connection that others waited for could not be made".into(),
+                    return Err(problem.unwrap_or_else(|| {
+                        let message = "the connection that others waited for could not be made";
+                        Unreachable::new(Reason::ServerUnreachable, message)
                     }));
                 }
             }
@@ -296,8 +287,5 @@ async fn connect(
         established.itself,
     )
     .await
-    .map_err(|error| Unreachable {
-        reason: Reason::ServerUnreachable,
-        message: error.to_string(),
-    })
+    .map_err(|error| Unreachable::new(Reason::ServerUnreachable, error.to_string()))
 }

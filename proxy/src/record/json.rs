@@ -103,6 +103,22 @@ impl<'a> Json<'a> {
         }
         self.out.push(b']');
     }
+
+    /// `[{"policy":"…","decision":"…"}]`: what policies that don't decide say. Decisions are this program's own words.
+    pub(super) fn shadow<'s>(&mut self, said: impl Iterator<Item = (&'s str, &'s str)>) {
+        self.key("shadow");
+        let mut separator = b'[';
+        for (policy, decision) in said {
+            self.out.push(separator);
+            self.out.extend_from_slice(b"{\"policy\":\"");
+            escape(policy.as_bytes(), self.out);
+            self.out.extend_from_slice(b"\",\"decision\":\"");
+            self.out.extend_from_slice(decision.as_bytes());
+            self.out.extend_from_slice(b"\"}");
+            separator = b',';
+        }
+        self.out.push(b']');
+    }
 }
 
 fn hop(id: &[u8; 32], ordinal: u64, out: &mut Vec<u8>) {

@@ -8,6 +8,9 @@ use kith_policy::Decision;
 use super::json::{Json, timestamp};
 use super::{Kind, Record, Verdict};
 
+/// A mesh in transition may have many policies that don't decide; `shadow.decision` is about all of them.
+const MOST_SHADOWS: usize = 32;
+
 thread_local! {
     static LINE: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(1024));
 }
@@ -55,6 +58,7 @@ fn write(record: &Record, took: Duration, out: &mut Vec<u8>) {
     json.literal("decision", if allowed { "allow" } else { "deny" });
     json.literal("reason", reason.as_str());
     parties(record, out);
+    end_user(record, out);
     decided(record, decision, out);
     correlation(record, out);
     http(record, out);
@@ -79,6 +83,20 @@ fn parties(record: &Record, out: &mut Vec<u8>) {
     }
 }
 
+/// `end_user.*`
+fn end_user(record: &Record, out: &mut Vec<u8>) {
+    let Some(user) = &record.end_user else {
+        return;
+    };
+    let mut json = Json::fragment(out);
+    json.text("end_user.issuer", user.issuer.as_bytes());
+    json.text("end_user.subject", user.subject.as_bytes());
+    json.hex("end_user.token", &user.token);
+    if let Some(expires) = user.expires {
+        json.time("end_user.expires", expires);
+    }
+}
+
 fn decided(record: &Record, decision: Option<&Decision>, out: &mut Vec<u8>) {
     let mut json = Json::fragment(out);
     if let Some(decision) = decision {
@@ -91,6 +109,16 @@ fn decided(record: &Record, decision: Option<&Decision>, out: &mut Vec<u8>) {
         if let Some(nearest) = &decision.nearest {
             json.text("nearest.policy", nearest.policy.as_bytes());
             json.display("nearest.clause", &nearest.clause);
+        }
+        if !decision.shadow.is_empty() {
+            let said = decision.shadow.iter().take(MOST_SHADOWS);
+            json.shadow(said.map(|shadow| (&*shadow.policy, shadow.verdict.as_str())));
+        }
+        if let Some(would_allow) = decision.would_allow {
+            json.literal(
+                "shadow.decision",
+                if would_allow { "allow" } else { "deny" },
+            );
         }
     }
     if let Some(revision) = decision

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kith_policy::Reason;
 
-use super::{Direction, Kind, Record};
+use super::{Direction, Kind, Record, Verdict};
 use crate::telemetry::metrics::{self, Counter, Pair, RequestLabels};
 
 /// The outcomes that one connection meets are few: a list is searched faster than a map.
@@ -83,6 +83,11 @@ pub(super) fn count(record: &Record, took: Duration) {
             });
             metrics::request_duration(direction, took);
         }
+    }
+    if let Verdict::Decided(decision) = &record.verdict
+        && let Some(would_allow) = decision.would_allow
+    {
+        metrics::shadow_decision(direction, would_allow);
     }
     metrics::bytes(direction, record.bytes_in, record.bytes_out);
 }

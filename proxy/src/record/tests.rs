@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
 use expect_test::{Expect, expect};
-use kith_policy::{Clause, Nearest};
+use kith_policy::{Clause, Nearest, Shadow, Verdict as Says};
 use serde_json::Value;
 
 use super::*;
@@ -112,6 +112,8 @@ fn decision(allow: bool, reason: Reason) -> Decision {
         policy: Some("shop/orders".into()),
         rule: Some(1),
         nearest: None,
+        shadow: Vec::new(),
+        would_allow: None,
         revision: "42".into(),
     }
 }
@@ -121,7 +123,8 @@ fn get<'a>(path: &'a str, query: Option<&'a str>) -> RequestHead<'a> {
         method: b"GET",
         authority: b"orders.shop",
         path: path.as_bytes(),
-        query: query.map(str::as_bytes),
+        query,
+        secret: &|name| name == "jwt",
         version: "1.1",
     }
 }
@@ -388,6 +391,46 @@ fn queries_are_kept_only_where_configured() {
 }
 
 #[test]
+fn tokens_in_queries_are_never_kept() {
+    let log = Log::with(true);
+    let query = "b=c&access_token=x&jwt=y&d=eyJh.eyJi.c";
+    Record::open(Kind::Request, &log.inbound()).request(&get("/a", Some(query)));
+    let line: Value = serde_json::from_str(&log.lines()[0]).unwrap();
+    assert_eq!(
+        line["http.path"],
+        "/a?b=c&access_token=redacted&jwt=redacted&d=redacted"
+    );
+}
+
+#[test]
+fn whom_a_token_is_about_is_written_down_as_far_as_it_is_proved() {
+    for (proved, expected) in [
+        (
+            true,
+            r#""end_user.issuer":"https://idp","end_user.subject":"ann","end_user.token":"0707070707070707","end_user.expires":"1970-01-01T00:00:09.000Z""#,
+        ),
+        (false, r#""end_user.token":"0707070707070707""#),
+    ] {
+        let log = Log::new();
+        let mut record = Record::open(Kind::Request, &log.inbound());
+        let mut user = EndUser::of_digest([7; 32]);
+        if proved {
+            user.issuer = "https://idp".into();
+            user.subject = "ann".into();
+            user.expires = Some(UNIX_EPOCH + Duration::from_secs(9));
+        }
+        record.end_user = Some(Rc::new(user));
+        drop(record);
+        let line = &log.lines()[0];
+        assert!(line.contains(expected), "{line}");
+        assert_eq!(
+            line.matches("end_user").count(),
+            expected.matches("end_user").count()
+        );
+    }
+}
+
+#[test]
 fn row_27_hostile_bytes_make_one_line_and_no_new_member() {
     let log = Log::new();
     let mut record = Record::open(Kind::Request, &log.inbound());
@@ -397,6 +440,7 @@ fn row_27_hostile_bytes_make_one_line_and_no_new_member() {
         authority: hostile,
         path: hostile,
         query: None,
+        secret: &|_| false,
         version: "1.1",
     });
     record.request_id(hostile);
@@ -465,4 +509,77 @@ fn a_record_counts_its_request_by_principals_and_outcome() {
             r#"kith_requests_total{direction="inbound",source="spiffe://example.org/counted",destination="spiffe://example.org/ns/shop/sa/orders",decision="allow",reason="allowed-by-rule",code="503"} 1"#,
         ]
     );
+}
+
+#[test]
+fn what_policies_that_do_not_decide_say_is_written_beside_the_decision() {
+    let says = |policy: &str, verdict| Shadow {
+        policy: policy.into(),
+        rule: None,
+        verdict,
+    };
+    let next = says("shop/next", Says::Deny);
+    let audit = says("shop/\"au\ndit\"", Says::Audit);
+    let cases = [
+        (true, vec![next.clone(), audit], Some(false)),
+        (false, vec![says("shop/wider", Says::Allow)], Some(true)),
+        (true, vec![says("shop/same", Says::Audit)], None),
+        (true, vec![next; 1000], Some(false)),
+    ];
+    let log = Log::new();
+    for (allow, shadow, would_allow) in cases {
+        let reason = if allow {
+            Reason::AllowedByRule
+        } else {
+            Reason::DeniedByRule
+        };
+        let mut record = Record::open(Kind::Request, &log.inbound());
+        record.decide(&Decision {
+            shadow,
+            would_allow,
+            ..decision(allow, reason)
+        });
+    }
+    // In the name of what forbids it now, and with what would forbid it next.
+    let mut record = Record::open(Kind::Connection, &log.outbound());
+    record.revoke(
+        Reason::PolicyChanged,
+        Some(&Decision {
+            would_allow: Some(true),
+            ..decision(false, Reason::DeniedByRule)
+        }),
+    );
+    drop(record);
+    let mut seen = Vec::new();
+    for line in log.lines() {
+        let record: Value = serde_json::from_str(&line).unwrap();
+        let said = record["shadow"].as_array().cloned().unwrap_or_default();
+        let first = said.first().map(ToString::to_string).unwrap_or_default();
+        let whole = record.get("shadow.decision").map(ToString::to_string);
+        seen.push(format!(
+            "{} {} {first} {}",
+            record["decision"],
+            said.len(),
+            whole.unwrap_or_default()
+        ));
+        if let Some(second) = said.get(1).filter(|second| **second != said[0]) {
+            assert_eq!(second["policy"], "shop/\"au\ndit\"", "{line}");
+        }
+    }
+    expect![[r#"
+        "allow" 2 {"decision":"deny","policy":"shop/next"} "deny"
+        "deny" 1 {"decision":"allow","policy":"shop/wider"} "allow"
+        "allow" 1 {"decision":"audit","policy":"shop/same"} 
+        "allow" 32 {"decision":"deny","policy":"shop/next"} "deny"
+        "deny" 0  "allow""#]]
+    .assert_eq(&seen.join("\n"));
+    let text = crate::telemetry::metrics::render(crate::telemetry::metrics::Format::Prometheus);
+    for series in [
+        r#"kith_shadow_decisions_total{direction="inbound",decision="deny"} 2"#,
+        r#"kith_shadow_decisions_total{direction="inbound",decision="allow"} 1"#,
+        r#"kith_shadow_decisions_total{direction="outbound",decision="allow"} 1"#,
+        r#"kith_shadow_decisions_total{direction="outbound",decision="deny"} 0"#,
+    ] {
+        assert!(text.contains(series), "{series} in\n{text}");
+    }
 }

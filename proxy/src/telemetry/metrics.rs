@@ -137,6 +137,11 @@ pub(crate) fn svid(expires: SystemTime) {
         .increment(FAMILIES.svid_replaced().into());
 }
 
+/// There is no SVID any more.
+pub(crate) fn svid_withdrawn() {
+    FAMILIES.svid_expiry.set(0.0);
+}
+
 /// Number of trust domains whose bundle we hold.
 pub(crate) fn bundles(trust_domains: usize) {
     FAMILIES.bundle_trust_domains.set(trust_domains as f64);
@@ -163,6 +168,16 @@ pub(crate) fn config_revision(revision: &str) {
 /// Live connections and requests ended because they lost what they were allowed.
 pub(crate) fn policy_closed(reason: &'static str, connections: u64) {
     FAMILIES.policy_closed(reason).increment(connections);
+}
+
+/// What the decision would be with the dry-run policies in force.
+pub(crate) fn shadow_decision(direction: Direction, allow: bool) {
+    FAMILIES.shadow_decisions(direction, allow).increment(1);
+}
+
+/// An inbound connection came in the clear.
+pub(crate) fn plaintext() {
+    FAMILIES.plaintext.increment(1);
 }
 
 pub(crate) fn records_dropped(records: u64) {

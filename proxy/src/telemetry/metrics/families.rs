@@ -25,6 +25,7 @@ const HANDSHAKE_SECONDS: [f64; 10] = [
 ];
 
 const HANDSHAKES: &str = "kith_handshake_seconds";
+const SHADOW_DECISIONS: &str = "kith_shadow_decisions_total";
 pub(super) const CONFIG_REVISION: &str = "kith_config_revision_info";
 
 /// The buckets of a histogram. Those of requests suit whatever else is measured in seconds.
@@ -58,6 +59,7 @@ pub(super) struct Families {
     pub(super) xds_connected: Gauge,
     pub(super) xds_last_update: Gauge,
     pub(super) records_dropped: Counter,
+    pub(super) plaintext: Counter,
     pub(super) panics: Counter,
     pub(super) accept_pauses: Counter,
     /// Inbound, outbound.
@@ -65,6 +67,8 @@ pub(super) struct Families {
     connections_open: [Gauge; 2],
     /// In each direction: in, out.
     bytes: [[Counter; 2]; 2],
+    /// In each direction: deny, allow.
+    shadow_decisions: [[Counter; 2]; 2],
     /// Client, server.
     handshakes: [Histogram; 2],
 }
@@ -85,6 +89,7 @@ impl Families {
             xds_connected: gauge!("kith_xds_connected"),
             xds_last_update: gauge!("kith_xds_last_update_timestamp_seconds"),
             records_dropped: counter!("kith_records_dropped_total"),
+            plaintext: counter!("kith_plaintext_connections_total"),
             panics: counter!("kith_panics_total"),
             accept_pauses: counter!("kith_accept_pauses_total"),
             request_duration: directions.map(
@@ -95,6 +100,11 @@ impl Families {
             bytes: directions.map(|direction| {
                 ["in", "out"]
                     .map(|dir| counter!("kith_bytes_total", "direction" => direction, "dir" => dir))
+            }),
+            shadow_decisions: directions.map(|direction| {
+                ["deny", "allow"].map(|decision| {
+                    counter!(SHADOW_DECISIONS, "direction" => direction, "decision" => decision)
+                })
             }),
             handshakes: [Side::Client, Side::Server]
                 .map(|side| histogram!(HANDSHAKES, "side" => side.as_str())),
@@ -160,6 +170,10 @@ impl Families {
 
     pub(super) fn bytes(&self, direction: Direction) -> &[Counter; 2] {
         &self.bytes[index(direction)]
+    }
+
+    pub(super) fn shadow_decisions(&self, direction: Direction, allow: bool) -> &Counter {
+        &self.shadow_decisions[index(direction)][usize::from(allow)]
     }
 
     pub(super) fn handshakes(&self, side: Side) -> &Histogram {
@@ -234,7 +248,15 @@ fn describe() {
     describe_gauge!(CONFIG_REVISION, "The revision in force");
     describe_counter!(
         "kith_policy_closed_connections_total",
-        "Live connections that lost what they were allowed"
+        "Live connections that lost what they were allowed, by reason: a policy, trust or a revocation changed"
+    );
+    describe_counter!(
+        SHADOW_DECISIONS,
+        "Requests and opaque connections by what their decision would be if the dry-run policies were in force; none while there are no dry-run policies"
+    );
+    describe_counter!(
+        "kith_plaintext_connections_total",
+        "Inbound connections that came in the clear, to ports that do not insist on mTLS"
     );
     describe_counter!(
         "kith_records_dropped_total",

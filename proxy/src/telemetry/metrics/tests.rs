@@ -21,6 +21,8 @@ const DOCUMENTED: &[(&str, &str)] = &[
     ("kith_xds_updates_total", "counter"),
     ("kith_config_revision_info", "gauge"),
     ("kith_policy_closed_connections_total", "counter"),
+    ("kith_shadow_decisions_total", "counter"),
+    ("kith_plaintext_connections_total", "counter"),
     ("kith_detect_total", "counter"),
     ("kith_records_dropped_total", "counter"),
     ("kith_build_info", "gauge"),
