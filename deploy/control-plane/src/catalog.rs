@@ -7,7 +7,6 @@ use aws_lc_rs::digest;
 use kith_certs::SpiffeId;
 use kith_xds_client::Kind;
 use kith_xds_client::api::envoy::service::discovery::v3 as discovery;
-use kith_xds_client::api::mesh;
 use prost::Message;
 
 /// The name of the one revocation list.
@@ -43,6 +42,11 @@ impl Encoded {
         &self.version
     }
 
+    /// The encoded message, as a sidecar gets it.
+    pub fn content(&self) -> &[u8] {
+        &self.resource.value
+    }
+
     /// Roughly what it takes on the wire.
     pub(crate) fn size(&self) -> usize {
         self.name.len()
@@ -64,19 +68,21 @@ impl Encoded {
 
 /// The first 12 hex digits of SHA-256: short enough to read aloud, long enough never to collide by chance.
 pub(crate) fn content_hash(parts: &[&[u8]]) -> String {
-    use std::fmt::Write as _;
     let mut context = digest::Context::new(&digest::SHA256);
     for part in parts {
         context.update(part);
     }
-    let digest = context.finish();
-    digest.as_ref()[..6]
-        .iter()
-        .fold(String::with_capacity(12), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    lower_hex(&context.finish().as_ref()[..6])
+}
+
+pub(crate) fn lower_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 /// What one sidecar gets.
@@ -90,6 +96,19 @@ pub struct Node {
     pub(crate) config: Arc<Encoded>,
     /// The policies in force, by name.
     pub(crate) policies: BTreeMap<String, Arc<Encoded>>,
+}
+
+impl Node {
+    /// The `WorkloadConfig`.
+    pub fn config(&self) -> &Encoded {
+        &self.config
+    }
+
+    /// The policies in force, by name.
+    pub fn policies(&self) -> impl Iterator<Item = (&str, &Encoded)> {
+        let policies = self.policies.iter();
+        policies.map(|(name, policy)| (name.as_str(), &**policy))
+    }
 }
 
 /// Everything that is served, of one load of the folder.
@@ -109,15 +128,14 @@ pub struct Counts {
     pub services: usize,
     pub authorization_policies: usize,
     pub peer_authentications: usize,
+    pub request_authentications: usize,
+    pub revocations: usize,
 }
 
 impl Catalog {
-    pub(crate) fn no_revocations() -> Arc<Encoded> {
-        Encoded::new(
-            Kind::RevocationList,
-            REVOCATION_LIST.into(),
-            &mesh::RevocationList::default(),
-        )
+    /// Every sidecar that is served, by node id.
+    pub fn nodes(&self) -> impl Iterator<Item = (&str, &Arc<Node>)> {
+        self.nodes.iter().map(|(id, node)| (id.as_str(), node))
     }
 
     pub fn node(&self, id: &str) -> Option<&Arc<Node>> {

@@ -6,16 +6,19 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::{Parser, Subcommand};
 use kith_certs::Endpoint;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::resolve::resolve;
+use crate::check::{Checked, check_dir};
+use crate::jwks::Web;
 use crate::serve::{Config, Server};
-use crate::yaml::load_dir;
 
+/// Where `kith revoke` and `kith status` find the control plane.
+pub const ADMIN_SOCKET: &str = "KITH_CONTROL_SOCKET";
 const WORKLOAD_API: &str = "SPIFFE_ENDPOINT_SOCKET";
 
 #[derive(Debug, Parser)]
@@ -52,6 +55,12 @@ struct Serve {
     /// Where /status and /ready are: a loopback address.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15014")]
     status_listen: String,
+    /// The Unix socket for `kith revoke` and `kith status`, open to this program's own user only. Without it, neither works.
+    #[arg(long, value_name = "PATH", env = ADMIN_SOCKET)]
+    admin_socket: Option<PathBuf>,
+    /// More CAs to trust, in PEM, when the keys of token issuers are fetched.
+    #[arg(long, value_name = "FILE")]
+    jwks_ca: Option<PathBuf>,
     /// The Workload API: `unix:///path` or `tcp://ip:port`.
     #[arg(long, value_name = "URI", env = WORKLOAD_API, default_value = "")]
     spiffe_endpoint_socket: String,
@@ -85,18 +94,23 @@ pub fn main<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exi
 }
 
 fn check(dir: &Path) -> ExitCode {
-    match load_dir(dir).and_then(|loaded| resolve(&loaded)) {
-        Ok(resolved) => {
-            for warning in &resolved.warnings {
+    match check_dir(dir, SystemTime::now()) {
+        Ok(Checked { counts, warnings }) => {
+            for warning in &warnings {
                 eprintln!("warning: {warning}");
             }
-            let counts = resolved.catalog.counts;
             let counted = [
                 counted(counts.workloads, "workload", "s"),
                 counted(counts.services, "service", "s"),
                 counted(counts.authorization_policies, "authorization polic", "ies"),
                 counted(counts.peer_authentications, "peer authentication", "s"),
-                counted(resolved.warnings.len(), "warning", "s"),
+                counted(
+                    counts.request_authentications,
+                    "request authentication",
+                    "s",
+                ),
+                counted(counts.revocations, "revocation", "s"),
+                counted(warnings.len(), "warning", "s"),
             ];
             println!("{}: {}", dir.display(), counted.join(", "));
             ExitCode::SUCCESS
@@ -153,12 +167,16 @@ impl Serve {
                 .map_err(|error| mistakes.push(format!("{WORKLOAD_API}: {error}")))
                 .ok()
         };
+        let web = Web::new(self.jwks_ca.as_deref());
+        let web = web
+            .map_err(|error| mistakes.push(format!("--jwks-ca: {error}")))
+            .ok();
         let filter = EnvFilter::try_new(&self.log);
         let filter = filter
             .map_err(|error| mistakes.push(format!("KITH_LOG: `{}`: {error}", self.log)))
             .ok();
-        match (listen, status_listen, workload_api, filter) {
-            (Some(listen), Some(status_listen), Some(workload_api), Some(filter))
+        match (listen, status_listen, workload_api, web, filter) {
+            (Some(listen), Some(status_listen), Some(workload_api), Some(web), Some(filter))
                 if mistakes.is_empty() =>
             {
                 Ok((
@@ -166,7 +184,9 @@ impl Serve {
                         files: self.files,
                         listen,
                         status_listen,
+                        admin_socket: self.admin_socket,
                         workload_api,
+                        web,
                     },
                     filter,
                 ))

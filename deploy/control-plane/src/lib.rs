@@ -4,17 +4,22 @@
 //! folder ─► watch ─► yaml ─► resolve ─► Catalog ─► serve: one stream a sidecar ─► ACK, NACK ─► status
 //! ```
 //!
-//! In reading order: [`yaml`] (documents and where they stand), [`resolve`] (what they mean for each
+//! In reading order: [`yaml`] (documents and where they stand), [`jwks`] (the keys of issuers), [`resolve`] (what they mean for each
 //! workload, pure), [`catalog`] (what is served, immutable), `watch` (the folder, live), [`serve`] (the
-//! streams), `status` (what an operator asks), [`cli`].
+//! streams), `status` (what an operator asks), `admin` (what one orders), [`cli`].
 //!
-//! **Architecture invariant:** never knows how the proxy works inside; the resources' messages are the contract.
+//! **Architecture invariant:** never knows how the proxy works inside; the resources' messages are the contract, and
+//! the proxy's own `translate` says whether one is acceptable.
 
 // `Expect` is passed by value, as its crate's own examples do.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::needless_pass_by_value))]
 
+mod admin;
 pub mod catalog;
+pub mod check;
 pub mod cli;
+mod http;
+pub mod jwks;
 pub mod problem;
 pub mod resolve;
 pub mod serve;

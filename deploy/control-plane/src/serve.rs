@@ -4,6 +4,7 @@
 //! folder ─► watch ─► yaml ─► resolve ─► Catalog ─► one stream a sidecar ─► subscriptions ─► responses
 //! ```
 
+mod facts;
 mod peer;
 mod stream;
 mod subscriptions;
@@ -29,6 +30,9 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{error, info, warn};
 
 use self::peer::Peer;
+use crate::admin::{self, Socket};
+use crate::http::{self, Listener};
+use crate::jwks::{Fetcher, Web};
 use crate::status::{self, State};
 use crate::watch::Folder;
 
@@ -47,16 +51,20 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where `/status` and `/ready` are; loopback.
     pub status_listen: SocketAddr,
+    /// Where `kith revoke` and `kith status` speak to it: a Unix socket that only its own user may open.
+    pub admin_socket: Option<PathBuf>,
     /// The Workload API that gives this control plane its own SVID.
     pub workload_api: Endpoint,
+    /// How the keys of issuers are fetched.
+    pub web: Web,
 }
 
-/// A port that cannot be listened on.
+/// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({flag}): {source}; free the port or choose another")]
+#[error("cannot listen on {address} ({flag}): {source}; free it or choose another")]
 pub struct BindError {
     flag: &'static str,
-    address: SocketAddr,
+    address: String,
     source: io::Error,
 }
 
@@ -65,6 +73,7 @@ pub struct Server {
     config: Config,
     xds: TcpListener,
     status: TcpListener,
+    admin: Option<Socket>,
     addresses: Addresses,
 }
 
@@ -83,8 +92,15 @@ impl Server {
     pub async fn bind(config: Config) -> Result<Self, Vec<BindError>> {
         let xds = listen("--listen", config.listen);
         let status = listen("--status-listen", config.status_listen);
-        match (xds, status) {
-            (Ok((xds, xds_address)), Ok((status, status_address))) => {
+        let admin = config.admin_socket.as_deref().map(|path| {
+            Socket::bind(path).map_err(|source| BindError {
+                flag: "--admin-socket",
+                address: path.display().to_string(),
+                source,
+            })
+        });
+        match (xds, status, admin.transpose()) {
+            (Ok((xds, xds_address)), Ok((status, status_address)), Ok(admin)) => {
                 let addresses = Addresses {
                     xds: xds_address,
                     status: status_address,
@@ -93,10 +109,14 @@ impl Server {
                     config,
                     xds,
                     status,
+                    admin,
                     addresses,
                 })
             }
-            (xds, status) => Err([xds.err(), status.err()].into_iter().flatten().collect()),
+            (xds, status, admin) => Err([xds.err(), status.err(), admin.err()]
+                .into_iter()
+                .flatten()
+                .collect()),
         }
     }
 
@@ -110,6 +130,7 @@ impl Server {
             config,
             xds,
             status,
+            admin,
             addresses,
         } = self;
         let state = Arc::new(State::default());
@@ -118,9 +139,17 @@ impl Server {
 
         let mut tasks = JoinSet::new();
         let readiness = identity.clone();
-        tasks.spawn(status::serve(status, Arc::clone(&state), move || {
-            no_identity(&readiness)
+        let asked = Arc::clone(&state);
+        let not_ready = move || no_identity(&readiness);
+        let answers = not_ready.clone();
+        tasks.spawn(http::serve(Listener::Tcp(status), move |request| {
+            std::future::ready(status::answer(&asked, &answers, &request))
         }));
+        if let Some(admin) = admin {
+            let orders = admin::Orders::new(Arc::clone(&state), config.files.clone(), not_ready);
+            tasks.spawn(admin::serve(admin, orders));
+        }
+        tasks.spawn(Fetcher::new(config.web).follow(Arc::clone(&state)));
         tasks.spawn(Folder::new(config.files).follow(Arc::clone(&state)));
         let (accepted, connections) = mpsc::channel(WAITING_RESPONSES);
         let accepting = tasks.spawn(peer::accept(xds, tls, accepted));
@@ -181,7 +210,7 @@ fn listen(flag: &'static str, address: SocketAddr) -> Result<(TcpListener, Socke
     };
     bound().map_err(|source| BindError {
         flag,
-        address,
+        address: address.to_string(),
         source,
     })
 }

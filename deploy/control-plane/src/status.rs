@@ -2,6 +2,7 @@
 //! the streams, read by `/status` and `/ready`.
 
 mod http;
+mod report;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -11,8 +12,9 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 
-pub(crate) use self::http::serve;
-use crate::catalog::{Catalog, Counts};
+pub(crate) use self::http::answer;
+use crate::catalog::Catalog;
+use crate::jwks;
 use crate::problem::Problem;
 
 /// How many acknowledgements are remembered for each node.
@@ -24,6 +26,10 @@ pub(crate) struct State {
     /// None until a folder was good for the first time: then nothing is answered, so that sidecars keep
     /// what they have.
     pub(crate) catalog: watch::Sender<Option<Arc<Catalog>>>,
+    /// Grows whenever a sidecar connects, leaves or says what it enforces, and whenever the folder was loaded.
+    pub(crate) moves: watch::Sender<u64>,
+    /// The keys of issuers that are fetched from elsewhere.
+    pub(crate) keys: jwks::Store,
     // Held for moments, never across an await.
     inner: Mutex<Inner>,
 }
@@ -61,6 +67,39 @@ pub(crate) struct Sidecar {
     pub(crate) behind_since: Option<Instant>,
     pub(crate) last_nack: Option<LastNack>,
     pub(crate) subscriptions: BTreeMap<&'static str, usize>,
+    /// Names that it refused and that were not made good since.
+    pub(crate) refused: usize,
+    pub(crate) svid: Svid,
+    /// Plaintext connections that it accepted since it started, as it says.
+    pub(crate) plaintext: u64,
+    /// The last revocation list that it enforces.
+    pub(crate) revocations: Option<Enforced>,
+}
+
+/// The SVID that a sidecar uses, as it says; until it says so, the one that opened the stream.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Svid {
+    pub(crate) serial: String,
+    #[serde(serialize_with = "rfc3339")]
+    pub(crate) expires: Option<SystemTime>,
+    /// How long one is good for, by the certificate that opened the stream.
+    #[serde(skip)]
+    pub(crate) lifetime: Duration,
+}
+
+/// A revocation list that a sidecar says is in force, live connections included.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Enforced {
+    pub(crate) version: String,
+    /// Live connections that it closed for it; unknown when the sidecar does not say.
+    pub(crate) closed: Option<u64>,
+    /// How long enforcing took the sidecar.
+    pub(crate) enforced_ms: Option<f64>,
+    /// When this control plane heard of it.
+    #[serde(serialize_with = "rfc3339")]
+    pub(crate) time: Option<SystemTime>,
+    #[serde(skip)]
+    pub(crate) heard: Instant,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -91,6 +130,17 @@ pub(crate) struct Listed {
 impl State {
     pub(crate) fn loaded(&self, load: Load) {
         self.inner().load = load;
+        self.moved();
+    }
+
+    /// Wakes whoever waits for sidecars or the folder.
+    pub(crate) fn moved(&self) {
+        self.moves.send_modify(|moves| *moves += 1);
+    }
+
+    /// Every stream there is now.
+    pub(crate) fn sidecars(&self) -> Vec<Sidecar> {
+        self.inner().sidecars.values().cloned().collect()
     }
 
     pub(crate) fn last_load(&self) -> Load {
@@ -102,6 +152,8 @@ impl State {
         let id = inner.next_stream;
         inner.next_stream += 1;
         inner.sidecars.insert(id, sidecar);
+        drop(inner);
+        self.moved();
         Listed {
             state: Arc::clone(self),
             id,
@@ -109,7 +161,7 @@ impl State {
     }
 
     /// Why no sidecar could be served now. Empty: ready.
-    fn not_ready(&self) -> Vec<String> {
+    pub(crate) fn not_ready(&self) -> Vec<String> {
         if self.catalog.borrow().is_some() {
             return Vec::new();
         }
@@ -123,64 +175,8 @@ impl State {
         )]
     }
 
-    fn report(&self, not_ready: Vec<String>) -> Report {
-        let catalog = self.catalog.borrow().clone();
-        let inner = self.inner();
-        let connected: std::collections::HashSet<&str> = inner
-            .sidecars
-            .values()
-            .map(|sidecar| sidecar.node.as_str())
-            .collect();
-        let nodes = catalog.iter().flat_map(|catalog| catalog.nodes.keys());
-        let mut not_connected: Vec<String> = nodes
-            .filter(|id| !connected.contains(id.as_str()))
-            .cloned()
-            .collect();
-        not_connected.sort();
-        Report {
-            ready: not_ready.is_empty(),
-            not_ready,
-            load: inner.load.clone(),
-            serving: catalog.map(|catalog| catalog.counts),
-            sidecars: inner
-                .sidecars
-                .values()
-                .map(|sidecar| inner.describe(sidecar))
-                .collect(),
-            not_connected,
-        }
-    }
-
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Inner {
-    fn describe(&self, sidecar: &Sidecar) -> SidecarReport {
-        let acknowledgements: Vec<_> = self
-            .acknowledged
-            .get(&sidecar.node)
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect();
-        let last = acknowledgements.last();
-        SidecarReport {
-            node: sidecar.node.clone(),
-            principal: sidecar.principal.clone(),
-            address: sidecar.address,
-            connected_since: Some(sidecar.connected_since),
-            revision_wanted: sidecar.revision_wanted.clone(),
-            revision_acknowledged: last.map(|last| last.revision.clone()),
-            acknowledged_at: last.and_then(|last| last.time),
-            behind_ms: sidecar
-                .behind_since
-                .map_or(0, |since| since.elapsed().as_millis()),
-            last_nack: sidecar.last_nack.clone(),
-            subscriptions: sidecar.subscriptions.clone(),
-            acknowledgements,
-        }
     }
 }
 
@@ -227,6 +223,7 @@ impl Drop for Listed {
         let Some(sidecar) = inner.sidecars.remove(&self.id) else {
             return;
         };
+        self.state.moved();
         // What is neither declared nor connected any more is forgotten.
         let declared = self
             .state
@@ -245,38 +242,10 @@ impl Drop for Listed {
     }
 }
 
-/// `/status`.
-#[derive(Serialize)]
-struct Report {
-    ready: bool,
-    not_ready: Vec<String>,
-    load: Load,
-    serving: Option<Counts>,
-    sidecars: Vec<SidecarReport>,
-    /// Declared, in the mesh, and not here.
-    not_connected: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct SidecarReport {
-    node: String,
-    principal: String,
-    address: SocketAddr,
-    #[serde(serialize_with = "rfc3339")]
-    connected_since: Option<SystemTime>,
-    revision_wanted: Option<String>,
-    revision_acknowledged: Option<String>,
-    #[serde(serialize_with = "rfc3339")]
-    acknowledged_at: Option<SystemTime>,
-    /// How long ago the oldest push was sent that is not acknowledged.
-    behind_ms: u128,
-    last_nack: Option<LastNack>,
-    subscriptions: BTreeMap<&'static str, usize>,
-    /// Oldest first.
-    acknowledgements: Vec<Acknowledged>,
-}
-
-fn rfc3339<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn rfc3339<S: Serializer>(
+    time: &Option<SystemTime>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     let text = time.and_then(|time| {
         let time = time::OffsetDateTime::from(time);
         time.format(&time::format_description::well_known::Rfc3339)

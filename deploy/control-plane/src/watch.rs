@@ -1,4 +1,4 @@
-//! Following the folder: from an edit to a new catalog in a few milliseconds, without ever reading a file
+//! Following the folder, and the issuers' keys: from an edit to a new catalog in a few milliseconds, without ever reading a file
 //! that is half written if that can be helped.
 //!
 //! A file that someone is writing must not be read: a policy cut in half can be a valid, weaker one. So an
@@ -20,9 +20,12 @@ use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::resolve::{Resolved, resolve};
+use crate::admin::ORDERS;
+use crate::catalog::Catalog;
+use crate::problem::Problem;
+use crate::resolve::{Resolved, resolve, revocation};
 use crate::status::{Load, State};
-use crate::yaml::{Loader, files_below};
+use crate::yaml::{Loaded, Loader, files_below, load_dir};
 
 /// Quiet needed after a file was closed or renamed into place: that edit is whole, more may follow.
 const AFTER_WHOLE: Duration = Duration::from_millis(3);
@@ -33,11 +36,17 @@ const OPEN_FILE: Duration = Duration::from_secs(1);
 /// How often the files' times are looked at, whatever the watcher says. They count once they have stood
 /// still from one look to the next.
 const RESCAN: Duration = Duration::from_secs(1);
+/// How long the first load waits for the keys of issuers, so that a restart does not take away what sidecars have.
+const FIRST_KEYS: Duration = Duration::from_secs(5);
 
 /// A folder and what was last read from it.
 pub(crate) struct Folder {
     dir: PathBuf,
     loader: Loader,
+    /// What is served, to resolve again with other keys: never a file half written.
+    loaded: Option<Loaded>,
+    /// Orders to revoke that came while the folder had problems.
+    ordered: Loaded,
     seen: Vec<Seen>,
 }
 
@@ -54,6 +63,8 @@ impl Folder {
         Self {
             dir,
             loader: Loader::default(),
+            loaded: None,
+            ordered: Loaded::default(),
             seen: Vec::new(),
         }
     }
@@ -65,11 +76,17 @@ impl Folder {
         let mut watcher = self.watch(&events);
         let mut rescan = tokio::time::interval(RESCAN);
         let mut before = Vec::new();
+        let mut keys = state.keys.subscribe();
         rescan.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self = self.load(Arc::clone(&state)).await;
             loop {
                 tokio::select! {
+                    changed = keys.changed() => {
+                        // The sender is in `state`, which is held here.
+                        if changed.is_err() { return }
+                        self = self.with_new_keys(Arc::clone(&state)).await;
+                    }
                     event = changes.recv() => {
                         // `events` is held here, so the channel never closes.
                         let Some(event) = event else { return };
@@ -113,75 +130,183 @@ impl Folder {
             .ok()
     }
 
-    async fn load(mut self, state: Arc<State>) -> Self {
-        // Large folders take a while, and streams must go on meanwhile.
-        let loading = tokio::task::spawn_blocking(move || {
-            self.load_blocking(&state);
-            self
-        });
-        match loading.await {
-            Ok(folder) => folder,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    /// Reads the folder, and serves it if it is good.
+    async fn load(self, state: Arc<State>) -> Self {
+        let attempt = Attempt::now();
+        let (folder, read) = self
+            .on_a_thread(|folder| {
+                // Before the files are read: what changes meanwhile differs from this at the next look.
+                folder.seen = look(&folder.dir);
+                folder.loader.load(&folder.dir)
+            })
+            .await;
+        match read {
+            Ok(loaded) => {
+                state.keys.want(&loaded);
+                if state.catalog.borrow().is_none() {
+                    // Without them it is served as well: only their tokens are refused.
+                    _ = tokio::time::timeout(FIRST_KEYS, state.keys.tried()).await;
+                }
+                let (folder, ()) = folder
+                    .on_a_thread(
+                        move |folder| match resolve(&loaded, &state.keys.key_sets()) {
+                            Ok(resolved) => {
+                                folder.loaded = Some(loaded);
+                                folder.ordered = Loaded::default();
+                                attempt.succeeded(resolved, &state);
+                            }
+                            Err(problems) => {
+                                folder.revoke_all_the_same(&state);
+                                attempt.failed(problems, &state);
+                            }
+                        },
+                    )
+                    .await;
+                folder
+            }
+            Err(problems) => {
+                let (folder, ()) = folder
+                    .on_a_thread(move |folder| {
+                        folder.revoke_all_the_same(&state);
+                        attempt.failed(problems, &state);
+                    })
+                    .await;
+                folder
+            }
         }
     }
 
-    fn load_blocking(&mut self, state: &State) {
-        let (attempted, started) = (SystemTime::now(), Instant::now());
-        // Before the files are read: what changes meanwhile differs from this at the next look.
-        self.seen = look(&self.dir);
-        let resolved = self
-            .loader
-            .load(&self.dir)
-            .and_then(|loaded| resolve(&loaded));
-        let last = state.last_load();
-        let mut load = Load {
-            attempted: Some(attempted),
-            ..last.clone()
-        };
-        load.took_ms = started.elapsed().as_secs_f64() * 1000.0;
-        match resolved {
-            Ok(Resolved { catalog, warnings }) => {
-                for warning in warnings
-                    .iter()
-                    .filter(|warning| !last.warnings.contains(warning))
-                {
-                    warn!("{warning}");
-                }
-                load = Load {
-                    succeeded: Some(attempted),
-                    problems: Vec::new(),
-                    warnings,
-                    ..load
+    /// Somebody else's mistake in the folder must not stand in the way of an order to revoke: what was revoked when the
+    /// folder was good last stays so, and what was ordered since joins it.
+    fn revoke_all_the_same(&mut self, state: &State) {
+        let Some(good) = &self.loaded else { return };
+        // Read apart from the rest; if there is something wrong with an order as well, what is served stays.
+        if let Ok(ordered) = load_dir(&self.dir.join(ORDERS)) {
+            self.ordered = ordered;
+        }
+        let revocations = revocation::list([good, &self.ordered]);
+        state.catalog.send_if_modified(|current| match current {
+            Some(catalog) if catalog.revocations != revocations => {
+                *current = Some(Arc::new(Catalog {
+                    nodes: catalog.nodes.clone(),
+                    addresses: catalog.addresses.clone(),
+                    revocations,
+                    counts: catalog.counts,
+                }));
+                true
+            }
+            _ => false,
+        });
+    }
+
+    /// Serves what was good last with the keys of now. Whether the folder is good is another matter.
+    async fn with_new_keys(self, state: Arc<State>) -> Self {
+        let (folder, ()) = self
+            .on_a_thread(move |folder| {
+                let Some(loaded) = &folder.loaded else { return };
+                // What resolved once does so with any keys.
+                let Ok(mut resolved) = resolve(loaded, &state.keys.key_sets()) else {
+                    return;
                 };
-                let counts = catalog.counts;
-                let changed = state.catalog.send_if_modified(|current| {
-                    if current.as_deref() == Some(&catalog) {
-                        return false;
-                    }
-                    *current = Some(Arc::new(catalog));
-                    true
-                });
-                if changed {
-                    info!(?counts, took_ms = load.took_ms, "loaded");
-                } else if !last.problems.is_empty() {
-                    info!("the folder is good again");
+                resolved.catalog.revocations = revocation::list([loaded, &folder.ordered]);
+                if serve(resolved.catalog, &state) {
+                    info!("serving the keys that were fetched");
+                    state.moved();
                 }
-            }
-            Err(problems) => {
-                if problems != last.problems {
-                    for problem in &problems {
-                        warn!("{problem}");
-                    }
-                    warn!(
-                        problems = problems.len(),
-                        "nothing of the folder is used until this is corrected"
-                    );
-                }
-                load.problems = problems;
-            }
+            })
+            .await;
+        folder
+    }
+
+    /// Large folders take a while, and streams must go on meanwhile.
+    async fn on_a_thread<T: Send + 'static>(
+        mut self,
+        work: impl FnOnce(&mut Self) -> T + Send + 'static,
+    ) -> (Self, T) {
+        let working = tokio::task::spawn_blocking(move || {
+            let done = work(&mut self);
+            (self, done)
+        });
+        match working.await {
+            Ok(done) => done,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
+}
+
+/// One attempt to serve the folder as it is now.
+struct Attempt {
+    attempted: SystemTime,
+    started: Instant,
+}
+
+impl Attempt {
+    fn now() -> Self {
+        Self {
+            attempted: SystemTime::now(),
+            started: Instant::now(),
+        }
+    }
+
+    fn load(&self, last: &Load) -> Load {
+        Load {
+            attempted: Some(self.attempted),
+            took_ms: self.started.elapsed().as_secs_f64() * 1000.0,
+            ..last.clone()
+        }
+    }
+
+    fn succeeded(&self, resolved: Resolved, state: &State) {
+        let Resolved { catalog, warnings } = resolved;
+        let last = state.last_load();
+        for warning in warnings
+            .iter()
+            .filter(|warning| !last.warnings.contains(warning))
+        {
+            warn!("{warning}");
+        }
+        let load = Load {
+            succeeded: Some(self.attempted),
+            problems: Vec::new(),
+            warnings,
+            ..self.load(&last)
+        };
+        let counts = catalog.counts;
+        if serve(catalog, state) {
+            info!(?counts, took_ms = load.took_ms, "loaded");
+        } else if !last.problems.is_empty() {
+            info!("the folder is good again");
         }
         state.loaded(load);
     }
+
+    fn failed(&self, problems: Vec<Problem>, state: &State) {
+        let last = state.last_load();
+        if problems != last.problems {
+            for problem in &problems {
+                warn!("{problem}");
+            }
+            warn!(
+                problems = problems.len(),
+                "nothing of the folder is used until this is corrected"
+            );
+        }
+        state.loaded(Load {
+            problems,
+            ..self.load(&last)
+        });
+    }
+}
+
+/// From now on; says whether that changes anything.
+fn serve(catalog: Catalog, state: &State) -> bool {
+    state.catalog.send_if_modified(|current| {
+        if current.as_deref() == Some(&catalog) {
+            return false;
+        }
+        *current = Some(Arc::new(catalog));
+        true
+    })
 }
 
 fn look(dir: &Path) -> Vec<Seen> {

@@ -4,9 +4,11 @@
 //! that nothing of the folder is used. All problems are reported together. What the documents mean to
 //! each other is `resolve`'s business, not decided here.
 
+mod authentication;
 mod document;
 mod node;
 mod policy;
+mod revocation;
 pub mod schema;
 pub mod value;
 
@@ -16,8 +18,12 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 
+pub use self::authentication::{Fetch, JwtRule, RequestAuthentication};
 pub use self::document::{Document, Documents, Place};
+pub use self::node::Node;
 pub use self::policy::AuthorizationPolicy;
+pub(crate) use self::policy::field_in_yaml;
+pub use self::revocation::{Revocation, Revoked};
 use crate::problem::Problem;
 
 /// Every document of a folder, in the order of file names and then of lines.
@@ -31,6 +37,14 @@ impl Loaded {
     /// The folder or file it was read from.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Documents from several places as one whole; `root` names it in problems.
+    pub fn join(root: &Path, parts: impl IntoIterator<Item = Loaded>) -> Self {
+        Self {
+            root: root.into(),
+            files: parts.into_iter().flat_map(|part| part.files).collect(),
+        }
     }
 
     /// The documents file by file.
@@ -55,6 +69,32 @@ pub fn load_str(file: &Path, text: &str) -> Result<Loaded, Vec<Problem>> {
     Ok(Loaded {
         root: file.into(),
         files: vec![Arc::new(Documents::parse(file, text)?)],
+    })
+}
+
+/// The documents of a file as they are written, whatever they mean; empty ones are skipped.
+///
+/// # Errors
+/// The text is not YAML.
+pub fn trees(file: &Path, text: &str) -> Result<Vec<Node>, Vec<Problem>> {
+    node::parse(text).map_err(|error| {
+        vec![Problem {
+            file: file.into(),
+            line: error.line,
+            field: String::new(),
+            message: error.message,
+        }]
+    })
+}
+
+/// Reads documents that are part of something else; `file` only names it in problems.
+///
+/// # Errors
+/// Everything wrong with any of them.
+pub fn load_trees(file: &Path, trees: Vec<Node>) -> Result<Loaded, Vec<Problem>> {
+    Ok(Loaded {
+        root: file.into(),
+        files: vec![Arc::new(Documents::read(file, trees)?)],
     })
 }
 

@@ -5,11 +5,17 @@
 #[path = "control/harness.rs"]
 mod harness;
 
+#[path = "control/admin.rs"]
+mod admin;
 #[path = "control/client.rs"]
 mod client;
 #[path = "control/commands.rs"]
 mod commands;
 #[path = "control/folder.rs"]
 mod folder;
+#[path = "control/istio.rs"]
+mod istio;
+#[path = "control/jwks.rs"]
+mod jwks;
 #[path = "control/streams.rs"]
 mod streams;

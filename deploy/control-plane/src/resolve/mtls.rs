@@ -11,13 +11,13 @@ use crate::yaml::{Document, Loaded};
 
 /// The modes of one workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Modes {
-    pub(super) default: api::MtlsMode,
-    pub(super) ports: BTreeMap<u16, api::MtlsMode>,
+pub(crate) struct Modes {
+    pub(crate) default: api::MtlsMode,
+    pub(crate) ports: BTreeMap<u16, api::MtlsMode>,
 }
 
 impl Modes {
-    pub(super) fn disabled() -> Self {
+    pub(crate) fn disabled() -> Self {
         Self {
             default: api::MtlsMode::Disable,
             ports: BTreeMap::new(),
@@ -26,7 +26,7 @@ impl Modes {
 }
 
 /// The modes of every workload, in the index's order.
-pub(super) fn resolve(
+pub(crate) fn resolve(
     loaded: &Loaded,
     mesh: &MeshConfig,
     index: &Index<'_>,

@@ -6,8 +6,8 @@ use crate::yaml::Document;
 use crate::yaml::schema::Workload;
 
 /// All workloads, by where they stand in the folder.
-pub(super) struct Index<'a> {
-    pub(super) workloads: Vec<&'a Document<Workload>>,
+pub(crate) struct Index<'a> {
+    pub(crate) workloads: Vec<&'a Document<Workload>>,
     by_namespace: HashMap<&'a str, Vec<usize>>,
     by_label: HashMap<(&'a str, &'a str), Vec<usize>>,
     by_namespaced_label: HashMap<(&'a str, &'a str, &'a str), Vec<usize>>,
@@ -15,14 +15,14 @@ pub(super) struct Index<'a> {
 
 /// Where a selector looks.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Scope<'s> {
+pub(crate) enum Scope<'s> {
     Mesh,
     Namespace(&'s str),
 }
 
 impl<'s> Scope<'s> {
     /// A policy in the root namespace reaches the whole mesh (resources.md, Scope).
-    pub(super) fn of(namespace: &'s str, root_namespace: &str) -> Self {
+    pub(crate) fn of(namespace: &'s str, root_namespace: &str) -> Self {
         if namespace == root_namespace {
             Scope::Mesh
         } else {
@@ -32,7 +32,7 @@ impl<'s> Scope<'s> {
 }
 
 impl<'a> Index<'a> {
-    pub(super) fn new(workloads: impl Iterator<Item = &'a Document<Workload>>) -> Self {
+    pub(crate) fn new(workloads: impl Iterator<Item = &'a Document<Workload>>) -> Self {
         let workloads: Vec<_> = workloads.collect();
         let mut index = Self {
             workloads: Vec::new(),
@@ -65,7 +65,7 @@ impl<'a> Index<'a> {
     }
 
     /// Positions of the workloads in `scope` that have all of `labels`, in the folder's order.
-    pub(super) fn select(&self, scope: Scope<'_>, labels: &BTreeMap<String, String>) -> Vec<usize> {
+    pub(crate) fn select(&self, scope: Scope<'_>, labels: &BTreeMap<String, String>) -> Vec<usize> {
         // The rarest label first: what is left to compare is then short.
         let rarest = labels
             .iter()

@@ -7,6 +7,7 @@ use prost::Message;
 
 use super::{Resolved, resolve};
 use crate::catalog::{Catalog, Encoded};
+use crate::jwks::{KeySets, Source};
 use crate::problem::Problem;
 use crate::yaml::load_str;
 
@@ -33,7 +34,10 @@ fn documents(workloads: &[(&str, &str)], others: &[&str]) -> String {
 }
 
 fn resolved(text: &str) -> Result<Resolved, Vec<Problem>> {
-    resolve(&load_str(Path::new("f.yaml"), text).unwrap())
+    resolve(
+        &load_str(Path::new("f.yaml"), text).unwrap(),
+        &KeySets::default(),
+    )
 }
 
 fn lines(problems: &[Problem]) -> String {
@@ -113,6 +117,7 @@ fn a_workload_gets_everything_it_must_know() {
             ],
             egress_mode: Refuse,
             trusted_forwarded_hops: 0,
+            request_authentication: [],
         }
     "#]]
     .assert_debug_eq(&config(&catalog, "shop/orders-1"));
@@ -271,6 +276,8 @@ spec:
                             not_remote_ip_blocks: [
                                 "10.3.0.1",
                             ],
+                            request_principals: [],
+                            not_request_principals: [],
                         },
                     ],
                     to: [
@@ -310,6 +317,7 @@ spec:
                             not_values: [
                                 "10.0.0.2",
                             ],
+                            cel: "",
                         },
                     ],
                 },
@@ -319,11 +327,12 @@ spec:
                     when: [],
                 },
             ],
+            dry_run: false,
         }
     "#]]
     .assert_debug_eq(&decode::<api::AuthorizationPolicy>(found));
     expect![[r#"
-        f.yaml:18: spec.rules[0]: hosts, methods, paths and headers do not exist on opaque TCP: there this rule denies by its other parts alone; restrict it to HTTP ports if that is not meant
+        f.yaml:18: spec.rules[0]: hosts, methods, paths, headers and tokens do not exist on opaque TCP: there this rule denies by its other parts alone; restrict it to HTTP ports if that is not meant
     "#]].assert_eq(&lines(&resolved.warnings));
 }
 
@@ -627,4 +636,131 @@ fn equal_content_has_an_equal_revision_and_other_content_another() {
         of(&documents(&[WEB, ORDERS], &[&policy.replace("GET", "PUT")]));
     assert_ne!(other_web, web);
     assert_eq!(other_orders, orders);
+}
+
+const TOKENS: &str = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {namespace: shop, name: tokens}\nspec: {selector: {matchLabels: {app: orders}}, jwtRules: [{issuer: me, jwksUri: \"https://idp.example.org/keys\"}]}";
+
+#[test]
+fn request_authentication_reaches_whom_it_selects_with_the_keys_known_now() {
+    let text = documents(
+        &[WEB, ORDERS],
+        &[
+            TOKENS,
+            "apiVersion: kith.dev/v1alpha1\nkind: RequestAuthentication\nmetadata: {namespace: kith-system, name: svids}\nspec: {jwtRules: [{spiffeTrustDomain: example.org}]}",
+            "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {namespace: shop, name: nothing}\nspec: {}",
+        ],
+    );
+    let loaded = load_str(Path::new("f.yaml"), &text).unwrap();
+    let with = |keys: &KeySets| resolve(&loaded, keys).unwrap().catalog;
+    let said = |catalog: &Catalog, node: &str| {
+        let rules = config(catalog, node).request_authentication.into_iter();
+        rules
+            .map(|it| {
+                let rule = &it.rules[0];
+                format!(
+                    "{}/{}: {}{} {:?}\n",
+                    it.namespace, it.name, rule.issuer, rule.spiffe_trust_domain, rule.jwks
+                )
+            })
+            .collect::<String>()
+    };
+    let without = with(&KeySets::default());
+    expect![[r#"
+        kith-system/svids: example.org ""
+        shop/tokens: me ""
+    "#]]
+    .assert_eq(&said(&without, "shop/orders-1"));
+    expect![[r#"
+        kith-system/svids: example.org ""
+    "#]]
+    .assert_eq(&said(&without, "shop/web-1"));
+    let source = Source::jwks("https://idp.example.org/keys").unwrap();
+    let keys = KeySets::from_iter([(source, "{}".into())]);
+    let fetched = with(&keys);
+    expect![[r#"
+        kith-system/svids: example.org ""
+        shop/tokens: me "{}"
+    "#]]
+    .assert_eq(&said(&fetched, "shop/orders-1"));
+    // Who has none of it notices nothing.
+    let revision = |catalog: &Catalog, node| config(catalog, node).revision;
+    assert_ne!(
+        revision(&without, "shop/orders-1"),
+        revision(&fetched, "shop/orders-1")
+    );
+    assert_eq!(
+        revision(&without, "shop/web-1"),
+        revision(&fetched, "shop/web-1")
+    );
+}
+
+#[test]
+fn the_revocation_list_is_the_same_whatever_the_order_of_documents() {
+    let revocation = |name: &str, what: &str| {
+        format!(
+            "apiVersion: kith.dev/v1alpha1\nkind: Revocation\nmetadata: {{name: {name}}}\nspec: {{{what}, until: 2020-01-01T00:00:00Z, reason: lost}}"
+        )
+    };
+    let a = revocation("a", "principal: \"spiffe://example.org/b\"");
+    let b = revocation(
+        "b",
+        "certificate: {trustDomain: example.org, serial: \"0A\"}",
+    );
+    let of = |others: &[&str]| {
+        let catalog = resolved(&documents(&[], others)).unwrap().catalog;
+        let encoded = catalog
+            .find("any", Kind::RevocationList, "mesh")
+            .unwrap()
+            .clone();
+        (
+            encoded.version().to_owned(),
+            decode::<api::RevocationList>(&encoded).revocations.len(),
+            catalog.counts.revocations,
+        )
+    };
+    let (version, ..) = of(&[&a, &b]);
+    assert_eq!(of(&[&a, &b]), (version.clone(), 2, 2));
+    assert_eq!(of(&[&b, &a]), (version.clone(), 2, 2));
+    // Said twice, it holds once.
+    let again = a.replace("name: a", "name: c");
+    assert_eq!(of(&[&b, &a, &again]), (version, 2, 3));
+    let text = documents(&[], &[&a, &a, TOKENS, TOKENS]);
+    expect![[r#"
+        f.yaml:14: metadata.name: Revocation `a` exists already at f.yaml:7
+        f.yaml:24: metadata.name: RequestAuthentication `shop/tokens` exists already at f.yaml:17
+    "#]]
+    .assert_eq(&lines(&resolved(&text).unwrap_err()));
+}
+
+#[test]
+fn what_a_sidecar_would_refuse_of_token_rules_is_refused_here() {
+    let tokens = |id: &str, rules: &str| {
+        let (namespace, name) = id.split_once('/').unwrap();
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{namespace: {namespace}, name: {name}}}\nspec:\n  jwtRules:\n{rules}"
+        )
+    };
+    let uri = "jwksUri: \"https://idp.example.org/keys\"";
+    let text = documents(
+        &[WEB, ORDERS],
+        &[
+            &tokens(
+                "shop/a",
+                &format!(
+                    "  - {{issuer: a, {uri}}}\n  - {{issuer: b, {uri}, fromHeaders: [{{name: x-a}}]}}"
+                ),
+            ),
+            &tokens("kith-system/b", &format!("  - {{issuer: a, {uri}}}")),
+            &tokens(
+                "elsewhere/c",
+                &format!(
+                    "  - {{issuer: a, {uri}}}\n  - {{issuer: c, {uri}, fromHeaders: [{{name: host}}]}}"
+                ),
+            ),
+        ],
+    );
+    expect![[r#"
+        f.yaml:22: spec.jwtRules[0].issuer: where `kith-system/b` and `shop/a` hold together, this is the second rule about "a"; put both into one
+        f.yaml:38: spec.jwtRules[1].fromHeaders[0].name: "host" can't be used: it has a meaning of its own
+    "#]].assert_eq(&lines(&resolved(&text).unwrap_err()));
 }

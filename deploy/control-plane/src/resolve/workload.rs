@@ -31,11 +31,12 @@ pub(super) fn resolve(
     mesh: &MeshConfig,
     index: &Index<'_>,
     modes: Vec<Modes>,
+    tokens: Vec<Vec<api::RequestAuthentication>>,
     problems: &mut Vec<Problem>,
 ) -> Vec<Resolved> {
     let mut policies = policies_in_force(loaded, mesh, index);
-    let each = index.workloads.iter().zip(modes).enumerate();
-    each.map(|(position, (workload, modes))| {
+    let each = index.workloads.iter().zip(modes).zip(tokens).enumerate();
+    each.map(|(position, ((workload, modes), tokens))| {
         let principal = match principal(workload, mesh) {
             Ok(principal) => principal,
             Err(problem) => {
@@ -59,6 +60,7 @@ pub(super) fn resolve(
                 &modes,
                 ports.clone(),
                 policies,
+                tokens,
             ))
         });
         Resolved {
@@ -159,6 +161,7 @@ fn node(
     modes: &Modes,
     ports: Vec<api::Port>,
     policies: BTreeMap<String, Arc<Encoded>>,
+    request_authentication: Vec<api::RequestAuthentication>,
 ) -> Node {
     let mut config = api::WorkloadConfig {
         revision: String::new(),
@@ -192,6 +195,7 @@ fn node(
         }
         .into(),
         trusted_forwarded_hops: mesh.trusted_forwarded_hops,
+        request_authentication,
     };
     // The policies' versions are of one length, and so the parts cannot run into each other.
     let content = config.encode_to_vec();

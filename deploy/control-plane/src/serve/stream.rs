@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use kith_certs::IdentitySource;
+use kith_xds_client::Kind;
 use kith_xds_client::api::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
 };
@@ -11,10 +12,11 @@ use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
+use super::facts::Facts;
 use super::peer::Peer;
 use super::subscriptions::{Answer, Nack, Subscriptions};
-use crate::catalog::Catalog;
-use crate::status::{LastNack, Listed, Sidecar, State};
+use crate::catalog::{Catalog, REVOCATION_LIST};
+use crate::status::{Enforced, LastNack, Listed, Sidecar, State, Svid};
 
 /// A stream says who it is in its first request, and has no reason to wait with it.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -160,13 +162,14 @@ struct Stream<'a> {
     node: String,
     subscriptions: Subscriptions,
     responses: &'a Responses,
+    state: &'a State,
     listed: Listed,
     /// The revision this sidecar should be at, and since when.
     wanted: Option<(String, Instant)>,
 }
 
 impl<'a> Stream<'a> {
-    fn new(node: String, peer: &Peer, responses: &'a Responses, state: &Arc<State>) -> Self {
+    fn new(node: String, peer: &Peer, responses: &'a Responses, state: &'a Arc<State>) -> Self {
         let listed = state.list(Sidecar {
             node: node.clone(),
             principal: peer.svid.as_str().to_owned(),
@@ -176,11 +179,22 @@ impl<'a> Stream<'a> {
             behind_since: None,
             last_nack: None,
             subscriptions: Default::default(),
+            refused: 0,
+            svid: Svid {
+                serial: peer.svid.serial().to_owned(),
+                expires: Some(peer.svid.not_after()),
+                lifetime: (peer.svid.not_after())
+                    .duration_since(peer.svid.not_before())
+                    .unwrap_or_default(),
+            },
+            plaintext: 0,
+            revocations: None,
         });
         Self {
             subscriptions: Subscriptions::new(node.clone()),
             node,
             responses,
+            state,
             listed,
             wanted: None,
         }
@@ -191,15 +205,51 @@ impl<'a> Stream<'a> {
         catalog: &Catalog,
         request: DeltaDiscoveryRequest,
     ) -> Result<(), Status> {
+        let facts = Facts::of(&request);
         let Answer { responses, nack } =
             self.subscriptions
                 .on_request(catalog, request, Instant::now())?;
         if let Some(nack) = nack {
             self.on_nack(nack);
         }
+        self.on_facts(facts);
         self.report(catalog);
         self.subscriptions.check_answers()?;
         self.send(responses).await
+    }
+
+    fn on_facts(&self, facts: Facts) {
+        let acknowledged = self
+            .subscriptions
+            .acknowledged(Kind::RevocationList, REVOCATION_LIST);
+        let mut enforces = false;
+        self.listed.update(|sidecar| {
+            if let Some(serial) = facts.svid_serial {
+                sidecar.svid.serial = serial;
+            }
+            if facts.svid_expires.is_some() {
+                sidecar.svid.expires = facts.svid_expires;
+            }
+            if let Some(plaintext) = facts.plaintext {
+                sidecar.plaintext = plaintext;
+            }
+            let known = sidecar.revocations.as_ref().map(|known| &*known.version);
+            if let Some(version) = acknowledged
+                && known != Some(version)
+            {
+                enforces = true;
+                sidecar.revocations = Some(Enforced {
+                    version: version.to_owned(),
+                    closed: facts.closed,
+                    enforced_ms: facts.enforced.map(|took| took.as_secs_f64() * 1000.0),
+                    time: Some(SystemTime::now()),
+                    heard: Instant::now(),
+                });
+            }
+        });
+        if enforces {
+            self.state.moved();
+        }
     }
 
     async fn on_change(&mut self, catalog: &Catalog) -> Result<(), Status> {
@@ -240,10 +290,12 @@ impl<'a> Stream<'a> {
             .chain(self.subscriptions.behind_since());
         let behind_since = behind_since.min();
         let (wanted, subscriptions) = (wanted.map(str::to_owned), self.subscriptions.counts());
+        let refused = self.subscriptions.refused();
         self.listed.update(|sidecar| {
             sidecar.revision_wanted = wanted;
             sidecar.behind_since = behind_since;
             sidecar.subscriptions = subscriptions;
+            sidecar.refused = refused;
         });
     }
 

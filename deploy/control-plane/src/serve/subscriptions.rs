@@ -214,6 +214,16 @@ impl Subscriptions {
             .min()
     }
 
+    /// The version of a resource that the client acknowledged last.
+    pub(super) fn acknowledged(&self, kind: Kind, name: &str) -> Option<&str> {
+        self.kinds.get(&kind)?.get(name)?.acknowledged.as_deref()
+    }
+
+    /// How many names stand refused.
+    pub(super) fn refused(&self) -> usize {
+        self.refused.len()
+    }
+
     /// Whether the client still answers.
     pub(super) fn check_answers(&self) -> Result<(), Status> {
         if self.outstanding.len() <= MAX_OUTSTANDING {

@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use super::node::{self, Node};
-use super::policy::AuthorizationPolicy;
-use super::schema::{
-    self, Envelope, MeshConfig, Metadata, NOT_YET, PeerAuthentication, Service, Workload,
-};
+use super::authentication::{self, RequestAuthentication};
+use super::node::Node;
+use super::policy::{self, AuthorizationPolicy};
+use super::revocation::{self, Revocation};
+use super::schema::{self, Envelope, MeshConfig, Metadata, PeerAuthentication, Service, Workload};
 use super::value::{Port, is_name, is_path_segment};
 use crate::problem::Problem;
 
 const ISTIO: [&str; 2] = ["security.istio.io/v1", "security.istio.io/v1beta1"];
 const KITH: &str = "kith.dev/v1alpha1";
-const DRY_RUN: &str = "istio.io/dry-run";
+/// Kinds that are in no namespace.
+const MESH_WIDE: [&str; 2] = ["MeshConfig", "Revocation"];
 
 /// The documents of one file.
 #[derive(Debug, Default)]
@@ -26,6 +27,8 @@ pub struct Documents {
     pub services: Vec<Document<Service>>,
     pub authorization_policies: Vec<Document<AuthorizationPolicy>>,
     pub peer_authentications: Vec<Document<PeerAuthentication>>,
+    pub request_authentications: Vec<Document<RequestAuthentication>>,
+    pub revocations: Vec<Document<Revocation>>,
 }
 
 #[derive(Debug)]
@@ -36,8 +39,11 @@ pub struct Document<T> {
 }
 
 impl<T> Document<T> {
-    /// `namespace/name`.
+    /// `namespace/name`; of a kind that is in no namespace, its name.
     pub fn id(&self) -> String {
+        if self.metadata.namespace.is_empty() {
+            return self.metadata.name.clone();
+        }
         format!("{}/{}", self.metadata.namespace, self.metadata.name)
     }
 }
@@ -60,26 +66,42 @@ impl Place {
         }
     }
 
+    /// As the document says it.
+    pub(crate) fn kind(&self) -> &str {
+        self.node
+            .get("kind")
+            .and_then(Node::as_str)
+            .unwrap_or_default()
+    }
+
     /// `file:line`, to point at a document from another's problem.
     pub fn describe(&self) -> String {
         format!("{}:{}", self.file.display(), self.node.line)
     }
 }
 
+/// The documents in a `kind: List`, as `kubectl get` writes them, or the document itself.
+fn items(mut node: Node) -> Vec<Node> {
+    let kind = node.get("kind").and_then(Node::as_str);
+    if kind.is_some_and(|kind| kind.ends_with("List"))
+        && node.get("items").is_some_and(Node::is_list)
+    {
+        node.take_list("items")
+    } else {
+        vec![node]
+    }
+}
+
 impl Documents {
     pub(super) fn parse(file: &Path, text: &str) -> Result<Self, Vec<Problem>> {
-        let nodes = node::parse(text).map_err(|error| {
-            vec![Problem {
-                file: file.into(),
-                line: error.line,
-                field: String::new(),
-                message: error.message,
-            }]
-        })?;
+        Self::read(file, super::trees(file, text)?)
+    }
+
+    pub(super) fn read(file: &Path, nodes: Vec<Node>) -> Result<Self, Vec<Problem>> {
         let file: Arc<Path> = file.into();
         let mut documents = Self::default();
         let mut problems = Vec::new();
-        for node in nodes {
+        for node in nodes.into_iter().flat_map(items) {
             let place = Place {
                 file: Arc::clone(&file),
                 node: Arc::new(node),
@@ -120,11 +142,13 @@ impl Documents {
         }
         match kind {
             "AuthorizationPolicy" => {
-                let document =
-                    read::<schema::AuthorizationPolicy>(place, Some(Default::default()))?;
-                refuse_dry_run(&document)?;
-                self.authorization_policies
-                    .push(super::policy::convert(document)?);
+                let document = read(place, Some(schema::AuthorizationPolicy::default()))?;
+                self.authorization_policies.push(policy::convert(document)?);
+            }
+            "RequestAuthentication" => {
+                let document = read(place, Some(authentication::Spec::default()))?;
+                let document = authentication::convert(document)?;
+                self.request_authentications.push(document);
             }
             "PeerAuthentication" => {
                 let document = read::<PeerAuthentication>(place, Some(Default::default()))?;
@@ -137,7 +161,15 @@ impl Documents {
                 }
                 self.peer_authentications.push(document);
             }
-            "MeshConfig" if !istio => self.mesh_configs.push(read(place, None)?),
+            "MeshConfig" if !istio => {
+                let document = read::<MeshConfig>(place, None)?;
+                let root = &document.spec.root_namespace;
+                if !is_namespace(root) {
+                    let message = format!("`{root}` is not a namespace: use a-z, 0-9 and `-`");
+                    return Err(vec![place.problem("spec.rootNamespace", message)]);
+                }
+                self.mesh_configs.push(document);
+            }
             "Workload" if !istio => {
                 let document = read(place, None)?;
                 check_workload(&document)?;
@@ -148,10 +180,9 @@ impl Documents {
                 check_service(&document)?;
                 self.services.push(document);
             }
-            "RequestAuthentication" | "Revocation" => {
-                return Err(vec![
-                    place.problem("kind", format!("`{kind}` is {NOT_YET}")),
-                ]);
+            "Revocation" if !istio => {
+                self.revocations
+                    .push(revocation::convert(read(place, None)?)?);
             }
             _ => {
                 return Err(vec![place.problem(
@@ -189,6 +220,11 @@ fn read<S: DeserializeOwned>(
     Ok(document)
 }
 
+/// RFC 1123 label, as Kubernetes has it.
+fn is_namespace(text: &str) -> bool {
+    is_name(text) && !text.contains('.')
+}
+
 fn in_our_words(message: &str) -> String {
     let quotable = ["integer ", "floating point ", "boolean "];
     match message
@@ -211,15 +247,14 @@ fn check_metadata<S>(document: &Document<S>) -> Result<(), Vec<Problem>> {
         let message = format!("`{name}` is not a name: use a-z, 0-9, `-` and `.`");
         problems.push(document.place.problem("metadata.name", message));
     }
-    let mesh_wide = document.place.node.get("kind").and_then(Node::as_str) == Some("MeshConfig");
+    let kind = document.place.kind();
+    let mesh_wide = MESH_WIDE.contains(&kind);
     if mesh_wide && !namespace.is_empty() {
-        problems.push(document.place.problem(
-            "metadata.namespace",
-            "a MeshConfig is in no namespace: remove it",
-        ));
+        let message = format!("a {kind} is in no namespace: remove it");
+        problems.push(document.place.problem("metadata.namespace", message));
     } else if !mesh_wide && namespace.is_empty() {
         problems.push(document.place.problem("metadata.namespace", "required"));
-    } else if !mesh_wide && (!is_name(namespace) || namespace.contains('.')) {
+    } else if !mesh_wide && !is_namespace(namespace) {
         let message = format!("`{namespace}` is not a namespace: use a-z, 0-9 and `-`");
         problems.push(document.place.problem("metadata.namespace", message));
     }
@@ -228,27 +263,6 @@ fn check_metadata<S>(document: &Document<S>) -> Result<(), Vec<Problem>> {
     } else {
         Err(problems)
     }
-}
-
-/// Enforcing a policy that someone meant to try out first would be as wrong as ignoring it.
-fn refuse_dry_run(document: &Document<schema::AuthorizationPolicy>) -> Result<(), Vec<Problem>> {
-    let annotation = document.metadata.annotations.get(DRY_RUN);
-    if annotation.is_some_and(|value| value != "false") {
-        let field = format!("metadata.annotations.{DRY_RUN}");
-        return Err(vec![
-            document
-                .place
-                .problem(&field, format!("dry-run is {NOT_YET}")),
-        ]);
-    }
-    if document.spec.dry_run {
-        return Err(vec![
-            document
-                .place
-                .problem("spec.dryRun", format!("dry-run is {NOT_YET}")),
-        ]);
-    }
-    Ok(())
 }
 
 fn check_workload(document: &Document<Workload>) -> Result<(), Vec<Problem>> {

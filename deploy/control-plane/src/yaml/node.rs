@@ -5,8 +5,9 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_saphyr::Spanned;
 
+/// One document, or a part of one.
 #[derive(Debug)]
-pub(crate) struct Node {
+pub struct Node {
     pub(crate) line: u64,
     kind: Kind,
 }
@@ -68,25 +69,53 @@ impl From<serde_saphyr::Error> for SyntaxError {
 }
 
 impl Node {
-    pub(crate) fn get(&self, key: &str) -> Option<&Node> {
+    /// Where it begins, from 1.
+    pub fn line(&self) -> u64 {
+        self.line
+    }
+
+    /// The value at a key of a map.
+    pub fn get(&self, key: &str) -> Option<&Node> {
         match &self.kind {
             Kind::Map(entries) => entries.iter().find(|e| e.key == key).map(|e| &e.value),
             _ => None,
         }
     }
 
-    pub(crate) fn as_str(&self) -> Option<&str> {
+    pub fn as_str(&self) -> Option<&str> {
         match &self.kind {
             Kind::Scalar(Value::String(text)) => Some(text),
             _ => None,
         }
     }
 
-    pub(crate) fn is_map(&self) -> bool {
+    pub fn is_map(&self) -> bool {
         matches!(self.kind, Kind::Map(_))
     }
 
-    pub(crate) fn to_json(&self) -> Value {
+    pub fn is_list(&self) -> bool {
+        matches!(self.kind, Kind::List(_))
+    }
+
+    /// The elements of the list at `key`, which is empty then; none if there is no such list.
+    pub fn take_list(&mut self, key: &str) -> Vec<Node> {
+        let Kind::Map(entries) = &mut self.kind else {
+            return Vec::new();
+        };
+        match entries.iter_mut().find(|e| e.key == key) {
+            Some(Entry {
+                value:
+                    Node {
+                        kind: Kind::List(items),
+                        ..
+                    },
+                ..
+            }) => std::mem::take(items),
+            _ => Vec::new(),
+        }
+    }
+
+    pub fn to_json(&self) -> Value {
         match &self.kind {
             Kind::Scalar(value) => value.clone(),
             Kind::List(items) => items.iter().map(Node::to_json).collect(),
@@ -100,7 +129,7 @@ impl Node {
     }
 
     /// The line of `path` (`spec.rules[0].from`), or of the nearest thing above it that exists.
-    pub(crate) fn line_of(&self, path: &str) -> u64 {
+    pub fn line_of(&self, path: &str) -> u64 {
         let (mut node, mut line, mut rest) = (self, self.line, path);
         while !rest.is_empty() {
             let (next, next_line, next_rest) = match &node.kind {

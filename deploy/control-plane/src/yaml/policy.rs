@@ -5,8 +5,10 @@ use kith_policy::model;
 use kith_xds_client::api::mesh as api;
 
 use super::document::{Document, Place};
-use super::schema::{self, Action, NO_CUSTOM, NOT_YET, Selector};
+use super::schema::{self, Action, Metadata, NO_CUSTOM, Selector};
 use crate::problem::Problem;
+
+const DRY_RUN: &str = "istio.io/dry-run";
 
 /// A policy that the engine accepts, and whom it is for.
 #[derive(Debug)]
@@ -31,8 +33,10 @@ impl AuthorizationPolicy {
             action: match policy.action {
                 model::Action::Allow => api::Action::Allow,
                 model::Action::Deny => api::Action::Deny,
+                model::Action::Audit => api::Action::Audit,
             }
             .into(),
+            dry_run: policy.dry_run,
             rules: policy.rules.into_iter().map(rule_to_wire).collect(),
         }
     }
@@ -53,16 +57,13 @@ pub(super) fn convert(
     let action = match spec.action {
         Action::Allow => model::Action::Allow,
         Action::Deny => model::Action::Deny,
-        Action::Audit => {
-            return Err(vec![
-                place.problem("spec.action", format!("AUDIT is {NOT_YET}")),
-            ]);
-        }
+        Action::Audit => model::Action::Audit,
         // resources.md, stricter rule 10.
         Action::Custom => {
             return Err(vec![place.problem("spec.action", NO_CUSTOM)]);
         }
     };
+    let dry_run = checked.dry_run(&metadata, spec.dry_run);
     let rules = spec
         .rules
         .into_iter()
@@ -73,6 +74,7 @@ pub(super) fn convert(
         name: metadata.name.clone(),
         action,
         rules: rules.collect(),
+        dry_run,
     };
     let mut problems = checked.problems;
     // The empty lists that were just reported would look like absent ones to the engine.
@@ -162,6 +164,8 @@ impl Checked<'_> {
             not_ip_blocks: list("notIpBlocks", source.not_ip_blocks),
             remote_ip_blocks: list("remoteIpBlocks", source.remote_ip_blocks),
             not_remote_ip_blocks: list("notRemoteIpBlocks", source.not_remote_ip_blocks),
+            request_principals: list("requestPrincipals", source.request_principals),
+            not_request_principals: list("notRequestPrincipals", source.not_request_principals),
         }
     }
 
@@ -180,25 +184,62 @@ impl Checked<'_> {
     }
 
     fn condition(&mut self, at: &str, condition: schema::Condition) -> model::Condition {
-        if condition.key.starts_with("request.auth.") {
-            let message = format!(
-                "`{}` needs request tokens, which are {NOT_YET}",
-                condition.key
-            );
-            self.problems
-                .push(self.place.problem(&format!("{at}.key"), message));
+        let schema::Condition {
+            cel,
+            key,
+            values,
+            not_values,
+        } = condition;
+        match (&cel, &key) {
+            (Some(_), None) if values.is_some() || not_values.is_some() => {
+                self.refuse(
+                    at,
+                    "`cel` decides by itself: remove `values` and `notValues`",
+                );
+            }
+            (Some(_), Some(_)) => self.refuse(at, "either `key` with values or `cel`, never both"),
+            (None, None) => self.refuse(at, "needs a `key` with values, or `cel`"),
+            // What Istio calls experimental is the inner state of Envoy's filters.
+            (None, Some(key)) if key.starts_with("experimental.") => {
+                let message = format!(
+                    "`{key}` reads the state of an Envoy filter, which Kith does not have: decide by principal and \
+                     port, or remove the policy"
+                );
+                self.refuse(&format!("{at}.key"), message);
+            }
+            _ => {}
         }
         model::Condition {
-            key: condition.key,
-            values: self.list(&format!("{at}.values"), condition.values),
-            not_values: self.list(&format!("{at}.notValues"), condition.not_values),
+            cel,
+            key: key.unwrap_or_default(),
+            values: self.list(&format!("{at}.values"), values),
+            not_values: self.list(&format!("{at}.notValues"), not_values),
         }
+    }
+
+    /// Either way of saying it is enough. A value that cannot be understood is no "false": enforcing what
+    /// someone meant to try out first would be as wrong as ignoring it.
+    fn dry_run(&mut self, metadata: &Metadata, in_spec: bool) -> bool {
+        let annotated = match metadata.annotations.get(DRY_RUN).map(String::as_str) {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(other) => {
+                let message = format!("`{other}` is neither \"true\" nor \"false\"");
+                self.refuse(&format!("metadata.annotations.{DRY_RUN}"), message);
+                true
+            }
+        };
+        annotated || in_spec
+    }
+
+    fn refuse(&mut self, field: &str, message: impl Into<String>) {
+        self.problems.push(self.place.problem(field, message));
     }
 }
 
 /// The engine names fields as the wire does, people as YAML does:
 /// `rules[0].from[1].not_principals[2]` is `spec.rules[0].from[1].source.notPrincipals[2]`.
-fn field_in_yaml(field: &str) -> String {
+pub(crate) fn field_in_yaml(field: &str) -> String {
     let mut path = String::from("spec");
     for segment in field.split('.').filter(|segment| !segment.is_empty()) {
         path.push('.');
@@ -245,6 +286,8 @@ fn source_to_wire(source: model::Source) -> api::Source {
         not_ip_blocks,
         remote_ip_blocks,
         not_remote_ip_blocks,
+        request_principals,
+        not_request_principals,
     } = source;
     api::Source {
         principals,
@@ -259,6 +302,8 @@ fn source_to_wire(source: model::Source) -> api::Source {
         not_ip_blocks,
         remote_ip_blocks,
         not_remote_ip_blocks,
+        request_principals,
+        not_request_principals,
     }
 }
 
@@ -290,10 +335,12 @@ fn condition_to_wire(condition: model::Condition) -> api::Condition {
         key,
         values,
         not_values,
+        cel,
     } = condition;
     api::Condition {
         key,
         values,
         not_values,
+        cel: cel.unwrap_or_default(),
     }
 }

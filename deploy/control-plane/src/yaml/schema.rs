@@ -1,11 +1,11 @@
 //! The shape of every kind, field by field. A key that is not here is refused, and so is one that is here
-//! as [`NotYet`]: nothing that someone wrote is ever ignored.
+//! only to say why: nothing that someone wrote is ever ignored, but for what a cluster adds by itself when an
+//! object is exported.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error};
+use serde::de::{Deserializer, Error, IgnoredAny};
 
 use super::value::{Address, Host, Labels, Port, SpiffeId, TrustDomain};
 
@@ -19,10 +19,13 @@ pub(super) struct Envelope<S> {
     pub(super) _kind: String,
     pub(super) metadata: Metadata,
     pub(super) spec: Option<S>,
+    /// What a cluster observed; nobody's intention.
+    #[serde(default, rename = "status")]
+    _status: IgnoredAny,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Metadata {
     /// Empty on kinds that belong to the whole mesh.
     #[serde(default)]
@@ -32,15 +35,41 @@ pub struct Metadata {
     pub labels: BTreeMap<String, String>,
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+
+    // What a cluster adds by itself, so that an exported object loads unchanged. None of it can change
+    // what a policy means.
+    #[serde(default, rename = "uid")]
+    _uid: IgnoredAny,
+    #[serde(default, rename = "resourceVersion")]
+    _resource_version: IgnoredAny,
+    #[serde(default, rename = "generation")]
+    _generation: IgnoredAny,
+    #[serde(default, rename = "generateName")]
+    _generate_name: IgnoredAny,
+    #[serde(default, rename = "creationTimestamp")]
+    _creation_timestamp: IgnoredAny,
+    #[serde(default, rename = "deletionTimestamp")]
+    _deletion_timestamp: IgnoredAny,
+    #[serde(default, rename = "deletionGracePeriodSeconds")]
+    _deletion_grace_period_seconds: IgnoredAny,
+    #[serde(default, rename = "managedFields")]
+    _managed_fields: IgnoredAny,
+    #[serde(default, rename = "ownerReferences")]
+    _owner_references: IgnoredAny,
+    #[serde(default, rename = "finalizers")]
+    _finalizers: IgnoredAny,
+    #[serde(default, rename = "selfLink")]
+    _self_link: IgnoredAny,
 }
 
-/// A field that the schema has and this version cannot honour. Refused by name, never ignored.
+/// Where a policy says that it is for a gateway or waypoint. Kith has none, and a policy that is for one must
+/// not quietly become one for every sidecar.
 #[derive(Debug, Default)]
-pub(super) struct NotYet;
+pub(super) struct NoTarget;
 
-impl<'de> Deserialize<'de> for NotYet {
+impl<'de> Deserialize<'de> for NoTarget {
     fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        Err(D::Error::custom(NOT_YET))
+        Err(D::Error::custom(NO_TARGET))
     }
 }
 
@@ -56,7 +85,8 @@ impl<'de> Deserialize<'de> for NoProvider {
 
 pub(super) const NO_CUSTOM: &str =
     "CUSTOM asks a service outside the mesh, which Kith never does: use ALLOW or DENY";
-pub(super) const NOT_YET: &str = "not supported yet";
+const NO_TARGET: &str = "names a gateway or waypoint, which a mesh of sidecars does not have: use `selector` to \
+    pick workloads by their labels";
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -205,9 +235,9 @@ pub(super) struct AuthorizationPolicy {
     #[serde(default)]
     pub(super) selector: Selector,
     #[serde(default, rename = "targetRef")]
-    _target_ref: NotYet,
+    _target_ref: NoTarget,
     #[serde(default, rename = "targetRefs")]
-    _target_refs: NotYet,
+    _target_refs: NoTarget,
     #[serde(default, rename = "provider")]
     _provider: NoProvider,
     #[serde(default, rename = "dryRun")]
@@ -226,17 +256,6 @@ pub(super) enum Action {
     Deny,
     Audit,
     Custom,
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Action::Allow => "ALLOW",
-            Action::Deny => "DENY",
-            Action::Audit => "AUDIT",
-            Action::Custom => "CUSTOM",
-        })
-    }
 }
 
 /// An absent list is no restriction; one that is there and empty is a mistake (resources.md), so the two
@@ -276,10 +295,8 @@ pub(super) struct Source {
     pub(super) not_ip_blocks: Option<Vec<String>>,
     pub(super) remote_ip_blocks: Option<Vec<String>>,
     pub(super) not_remote_ip_blocks: Option<Vec<String>>,
-    #[serde(default, rename = "requestPrincipals")]
-    _request_principals: NotYet,
-    #[serde(default, rename = "notRequestPrincipals")]
-    _not_request_principals: NotYet,
+    pub(super) request_principals: Option<Vec<String>>,
+    pub(super) not_request_principals: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -298,9 +315,9 @@ pub(super) struct Operation {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Condition {
-    #[serde(default, rename = "cel")]
-    _cel: NotYet,
-    pub(super) key: String,
+    /// An expression in the Common Expression Language; then the rest is absent.
+    pub(super) cel: Option<String>,
+    pub(super) key: Option<String>,
     pub(super) values: Option<Vec<String>>,
     pub(super) not_values: Option<Vec<String>>,
 }

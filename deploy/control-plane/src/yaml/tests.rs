@@ -3,6 +3,7 @@ use std::path::Path;
 use expect_test::{Expect, expect};
 
 use super::{Loader, load_dir, load_str};
+use crate::jwks::KeySets;
 use crate::problem::Problem;
 
 fn lines(problems: &[Problem]) -> String {
@@ -18,12 +19,14 @@ fn check(text: &str, expected: Expect) {
         Ok(loaded) => {
             let file = loaded.files().next().unwrap();
             format!(
-                "mesh {} workloads {} services {} authorization {} peer {}\n",
+                "mesh {} workloads {} services {} authorization {} peer {} tokens {} revocations {}\n",
                 file.mesh_configs.len(),
                 file.workloads.len(),
                 file.services.len(),
                 file.authorization_policies.len(),
-                file.peer_authentications.len()
+                file.peer_authentications.len(),
+                file.request_authentications.len(),
+                file.revocations.len()
             )
         }
         Err(problems) => lines(&problems),
@@ -107,7 +110,7 @@ spec:
   - {}
 "#,
         expect![[r#"
-            mesh 1 workloads 2 services 1 authorization 2 peer 1
+            mesh 1 workloads 2 services 1 authorization 2 peer 1 tokens 0 revocations 0
         "#]],
     );
 }
@@ -149,7 +152,6 @@ kind: Workload
 "#,
         expect![[r#"
             f.yaml:7: spec.adresses: unknown field `adresses`, expected one of `serviceAccount`, `addresses`, `mesh`, `spiffeId`, `ports`
-            f.yaml:14: metadata.finalizers: unknown field `finalizers`, expected one of `namespace`, `name`, `labels`, `annotations`
             f.yaml:18: kind: `Gateway` is not a kind of `kith.dev/v1alpha1` known here
             f.yaml:21: apiVersion: `networking.istio.io/v1` is not known; known are `kith.dev/v1alpha1`, `security.istio.io/v1` and `security.istio.io/v1beta1`
             f.yaml:26: kind: `Workload` is not a kind of `security.istio.io/v1` known here
@@ -299,14 +301,8 @@ spec: {mtls: {mode: ISTIO_MUTUAL}}
 }
 
 #[test]
-fn refuses_what_is_not_supported_yet_by_name() {
+fn refuses_what_a_mesh_of_sidecars_does_not_do_by_name() {
     for (spec, expected) in [
-        (
-            "  action: AUDIT\n  rules: [{}]",
-            expect![[r#"
-            f.yaml:5: spec.action: AUDIT is not supported yet
-        "#]],
-        ),
         (
             "  action: CUSTOM\n  provider: {name: x}",
             expect![[r#"
@@ -316,71 +312,513 @@ fn refuses_what_is_not_supported_yet_by_name() {
         (
             "  action: CUSTOM\n  rules: [{}]",
             expect![[r#"
-            f.yaml:5: spec.action: CUSTOM asks a service outside the mesh, which Kith never does: use ALLOW or DENY
-        "#]],
-        ),
-        (
-            "  dryRun: true",
-            expect![[r#"
-            f.yaml:5: spec.dryRun: dry-run is not supported yet
-        "#]],
+                f.yaml:5: spec.action: CUSTOM asks a service outside the mesh, which Kith never does: use ALLOW or DENY
+            "#]],
         ),
         (
             "  targetRefs: [{kind: Gateway, name: g}]",
             expect![[r#"
-            f.yaml:5: spec.targetRefs: not supported yet
-        "#]],
+                f.yaml:5: spec.targetRefs: names a gateway or waypoint, which a mesh of sidecars does not have: use `selector` to pick workloads by their labels
+            "#]],
         ),
         (
-            "  rules:\n  - from:\n    - source:\n        requestPrincipals: [\"*\"]",
+            "  targetRef: {kind: Gateway, name: g}",
             expect![[r#"
-            f.yaml:8: spec.rules[0].from[0].source.requestPrincipals: not supported yet
-        "#]],
+                f.yaml:5: spec.targetRef: names a gateway or waypoint, which a mesh of sidecars does not have: use `selector` to pick workloads by their labels
+            "#]],
         ),
         (
-            "  rules:\n  - from:\n    - source: {notRequestPrincipals: [\"*\"]}",
+            "  rules:\n  - when:\n    - key: experimental.envoy.filters.network.mysql_proxy[db.table]\n      values: [a]",
             expect![[r#"
-            f.yaml:7: spec.rules[0].from[0].source.notRequestPrincipals: not supported yet
-        "#]],
-        ),
-        (
-            "  rules:\n  - when:\n    - key: request.auth.claims[group]\n      values: [admin]",
-            expect![[r#"
-            f.yaml:7: spec.rules[0].when[0].key: `request.auth.claims[group]` needs request tokens, which are not supported yet
-        "#]],
-        ),
-        (
-            "  rules:\n  - when:\n    - cel: \"true\"",
-            expect![[r#"
-            f.yaml:7: spec.rules[0].when[0].cel: not supported yet
-        "#]],
+                f.yaml:7: spec.rules[0].when[0].key: `experimental.envoy.filters.network.mysql_proxy[db.table]` reads the state of an Envoy filter, which Kith does not have: decide by principal and port, or remove the policy
+            "#]],
         ),
     ] {
         check_policy(spec, expected);
     }
+}
+
+#[test]
+fn a_condition_is_a_key_with_values_or_cel() {
+    for (spec, expected) in [
+        (
+            "  rules:\n  - when:\n    - cel: \"request.method == 'GET'\"",
+            expect![[r#"
+                mesh 0 workloads 0 services 0 authorization 1 peer 0 tokens 0 revocations 0
+            "#]],
+        ),
+        (
+            "  rules:\n  - when:\n    - cel: \"true\"\n      key: source.ip\n      values: [10.0.0.1]",
+            expect![[r#"
+                f.yaml:7: spec.rules[0].when[0]: either `key` with values or `cel`, never both
+            "#]],
+        ),
+        (
+            "  rules:\n  - when:\n    - cel: \"true\"\n      values: [a]",
+            expect![[r#"
+                f.yaml:7: spec.rules[0].when[0]: `cel` decides by itself: remove `values` and `notValues`
+            "#]],
+        ),
+        (
+            "  rules:\n  - when:\n    - values: [a]",
+            expect![[r#"
+                f.yaml:7: spec.rules[0].when[0]: needs a `key` with values, or `cel`
+            "#]],
+        ),
+        (
+            "  rules:\n  - when:\n    - cel: \"request.method ==\"",
+            expect![[r#"
+                f.yaml:7: spec.rules[0].when[0].cel: line 1, column 18: expected a value, found the end
+            "#]],
+        ),
+        (
+            "  rules:\n  - when:\n    - cel: \"1 + 1\"",
+            expect![[r#"
+                f.yaml:7: spec.rules[0].when[0].cel: line 1, column 3: a condition is a bool, this is int: compare it with something
+            "#]],
+        ),
+    ] {
+        check_policy(spec, expected);
+    }
+}
+
+#[test]
+fn dry_run_is_said_in_either_way_and_never_guessed() {
+    let dry_run = |annotations: &str, spec: &str| {
+        let text = format!(
+            "apiVersion: kith.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{namespace: shop, name: a{annotations}}}\nspec: {{{spec}}}"
+        );
+        let loaded = load_str(Path::new("f.yaml"), &text).map_err(|problems| lines(&problems))?;
+        let file = loaded.files().next().unwrap();
+        Ok::<_, String>(file.authorization_policies[0].spec.policy().dry_run)
+    };
+    let annotated = |value: &str| format!(", annotations: {{istio.io/dry-run: {value}}}");
+    assert_eq!(dry_run("", ""), Ok(false));
+    assert_eq!(dry_run("", "dryRun: true"), Ok(true));
+    assert_eq!(dry_run(&annotated("\"true\""), ""), Ok(true));
+    assert_eq!(dry_run(&annotated("\"false\""), ""), Ok(false));
+    assert_eq!(dry_run(&annotated("\"false\""), "dryRun: true"), Ok(true));
+    expect![[r#"
+        f.yaml:3: metadata.annotations.istio.io/dry-run: `yes` is neither "true" nor "false"
+    "#]]
+    .assert_eq(&dry_run(&annotated("\"yes\""), "").unwrap_err());
+}
+
+/// As `check`, for the spec of a Revocation, which begins at line 5.
+fn check_revocation(spec: &str, expected: Expect) {
+    let text = format!(
+        "apiVersion: kith.dev/v1alpha1\nkind: Revocation\nmetadata: {{name: r}}\nspec:\n{spec}"
+    );
+    let said = match load_str(Path::new("f.yaml"), &text) {
+        Ok(loaded) => format!(
+            "{:?}\n",
+            loaded.files().next().unwrap().revocations[0].spec.to_wire()
+        ),
+        Err(problems) => lines(&problems),
+    };
+    expected.assert_eq(&said);
+}
+
+#[test]
+fn a_revocation_says_what_until_when_and_why() {
+    let rest = "  until: 2030-01-31T12:00:00+02:00\n  reason: stolen laptop";
+    for (what, expected) in [
+        (
+            "  principal: spiffe://example.org/ns/shop/sa/web",
+            expect![[r#"
+                Revocation { until: Some(Timestamp { seconds: 1896084000, nanos: 0 }), reason: "stolen laptop", what: Some(Principal("spiffe://example.org/ns/shop/sa/web")) }
+            "#]],
+        ),
+        (
+            "  certificate: {trustDomain: example.org, serial: \"00:4B:C3:7b\"}",
+            expect![[r#"
+                Revocation { until: Some(Timestamp { seconds: 1896084000, nanos: 0 }), reason: "stolen laptop", what: Some(Certificate(CertificateSerial { trust_domain: "example.org", serial: "4bc37b" })) }
+            "#]],
+        ),
+        (
+            "  token: {sha256: 9F86D081884C7D659A2FEAA0C55AD015A3BF4F1B2B0B822CD15D6C15B0F00A08}",
+            expect![[r#"
+                Revocation { until: Some(Timestamp { seconds: 1896084000, nanos: 0 }), reason: "stolen laptop", what: Some(TokenId("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")) }
+            "#]],
+        ),
+        // The SHA-256 of "test".
+        (
+            "  token: {jti: test}",
+            expect![[r#"
+            Revocation { until: Some(Timestamp { seconds: 1896084000, nanos: 0 }), reason: "stolen laptop", what: Some(TokenId("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")) }
+        "#]],
+        ),
+    ] {
+        check_revocation(&format!("{what}\n{rest}"), expected);
+    }
+}
+
+#[test]
+fn refuses_revocations_that_revoke_nothing_or_forever() {
+    let rest = "  until: 2030-01-31T12:00:00Z\n  reason: stolen laptop";
+    for (what, expected) in [
+        (
+            "",
+            expect![[r#"
+            f.yaml:4: spec: needs exactly one of `principal`, `certificate` and `token`: what is revoked
+        "#]],
+        ),
+        (
+            "  principal: spiffe://example.org/a\n  token: {jti: a}",
+            expect![[r#"
+                f.yaml:4: spec: needs exactly one of `principal`, `certificate` and `token`: what is revoked
+            "#]],
+        ),
+        (
+            "  principal: spiffe://example.org",
+            expect![[r#"
+            f.yaml:5: spec.principal: `spiffe://example.org` names a trust domain; a workload's SPIFFE ID has a path
+        "#]],
+        ),
+        (
+            "  principal: example.org/ns/a/sa/b",
+            expect![[r#"
+            f.yaml:5: spec.principal: `example.org/ns/a/sa/b` does not begin with `spiffe://` in lower case (SPIFFE-ID 2)
+        "#]],
+        ),
+        (
+            "  token: {}",
+            expect![[r#"
+            f.yaml:5: spec.token: needs either `sha256` or `jti`
+        "#]],
+        ),
+        (
+            "  token: {jti: a, sha256: b}",
+            expect![[r#"
+            f.yaml:5: spec.token: needs either `sha256` or `jti`
+        "#]],
+        ),
+        (
+            "  token: {jti: \"\"}",
+            expect![[r#"
+            f.yaml:5: spec.token.jti: empty: no token has it
+        "#]],
+        ),
+        (
+            "  token: {sha256: abc}",
+            expect![[r#"
+            f.yaml:5: spec.token.sha256: not the SHA-256 of a token: 64 hex digits; never the token itself
+        "#]],
+        ),
+        (
+            "  certificate: {trustDomain: example.org, serial: xyz}",
+            expect![[r#"
+                f.yaml:5: spec.certificate.serial: `xyz` is not a serial number in hex, such as `4b:c3:7b` or `4BC37B`
+            "#]],
+        ),
+        (
+            "  certificate: {trustDomain: example.org, serial: \"0\"}",
+            expect![[r#"
+                f.yaml:5: spec.certificate.serial: a serial number of zero belongs to no certificate
+            "#]],
+        ),
+        (
+            "  certificate: {trustDomain: example.org, serial: 123456}",
+            expect![[r#"
+                f.yaml:5: spec.certificate.serial: integer `123456` where a string is expected: put it in quotes
+            "#]],
+        ),
+        (
+            "  certificate: {trustDomain: example.org, serial: \"112233445566778899aabbccddeeff001122334455\"}",
+            expect![[r#"
+                f.yaml:5: spec.certificate.serial: longer than the 20 bytes that a serial number may have (RFC 5280 section 4.1.2.2)
+            "#]],
+        ),
+        (
+            "  certificate: {serial: \"1\"}",
+            expect![[r#"
+            f.yaml:5: spec.certificate: missing field `trustDomain`
+        "#]],
+        ),
+    ] {
+        check_revocation(&format!("{what}\n{rest}"), expected);
+    }
+    for (rest, expected) in [
+        (
+            "",
+            expect![[r#"
+            f.yaml:4: spec.until: required: when what is revoked would have expired anyway, e.g. `2030-01-31T00:00:00Z`; an entry without an end would stay on every sidecar forever
+            f.yaml:4: spec.reason: required: why, for whoever reads the records
+        "#]],
+        ),
+        (
+            "  until: never\n  reason: x",
+            expect![[r#"
+            f.yaml:6: spec.until: `never` is not a time as RFC 3339 has it, e.g. `2030-01-31T00:00:00Z`
+        "#]],
+        ),
+        (
+            "  until: 2030-01-31\n  reason: \" \"",
+            expect![[r#"
+            f.yaml:6: spec.until: `2030-01-31` is not a time as RFC 3339 has it, e.g. `2030-01-31T00:00:00Z`
+            f.yaml:7: spec.reason: required: why, for whoever reads the records
+        "#]],
+        ),
+        (
+            "  until: 2030-01-31T12:00:00Z\n  reason: \"a\\nb\"",
+            expect![[r#"
+                f.yaml:7: spec.reason: more than 256 bytes, or more than one line
+            "#]],
+        ),
+    ] {
+        check_revocation(&format!("  token: {{jti: a}}\n{rest}"), expected);
+    }
     check(
-        r#"apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata:
-  namespace: shop
-  name: a
-  annotations:
-    istio.io/dry-run: "true"
----
-apiVersion: security.istio.io/v1
-kind: RequestAuthentication
-metadata: {namespace: shop, name: a}
----
-apiVersion: kith.dev/v1alpha1
-kind: Revocation
-metadata: {namespace: shop, name: a}
-"#,
+        "apiVersion: kith.dev/v1alpha1\nkind: Revocation\nmetadata: {namespace: shop, name: r}\nspec: {token: {jti: a}, until: 2030-01-31T12:00:00Z, reason: x}\n---\napiVersion: security.istio.io/v1\nkind: Revocation\nmetadata: {name: r}",
         expect![[r#"
-            f.yaml:7: metadata.annotations.istio.io/dry-run: dry-run is not supported yet
-            f.yaml:10: kind: `RequestAuthentication` is not supported yet
-            f.yaml:14: kind: `Revocation` is not supported yet
+            f.yaml:3: metadata.namespace: a Revocation is in no namespace: remove it
+            f.yaml:7: kind: `Revocation` is not a kind of `security.istio.io/v1` known here
         "#]],
     );
+}
+
+/// As `check`, for the one rule of a RequestAuthentication, which begins at line 6.
+fn check_rule(rule: &str, expected: Expect) {
+    let text = format!(
+        "apiVersion: kith.dev/v1alpha1\nkind: RequestAuthentication\nmetadata: {{namespace: shop, name: tokens}}\nspec:\n  jwtRules:\n{rule}"
+    );
+    let said = match load_str(Path::new("f.yaml"), &text) {
+        Ok(loaded) => {
+            let document = &loaded.files().next().unwrap().request_authentications[0];
+            format!(
+                "{:#?}\n{:?}\n{:?}\n",
+                document.spec.to_wire(&KeySets::default()),
+                document.spec.rules()[0].fetch(),
+                document.spec.warnings
+            )
+        }
+        Err(problems) => lines(&problems),
+    };
+    expected.assert_eq(&said);
+}
+
+const KEY: &str = r#"{"kty": "EC", "crv": "P-256", "kid": "one", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}"#;
+
+#[test]
+fn a_token_rule_goes_over_the_wire_whole() {
+    check_rule(
+        "  - issuer: https://issuer.example.org/a/
+    audiences: [orders]
+    fromHeaders: [{name: X-Token, prefix: \"Token \"}, {name: authorization}]
+    fromParams: [token]
+    fromCookies: [session]
+    outputPayloadToHeader: X-Payload
+    outputClaimToHeaders: [{header: X-Group, claim: a.b}]
+    forwardOriginalToken: true
+    clockSkew: 1m
+    requireBoundTokens: true
+    timeout: 500ms",
+        expect![[r#"
+            [
+                JwtRule {
+                    issuer: "https://issuer.example.org/a/",
+                    spiffe_trust_domain: "",
+                    audiences: [
+                        "orders",
+                    ],
+                    jwks: "",
+                    from_headers: [
+                        JwtHeader {
+                            name: "x-token",
+                            prefix: "Token ",
+                        },
+                        JwtHeader {
+                            name: "authorization",
+                            prefix: "",
+                        },
+                    ],
+                    from_params: [
+                        "token",
+                    ],
+                    from_cookies: [
+                        "session",
+                    ],
+                    forward_original_token: true,
+                    output_payload_to_header: "x-payload",
+                    output_claim_to_headers: [
+                        ClaimToHeader {
+                            header: "x-group",
+                            claim: "a.b",
+                        },
+                    ],
+                    clock_skew_seconds: 60,
+                    require_bound_tokens: true,
+                },
+            ]
+            Some(Fetch { source: Discovery { issuer: "https://issuer.example.org/a/", metadata: Url { scheme: "https", cannot_be_a_base: false, username: "", password: None, host: Some(Domain("issuer.example.org")), port: None, path: "/a/.well-known/openid-configuration", query: None, fragment: None } }, timeout: 500ms })
+            []
+        "#]],
+    );
+    check_rule(
+        "  - spiffeTrustDomain: example.org\n    audiences: [\"spiffe://example.org/orders\"]",
+        expect![[r#"
+            [
+                JwtRule {
+                    issuer: "",
+                    spiffe_trust_domain: "example.org",
+                    audiences: [
+                        "spiffe://example.org/orders",
+                    ],
+                    jwks: "",
+                    from_headers: [],
+                    from_params: [],
+                    from_cookies: [],
+                    forward_original_token: false,
+                    output_payload_to_header: "",
+                    output_claim_to_headers: [],
+                    clock_skew_seconds: 0,
+                    require_bound_tokens: false,
+                },
+            ]
+            None
+            []
+        "#]],
+    );
+    check_rule(
+        &format!(
+            "  - issuer: me\n    jwks: '{{\"keys\": [{KEY}, {{\"kty\": \"oct\", \"k\": \"c2VjcmV0\"}}]}}'"
+        ),
+        expect![[r#"
+            [
+                JwtRule {
+                    issuer: "me",
+                    spiffe_trust_domain: "",
+                    audiences: [],
+                    jwks: "{\"keys\":[{\"crv\":\"P-256\",\"kid\":\"one\",\"kty\":\"EC\",\"x\":\"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU\",\"y\":\"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0\"}]}",
+                    from_headers: [],
+                    from_params: [],
+                    from_cookies: [],
+                    forward_original_token: false,
+                    output_payload_to_header: "",
+                    output_claim_to_headers: [],
+                    clock_skew_seconds: 0,
+                    require_bound_tokens: false,
+                },
+            ]
+            None
+            [("spec.jwtRules[0].jwks", "key 1 has the member `k` of a private or shared key; it is compromised, replace it: not used")]
+        "#]],
+    );
+    check_rule(
+        "  - issuer: me\n    jwksUri: http://idp.example.org/keys",
+        expect![[r#"
+            [
+                JwtRule {
+                    issuer: "me",
+                    spiffe_trust_domain: "",
+                    audiences: [],
+                    jwks: "",
+                    from_headers: [],
+                    from_params: [],
+                    from_cookies: [],
+                    forward_original_token: false,
+                    output_payload_to_header: "",
+                    output_claim_to_headers: [],
+                    clock_skew_seconds: 0,
+                    require_bound_tokens: false,
+                },
+            ]
+            Some(Fetch { source: Jwks(Url { scheme: "http", cannot_be_a_base: false, username: "", password: None, host: Some(Domain("idp.example.org")), port: None, path: "/keys", query: None, fragment: None }), timeout: 5s })
+            [("spec.jwtRules[0].jwksUri", "fetched without TLS: whoever is on the way can replace the keys, and with them decide which tokens are genuine; use https")]
+        "#]],
+    );
+}
+
+#[test]
+fn refuses_token_rules_that_no_token_could_satisfy_safely() {
+    let uri = "    jwksUri: https://idp.example.org/keys";
+    for (rule, expected) in [
+        (
+            "  - audiences: [a]",
+            expect![[r#"
+            f.yaml:6: spec.jwtRules[0].issuer: required: the `iss` of the tokens; for JWT-SVIDs give `spiffeTrustDomain` instead
+        "#]],
+        ),
+        (
+            "  - issuer: a\n    spiffeTrustDomain: example.org",
+            expect![[r#"
+                f.yaml:7: spec.jwtRules[0].spiffeTrustDomain: the issuer of JWT-SVIDs is their trust domain: remove `issuer`
+            "#]],
+        ),
+        (
+            "  - spiffeTrustDomain: example.org\n    jwksUri: https://a.b",
+            expect![[r#"
+                f.yaml:7: spec.jwtRules[0].jwksUri: the Workload API has the keys of JWT-SVIDs: remove it
+            "#]],
+        ),
+        (
+            "  - issuer: a",
+            expect![[r#"
+            f.yaml:6: spec.jwtRules[0].issuer: `a` is not a URL: relative URL without a base; so its keys cannot be discovered: give `jwksUri` or `jwks`
+        "#]],
+        ),
+        (
+            "  - issuer: ftp://a.b",
+            expect![[r#"
+            f.yaml:6: spec.jwtRules[0].issuer: `ftp://a.b` is neither an https nor an http URL; so its keys cannot be discovered: give `jwksUri` or `jwks`
+        "#]],
+        ),
+        (
+            "  - issuer: https://a.b/?x=1",
+            expect![[r#"
+            f.yaml:6: spec.jwtRules[0].issuer: `https://a.b/?x=1` has a query; so its keys cannot be discovered: give `jwksUri` or `jwks`
+        "#]],
+        ),
+        (
+            "  - issuer: a\n    jwks: \"{}\"",
+            expect![[r#"
+            f.yaml:7: spec.jwtRules[0].jwks: is not a JWK Set (RFC 7517): it has no array `keys` (RFC 7517 5.1)
+        "#]],
+        ),
+        (
+            "  - issuer: a\n    jwks: '{\"keys\": [{\"kty\": \"OKP\", \"crv\": \"Ed25519\", \"x\": \"a\", \"d\": \"b\", \"kid\": \"mine\"}]}'",
+            expect![[r#"
+                f.yaml:7: spec.jwtRules[0].jwks: has no key that can be used: key `mine` has the member `d` of a private or shared key; it is compromised, replace it
+            "#]],
+        ),
+        (
+            &format!("  - issuer: a\n{uri}\n    clockSkew: 61s"),
+            expect![[r#"
+                f.yaml:8: spec.jwtRules[0].clockSkew: whole seconds, at most 60s
+            "#]],
+        ),
+        (
+            &format!("  - issuer: a\n{uri}\n    clockSkew: 500ms"),
+            expect![[r#"
+                f.yaml:8: spec.jwtRules[0].clockSkew: whole seconds, at most 60s
+            "#]],
+        ),
+        (
+            &format!("  - issuer: a\n{uri}\n    timeout: soon"),
+            expect![[r#"
+                f.yaml:8: spec.jwtRules[0].timeout: `soon` is not a duration such as `5s`, `500ms` or `1m30s`
+            "#]],
+        ),
+        (
+            &format!(
+                "  - issuer: a\n{uri}\n    audiences: [\"\"]\n    outputClaimToHeaders: [{{header: x-a, claim: a}}, {{header: X-A, claim: \"\"}}, {{header: \"\", claim: b}}]"
+            ),
+            expect![[r#"
+                f.yaml:8: spec.jwtRules[0].audiences[0]: an empty string: remove it
+                f.yaml:9: spec.jwtRules[0].outputClaimToHeaders[1].claim: required: the claim to hand over
+                f.yaml:9: spec.jwtRules[0].outputClaimToHeaders[1].header: `x-a` is named twice
+                f.yaml:9: spec.jwtRules[0].outputClaimToHeaders[2].header: `` is not the name of a header
+            "#]],
+        ),
+        (
+            &format!("  - issuer: a\n{uri}\n    jwksUrl: b"),
+            expect![[r#"
+                f.yaml:8: spec.jwtRules[0].jwksUrl: unknown field `jwksUrl`, expected one of `issuer`, `spiffeTrustDomain`, `audiences`, `jwksUri`, `jwks_uri`, `jwks`, `fromHeaders`, `fromParams`, `fromCookies`, `outputPayloadToHeader`, `forwardOriginalToken`, `outputClaimToHeaders`, `timeout`, `clockSkew`, `requireBoundTokens`
+            "#]],
+        ),
+    ] {
+        check_rule(rule, expected);
+    }
 }
 
 #[test]
@@ -449,8 +887,8 @@ fn refuses_policies_that_the_engine_cannot_honour() {
         (
             "  rules:\n  - when:\n    - key: request.heeders[x]\n      values: [a]",
             expect![[r#"
-            f.yaml:7: spec.rules[0].when[0].key: `request.heeders[x]` is not a condition; known are request.headers[name], source.ip, remote.ip, source.namespace, source.principal, source.serviceAccount, source.trustDomain, destination.ip, destination.port and connection.sni
-        "#]],
+                f.yaml:7: spec.rules[0].when[0].key: `request.heeders[x]` is not a condition; known are request.headers[name], source.ip, remote.ip, source.namespace, source.principal, source.serviceAccount, source.trustDomain, request.auth.principal, request.auth.audiences, request.auth.presenter, request.auth.claims[name], destination.ip, destination.port and connection.sni
+            "#]],
         ),
         (
             "  rules:\n  - when:\n    - key: source.ip\n      notValues: [10.0.0]",
@@ -577,4 +1015,15 @@ fn parses_only_what_changed() {
             .as_str(),
         "c.example"
     );
+}
+
+#[test]
+fn a_root_namespace_is_a_namespace() {
+    for root in ["\"\"", "istio.system", "Kith"] {
+        let text = format!(
+            "apiVersion: kith.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh}}\nspec: {{trustDomain: example.org, rootNamespace: {root}}}"
+        );
+        let problems = load_str(Path::new("f.yaml"), &text).unwrap_err();
+        assert_eq!(problems[0].field, "spec.rootNamespace");
+    }
 }

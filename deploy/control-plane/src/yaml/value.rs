@@ -1,4 +1,4 @@
-//! Values that are right once they exist: addresses, hosts, trust domains, SPIFFE IDs, labels.
+//! Values that are right once they exist: addresses, hosts, trust domains, SPIFFE IDs, labels, durations.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -138,6 +138,48 @@ impl TryFrom<BTreeMap<String, String>> for Labels {
         }
         Ok(Self(labels))
     }
+}
+
+/// A length of time as Istio and Go write it: `5s`, `500ms`, `1m30s`, `1.5h`. At most a day.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Duration(pub std::time::Duration);
+
+impl TryFrom<String> for Duration {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        parse_duration(&text)
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is not a duration such as `5s`, `500ms` or `1m30s`"))
+    }
+}
+
+fn parse_duration(text: &str) -> Option<std::time::Duration> {
+    const DAY: f64 = 86_400.0;
+    let mut rest = text;
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| c != '.' && !c.is_ascii_digit())?;
+        let unit = rest[digits..]
+            .find(|c: char| c == '.' || c.is_ascii_digit())
+            .map_or(rest.len(), |length| digits + length);
+        // No sign, no exponent, no "infinity": only digits come this far.
+        let number: f64 = rest[..digits].parse().ok()?;
+        seconds += number
+            * match &rest[digits..unit] {
+                "h" => 3600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 1e-3,
+                "us" | "µs" => 1e-6,
+                "ns" => 1e-9,
+                _ => return None,
+            };
+        rest = &rest[unit..];
+    }
+    (!text.is_empty() && seconds <= DAY)
+        .then(|| std::time::Duration::try_from_secs_f64(seconds).ok())?
 }
 
 /// A Kubernetes object name (RFC 1123 subdomain): it becomes one half of `namespace/name`.

@@ -40,9 +40,21 @@ fn check_validates_a_folder_without_serving_it() {
         &["check", "."],
         expect![[r#"
             exit 0
-            .: 2 workloads, 0 services, 1 authorization policy, 0 peer authentications, 1 warning
-            warning: ./policy.yaml:8: spec.rules[0]: hosts, methods, paths and headers do not exist on opaque TCP: there this rule denies by its other parts alone; restrict it to HTTP ports if that is not meant
+            .: 2 workloads, 0 services, 1 authorization policy, 0 peer authentications, 0 request authentications, 0 revocations, 0 warnings
         "#]],
+    );
+    write(
+        "policy.yaml",
+        &policy("a", "GET").replace("app: orders", "app: order"),
+    );
+    check(
+        dir.path(),
+        &["check", "."],
+        expect![[r#"
+        exit 0
+        .: 2 workloads, 0 services, 1 authorization policy, 0 peer authentications, 0 request authentications, 0 revocations, 1 warning
+        warning: ./policy.yaml:5: AuthorizationPolicy shop/a: spec.selector.matchLabels: no workload in namespace `shop` has these labels: this has no effect
+    "#]],
     );
     write(
         "policy.yaml",
@@ -81,6 +93,8 @@ fn mistakes_on_the_command_line_are_told_together() {
         "15010",
         "--status-listen",
         "0.0.0.0:1",
+        "--jwks-ca",
+        "nowhere.pem",
         "--log",
         "a=b=c",
     ];
@@ -88,13 +102,14 @@ fn mistakes_on_the_command_line_are_told_together() {
         dir.path(),
         &arguments,
         expect![[r#"
-        exit 2
-        kith-control: --files: `nowhere` is not a folder
-        kith-control: --listen: `15010` is not `ip:port`
-        kith-control: --status-listen: `0.0.0.0:1` is not a loopback address
-        kith-control: SPIFFE_ENDPOINT_SOCKET: required: `unix:///path` or `tcp://ip:port` of the Workload API
-        kith-control: KITH_LOG: `a=b=c`: error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5
-    "#]],
+            exit 2
+            kith-control: --files: `nowhere` is not a folder
+            kith-control: --listen: `15010` is not `ip:port`
+            kith-control: --status-listen: `0.0.0.0:1` is not a loopback address
+            kith-control: SPIFFE_ENDPOINT_SOCKET: required: `unix:///path` or `tcp://ip:port` of the Workload API
+            kith-control: --jwks-ca: nowhere.pem: I/O error: No such file or directory (os error 2)
+            kith-control: KITH_LOG: `a=b=c`: error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5
+        "#]],
     );
     let arguments = [
         "serve",
@@ -137,8 +152,8 @@ fn ports_in_use_are_one_line_each_and_exit_1() {
         .unwrap()
         .replace(&address, "ADDRESS");
     expect![[r#"
-        kith-control: cannot listen on ADDRESS (--listen): Address already in use (os error 98); free the port or choose another
-        kith-control: cannot listen on ADDRESS (--status-listen): Address already in use (os error 98); free the port or choose another
+        kith-control: cannot listen on ADDRESS (--listen): Address already in use (os error 98); free it or choose another
+        kith-control: cannot listen on ADDRESS (--status-listen): Address already in use (os error 98); free it or choose another
     "#]].assert_eq(&said);
 }
 

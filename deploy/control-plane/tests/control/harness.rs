@@ -8,6 +8,7 @@ use hyper_util::rt::TokioIo;
 use kith_certs::authority::{Authority, AuthorityConfig, Entry};
 use kith_certs::tls::{client_config, server_name};
 use kith_certs::{Endpoint, IdentitySource, SourceConfig, SpiffeId, TrustDomain};
+use kith_control::jwks::Web;
 use kith_control::serve::{Config, Server};
 use kith_xds_client::Kind;
 use kith_xds_client::api::envoy::config::core::v3::Node;
@@ -17,7 +18,8 @@ use kith_xds_client::api::envoy::service::discovery::v3::{
 };
 use kith_xds_client::api::google::rpc;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
@@ -66,6 +68,8 @@ pub(crate) struct Mesh {
     pub(crate) authority: Authority,
     pub(crate) xds: SocketAddr,
     pub(crate) status: SocketAddr,
+    /// How the keys of issuers are fetched.
+    pub(crate) web: Web,
     stop: Option<oneshot::Sender<()>>,
     server: Option<JoinHandle<()>>,
 }
@@ -95,6 +99,7 @@ impl Mesh {
             authority,
             xds: LOCAL,
             status: LOCAL,
+            web: Web::new(None).unwrap(),
             stop: None,
             server: None,
         };
@@ -109,7 +114,9 @@ impl Mesh {
             files: self.files(),
             listen: self.xds,
             status_listen: self.status,
+            admin_socket: Some(self.socket("admin")),
             workload_api: Endpoint::unix(self.socket("control")),
+            web: self.web.clone(),
         };
         let server = Server::bind(config).await.unwrap();
         self.xds = server.addresses().xds;
@@ -157,21 +164,19 @@ impl Mesh {
 
     pub(crate) async fn get(&self, path: &str) -> (u16, serde_json::Value) {
         let stream = TcpStream::connect(self.status).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .unwrap();
-        tokio::spawn(connection);
-        let request = hyper::Request::get(path)
-            .header("host", "x")
-            .body(http_body_util::Empty::<&[u8]>::new())
-            .unwrap();
-        let response = sender.send_request(request).await.unwrap();
-        let status = response.status().as_u16();
-        let body = http_body_util::BodyExt::collect(response.into_body())
-            .await
-            .unwrap()
-            .to_bytes();
-        (status, serde_json::from_slice(&body).unwrap())
+        ask(stream, "GET", path, "").await
+    }
+
+    /// An order over the admin socket.
+    pub(crate) async fn order(&self, path: &str, body: serde_json::Value) -> (u16, serde_json::Value) {
+        let stream = UnixStream::connect(self.socket("admin")).await.unwrap();
+        ask(stream, "POST", path, &body.to_string()).await
+    }
+
+    /// Asked over the admin socket.
+    pub(crate) async fn get_admin(&self, path: &str) -> (u16, serde_json::Value) {
+        let stream = UnixStream::connect(self.socket("admin")).await.unwrap();
+        ask(stream, "GET", path, "").await
     }
 
     /// Asks for `/status` until `enough` says so.
@@ -189,6 +194,31 @@ impl Mesh {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+async fn ask(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> (u16, serde_json::Value) {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let request = hyper::Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "x")
+        .body(body.to_owned())
+        .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    let status = response.status().as_u16();
+    let body = http_body_util::BodyExt::collect(response.into_body())
+        .await
+        .unwrap()
+        .to_bytes();
+    (status, serde_json::from_slice(&body).unwrap())
 }
 
 pub(crate) async fn identity(endpoint: Endpoint) -> IdentitySource {
@@ -242,7 +272,7 @@ impl Sidecar {
     }
 
     pub(crate) async fn send(&mut self, mut request: DeltaDiscoveryRequest) {
-        request.node = self.node.take();
+        request.node = request.node.or_else(|| self.node.take());
         // The stream may have been refused already; what comes next tells.
         _ = self.requests.send(request).await;
     }

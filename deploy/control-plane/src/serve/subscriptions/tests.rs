@@ -4,6 +4,7 @@ use kith_xds_client::api::google::rpc;
 
 use super::changes::MAX_RESPONSE_BYTES;
 use super::*;
+use crate::jwks::KeySets;
 use crate::resolve::resolve;
 use crate::yaml::load_str;
 
@@ -38,9 +39,12 @@ spec: {selector: {matchLabels: {app: web}}}
             "---\napiVersion: kith.dev/v1alpha1\nkind: Workload\nmetadata: {{namespace: other, name: w{i}}}\nspec: {{mesh: false, addresses: [{address}]}}\n"
         );
     }
-    resolve(&load_str(Path::new("f.yaml"), &text).unwrap())
-        .unwrap()
-        .catalog
+    resolve(
+        &load_str(Path::new("f.yaml"), &text).unwrap(),
+        &KeySets::default(),
+    )
+    .unwrap()
+    .catalog
 }
 
 fn subscribe(kind: Kind, names: &[&str]) -> DeltaDiscoveryRequest {

@@ -1,0 +1,214 @@
+//! Keeps the wanted key sets fresh. One task owns the schedule; what was fetched stays in force until
+//! something newer is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::http::{Answer, Failed, Web};
+use super::keys::{PublicKeys, public_keys};
+use super::source::allowed;
+use super::{KeySets, Report, Source, Store, Wanted, WantedBy};
+use crate::status::State;
+
+/// Between two fetches, unless the server says how long its answer may be kept.
+const REFRESH: Duration = Duration::from_secs(300);
+/// Within these, what the server says counts.
+const SHORTEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(3600);
+/// After the first failure; doubled with every other.
+const RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+const AT_A_TIME: usize = 16;
+
+pub(crate) struct Fetcher {
+    web: Web,
+    sets: BTreeMap<Source, Entry>,
+    fetches: JoinSet<(Source, Outcome)>,
+}
+
+type Outcome = Result<(PublicKeys, Option<Duration>), Failed>;
+
+/// One key set.
+struct Entry {
+    by: WantedBy,
+    keys: Option<Arc<str>>,
+    next: Instant,
+    fetching: bool,
+}
+
+impl Fetcher {
+    pub(crate) fn new(web: Web) -> Self {
+        Self {
+            web,
+            sets: BTreeMap::new(),
+            fetches: JoinSet::new(),
+        }
+    }
+
+    /// Fetches what `state` wants, for as long as it is polled.
+    pub(crate) async fn follow(mut self, state: Arc<State>) {
+        let store = &state.keys;
+        let mut wanted = store.wanted.subscribe();
+        loop {
+            let due = self.start_due();
+            tokio::select! {
+                changed = wanted.changed() => {
+                    // The sender is in `state`, which is held here.
+                    if changed.is_err() { return }
+                    let wanted = wanted.borrow_and_update().clone();
+                    self.want(wanted, store);
+                }
+                Some(done) = self.fetches.join_next() => {
+                    if let Ok((source, outcome)) = done {
+                        self.fetched(&source, outcome, store);
+                    }
+                }
+                () = tokio::time::sleep_until(due) => {}
+            }
+        }
+    }
+
+    /// When there is something to do again.
+    fn start_due(&mut self) -> Instant {
+        let now = Instant::now();
+        let mut due = now + LONGEST;
+        for (source, entry) in &mut self.sets {
+            if entry.fetching {
+                continue;
+            }
+            if entry.next > now {
+                due = due.min(entry.next);
+            } else if self.fetches.len() < AT_A_TIME {
+                entry.fetching = true;
+                let (web, source, timeout) = (self.web.clone(), source.clone(), entry.by.timeout);
+                self.fetches.spawn(async move {
+                    let outcome = tokio::time::timeout(timeout, fetch(&web, &source)).await;
+                    let outcome = outcome.unwrap_or_else(|_| {
+                        Err(Failed(format!("{source}: no answer within {timeout:?}")))
+                    });
+                    (source, outcome)
+                });
+            }
+        }
+        due
+    }
+
+    fn want(&mut self, wanted: Wanted, store: &Store) {
+        self.sets.retain(|source, _| wanted.contains_key(source));
+        for (source, by) in wanted {
+            let entry = self.sets.entry(source).or_insert_with(|| Entry {
+                by: WantedBy::default(),
+                keys: None,
+                next: Instant::now(),
+                fetching: false,
+            });
+            entry.by = by;
+        }
+        let mut reports = store.lock();
+        reports.retain(|source, _| self.sets.contains_key(source));
+        for (source, entry) in &self.sets {
+            let report = reports.entry(source.clone());
+            report.or_insert_with(|| Report::new(source)).issuers = entry.by.issuers.clone();
+        }
+        drop(reports);
+        self.publish(store);
+    }
+
+    fn fetched(&mut self, source: &Source, outcome: Outcome, store: &Store) {
+        // Nobody wants it any more.
+        let Some(entry) = self.sets.get_mut(source) else {
+            return;
+        };
+        entry.fetching = false;
+        let mut reports = store.lock();
+        let Some(report) = reports.get_mut(source) else {
+            return;
+        };
+        let wait = match outcome {
+            Ok((keys, max_age)) => {
+                if report.error.take().is_some() || report.fetched.is_none() {
+                    info!(%source, keys = keys.usable, "fetched the keys of an issuer");
+                }
+                entry.keys = Some(keys.json.into());
+                report.keys = keys.usable;
+                report.skipped = keys.skipped;
+                report.fetched = Some(SystemTime::now());
+                report.failures = 0;
+                max_age.map_or(REFRESH, |age| age.clamp(SHORTEST, LONGEST))
+            }
+            Err(Failed(why)) => {
+                if report.error.as_ref() != Some(&why) {
+                    let issuers = Vec::from_iter(&report.issuers);
+                    if entry.keys.is_some() {
+                        warn!(%source, ?issuers, error = why, "cannot fetch the keys of an issuer: those of before stay in force");
+                    } else {
+                        warn!(%source, ?issuers, error = why, "cannot fetch the keys of an issuer: no token of it is trusted");
+                    }
+                }
+                let doubled = RETRY * 2_u32.saturating_pow(report.failures.min(16));
+                report.error = Some(why);
+                report.failures = report.failures.saturating_add(1);
+                doubled.min(LONGEST_RETRY)
+            }
+        };
+        drop(reports);
+        // Not all control planes at once, nor all sets of one.
+        entry.next = Instant::now() + wait.mul_f64(0.8 + 0.2 * fastrand::f64());
+        self.publish(store);
+    }
+
+    fn publish(&self, store: &Store) {
+        let sets = self.sets.iter();
+        let sets = sets.filter_map(|(source, entry)| Some((source.clone(), entry.keys.clone()?)));
+        let sets: KeySets = sets.collect();
+        store.sets.send_if_modified(|before| {
+            let changed = **before != sets;
+            if changed {
+                *before = Arc::new(sets);
+            }
+            changed
+        });
+        store.attempts.send_modify(|attempts| *attempts += 1);
+    }
+}
+
+async fn fetch(web: &Web, source: &Source) -> Outcome {
+    let answer = match source {
+        Source::Jwks(url) => web.get(url).await?,
+        Source::Discovery { issuer, metadata } => {
+            let url = discovered(issuer, &web.get(metadata).await?, source)?;
+            // What TLS proved of the metadata must not be lost on the way to the keys.
+            if metadata.scheme() == "https" && url.scheme() != "https" {
+                return Err(Failed(format!(
+                    "{source}: its `jwks_uri` {url} is not https"
+                )));
+            }
+            web.get(&url).await?
+        }
+    };
+    let keys = public_keys(&answer.body);
+    let keys = keys.map_err(|why| Failed(format!("{source}: what came {why}")))?;
+    Ok((keys, answer.max_age))
+}
+
+/// OpenID Connect Discovery 1.0 sections 3 and 4.3.
+fn discovered(issuer: &str, answer: &Answer, source: &Source) -> Result<url::Url, Failed> {
+    let refuse = |why: String| Failed(format!("{source}: {why}"));
+    let metadata: Value = serde_json::from_slice(&answer.body)
+        .map_err(|error| refuse(format!("not an issuer's metadata: {error}")))?;
+    let text = |name: &str| metadata.get(name).and_then(Value::as_str);
+    if text("issuer") != Some(issuer) {
+        return Err(refuse(format!(
+            "is the metadata of `{}`, not of `{issuer}`: the two must be the same, to the last slash",
+            text("issuer").unwrap_or_default()
+        )));
+    }
+    let uri = text("jwks_uri").ok_or_else(|| refuse("names no `jwks_uri`".into()))?;
+    allowed(uri).map_err(refuse)
+}

@@ -1,0 +1,213 @@
+//! Revocation: what is no longer valid although it has not expired.
+
+use std::time::SystemTime;
+
+use aws_lc_rs::digest;
+use kith_xds_client::api::mesh as api;
+use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::document::{Document, Place};
+use super::value::{SpiffeId, TrustDomain};
+use crate::catalog::lower_hex;
+use crate::problem::Problem;
+
+/// As long as a sentence; it goes to every sidecar.
+const MAX_REASON: usize = 256;
+/// RFC 5280 section 4.1.2.2.
+const MAX_SERIAL: usize = 20;
+const SHA256_HEX: usize = 64;
+
+/// One thing that is revoked, in canonical form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revocation {
+    pub what: Revoked,
+    /// When it would have expired anyway.
+    pub until: SystemTime,
+    /// For people.
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Revoked {
+    Principal(kith_certs::SpiffeId),
+    Certificate {
+        trust_domain: kith_certs::TrustDomain,
+        /// Lower-case hex without leading zeros.
+        serial: String,
+    },
+    /// The SHA-256 of the token or of its `jti`, in lower-case hex.
+    Token(String),
+}
+
+impl Revocation {
+    pub(crate) fn to_wire(&self) -> api::Revocation {
+        use api::revocation::What;
+        let what = match &self.what {
+            Revoked::Principal(id) => What::Principal(id.to_string()),
+            Revoked::Certificate {
+                trust_domain,
+                serial,
+            } => What::Certificate(api::CertificateSerial {
+                trust_domain: trust_domain.to_string(),
+                serial: serial.clone(),
+            }),
+            Revoked::Token(id) => What::TokenId(id.clone()),
+        };
+        api::Revocation {
+            what: Some(what),
+            until: Some(self.until.into()),
+            reason: self.reason.clone(),
+        }
+    }
+}
+
+/// The shape that people write: exactly one of the first three.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Spec {
+    principal: Option<SpiffeId>,
+    certificate: Option<Certificate>,
+    token: Option<Token>,
+    until: Option<String>,
+    reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Certificate {
+    trust_domain: TrustDomain,
+    /// Hex, as any tool prints it.
+    serial: String,
+}
+
+/// Exactly one.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Token {
+    sha256: Option<String>,
+    /// RFC 7519 section 4.1.7.
+    jti: Option<String>,
+}
+
+pub(super) fn convert(document: Document<Spec>) -> Result<Document<Revocation>, Vec<Problem>> {
+    let Document {
+        place,
+        metadata,
+        spec,
+    } = document;
+    let what = what(&place, spec.principal, spec.certificate, spec.token);
+    let until = until(&place, spec.until.as_deref());
+    let reason = reason(&place, spec.reason);
+    match (what, until, reason) {
+        (Ok(what), Ok(until), Ok(reason)) => Ok(Document {
+            place,
+            metadata,
+            spec: Revocation {
+                what,
+                until,
+                reason,
+            },
+        }),
+        (what, until, reason) => Err([what.err(), until.err(), reason.err()]
+            .into_iter()
+            .flatten()
+            .collect()),
+    }
+}
+
+fn what(
+    place: &Place,
+    principal: Option<SpiffeId>,
+    certificate: Option<Certificate>,
+    token: Option<Token>,
+) -> Result<Revoked, Problem> {
+    match (principal, certificate, token) {
+        (Some(principal), None, None) => Ok(Revoked::Principal(principal.0)),
+        (None, Some(certificate), None) => {
+            let serial = canonical_serial(&certificate.serial)
+                .map_err(|message| place.problem("spec.certificate.serial", message))?;
+            Ok(Revoked::Certificate {
+                trust_domain: certificate.trust_domain.0,
+                serial,
+            })
+        }
+        (None, None, Some(token)) => token_id(place, token).map(Revoked::Token),
+        _ => Err(place.problem(
+            "spec",
+            "needs exactly one of `principal`, `certificate` and `token`: what is revoked",
+        )),
+    }
+}
+
+/// `4B:C3:7B`, `4bc37b` and `004BC37B` are one number.
+fn canonical_serial(text: &str) -> Result<String, String> {
+    let digits: String = text.chars().filter(|c| *c != ':').collect();
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(format!(
+            "`{text}` is not a serial number in hex, such as `4b:c3:7b` or `4BC37B`"
+        ));
+    }
+    let significant = digits.trim_start_matches('0').to_ascii_lowercase();
+    if significant.is_empty() {
+        return Err("a serial number of zero belongs to no certificate".into());
+    }
+    if significant.len() > 2 * MAX_SERIAL {
+        return Err(format!(
+            "longer than the {MAX_SERIAL} bytes that a serial number may have (RFC 5280 section 4.1.2.2)"
+        ));
+    }
+    Ok(significant)
+}
+
+fn token_id(place: &Place, token: Token) -> Result<String, Problem> {
+    match (token.sha256, token.jti) {
+        (Some(hash), None) => {
+            let hash = hash.to_ascii_lowercase();
+            if hash.len() == SHA256_HEX && hash.bytes().all(|b| b.is_ascii_hexdigit()) {
+                Ok(hash)
+            } else {
+                Err(place.problem(
+                    "spec.token.sha256",
+                    "not the SHA-256 of a token: 64 hex digits; never the token itself",
+                ))
+            }
+        }
+        (None, Some(jti)) if !jti.is_empty() => Ok(lower_hex(
+            digest::digest(&digest::SHA256, jti.as_bytes()).as_ref(),
+        )),
+        (None, Some(_)) => Err(place.problem("spec.token.jti", "empty: no token has it")),
+        _ => Err(place.problem("spec.token", "needs either `sha256` or `jti`")),
+    }
+}
+
+fn until(place: &Place, text: Option<&str>) -> Result<SystemTime, Problem> {
+    const FIELD: &str = "spec.until";
+    let Some(text) = text else {
+        return Err(place.problem(
+            FIELD,
+            "required: when what is revoked would have expired anyway, e.g. `2030-01-31T00:00:00Z`; an entry \
+             without an end would stay on every sidecar forever",
+        ));
+    };
+    let parsed = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
+        let message =
+            format!("`{text}` is not a time as RFC 3339 has it, e.g. `2030-01-31T00:00:00Z`");
+        place.problem(FIELD, message)
+    })?;
+    Ok(parsed.into())
+}
+
+fn reason(place: &Place, text: Option<String>) -> Result<String, Problem> {
+    const FIELD: &str = "spec.reason";
+    let text = text.unwrap_or_default();
+    if text.trim().is_empty() {
+        return Err(place.problem(FIELD, "required: why, for whoever reads the records"));
+    }
+    if text.len() > MAX_REASON || text.chars().any(char::is_control) {
+        let message = format!("more than {MAX_REASON} bytes, or more than one line");
+        return Err(place.problem(FIELD, message));
+    }
+    Ok(text)
+}
