@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{app, demo, lab};
+use crate::operate::{revoke, status};
+use crate::{app, demo, lab, policy};
 
 /// The people's tool of Kith, the sidecar that knows who is calling, and can prove it.
 ///
@@ -32,6 +33,19 @@ enum Command {
     /// Logs and records are in a temporary folder (in KITH_LAB_DIR, if set) that is removed at the end, unless a step was
     /// not as expected or KITH_LAB_KEEP is set.
     Demo(demo::Arguments),
+    /// Revoke a principal, a certificate or a token everywhere, live connections included.
+    ///
+    /// The control plane writes a Revocation document into its folder and sends the list to every sidecar. With --wait the
+    /// command returns when each connected sidecar has confirmed that it enforces it: what the revoked had open is closed.
+    /// Exit 1 when some sidecar has not confirmed, 2 when nothing was revoked.
+    Revoke(revoke::Arguments),
+    /// Show which sidecars are connected and where they are not what they should be.
+    ///
+    /// Drift is: an update not acknowledged, or refused; the revocation list not enforced; an SVID near its expiry; plaintext
+    /// accepted. Exit 1 when there is any, or a declared sidecar is not connected; 2 when the control plane cannot be asked.
+    Status(status::Arguments),
+    /// Test, explain and check policies offline, by the very engine that the sidecars use.
+    Policy(policy::Arguments),
 }
 
 /// Runs `kith`. The first argument is the program's own name.
@@ -58,6 +72,15 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         Ok(Arguments {
             command: Command::Demo(arguments),
         }) => demo::main(arguments),
+        Ok(Arguments {
+            command: Command::Revoke(arguments),
+        }) => revoke::main(&arguments),
+        Ok(Arguments {
+            command: Command::Status(arguments),
+        }) => status::main(&arguments),
+        Ok(Arguments {
+            command: Command::Policy(arguments),
+        }) => policy::main(arguments),
         Err(error) => {
             // To stdout for --help, to stderr for mistakes; nobody is left to tell if that fails.
             let _ = error.print();

@@ -38,7 +38,7 @@ pub struct Arguments {
 enum Action {
     /// Run a command as a workload of the running demo does, behind its sidecar.
     Exec {
-        /// web, orders, payments or stranger.
+        /// web, gateway, orders, payments or stranger.
         workload: String,
         /// The command and its arguments.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
@@ -48,7 +48,7 @@ enum Action {
     Policy,
     /// Print the path of a sidecar's access log.
     Records {
-        /// web, orders or payments.
+        /// web, gateway, orders or payments.
         workload: String,
     },
 }
@@ -184,6 +184,9 @@ impl Walk {
             .await;
         self.step(&mut scene, steps::POLICY_RESTORED, steps::policy_restored)
             .await;
+        self.step(&mut scene, steps::TOKEN, steps::token_ends).await;
+        self.step(&mut scene, steps::DRY_RUN, steps::dry_run).await;
+        self.step(&mut scene, steps::REVOKED, steps::revoked).await;
         self.step(&mut scene, steps::ROTATION, steps::svids_rotate)
             .await;
         self.step(&mut scene, steps::AUTHORITY_GONE, steps::authority_gone)
@@ -208,7 +211,7 @@ impl Walk {
         };
         let result = match &mesh {
             Ok(mesh) => Ok(format!(
-                "ready; {} and two more have SVIDs valid for {} s\nlogs and records are in {}",
+                "ready; {} and three more have SVIDs valid for {} s\nlogs and records are in {}",
                 mesh.web.spiffe_id(),
                 mesh::SVID_TTL.as_secs(),
                 mesh.lab.directory().display()
@@ -304,7 +307,7 @@ async fn show_records(scene: &mut Scene) {
         );
     }
     screen.headline(&format!(
-        "\nWho called whom, from {} records of 3 sidecars",
+        "\nWho called whom, from {} records of 4 sidecars",
         all.len()
     ));
     for line in table::who_called_whom(&all) {
@@ -326,7 +329,13 @@ async fn stay(scene: &mut Scene) {
         .control()
         .files()
         .join(format!("{POLICY_FILE}.yaml"));
-    let workloads = [&mesh.web, &mesh.orders, &mesh.payments, &mesh.stranger];
+    let workloads = [
+        &mesh.web,
+        &mesh.gateway,
+        &mesh.orders,
+        &mesh.payments,
+        &mesh.stranger,
+    ];
     let places = workloads.map(|workload| Place {
         name: workload.spec.name.clone(),
         net: workload.network().path(),
@@ -343,6 +352,7 @@ async fn stay(scene: &mut Scene) {
     if let Err(error) = state.publish(&mesh.lab) {
         screen.line(&format!("\n{error}"));
     }
+    let admin = mesh.lab.control().admin_socket();
     let kith = std::env::args().next().unwrap_or_else(|| "kith".to_owned());
     screen.headline("\nThe mesh stays up until Ctrl-C. In another terminal, try:");
     for (what, command) in [
@@ -365,6 +375,18 @@ async fn stay(scene: &mut Scene) {
         (
             "a sidecar's certificates",
             format!("{kith} demo exec web -- curl -s http://127.0.0.1:15000/certs"),
+        ),
+        (
+            "who is connected",
+            format!("{kith} status --socket {}", admin.display()),
+        ),
+        (
+            "revoke somebody",
+            format!(
+                "{kith} revoke {} --reason test --wait --socket {}",
+                mesh.web.spiffe_id(),
+                admin.display()
+            ),
         ),
         (
             "edit who may call whom",

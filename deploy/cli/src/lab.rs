@@ -58,7 +58,7 @@ pub use error::Error;
 pub use options::LabOptions;
 pub use process::Process;
 pub use sidecar::Sidecar;
-pub use spec::WorkloadSpec;
+pub use spec::{Attested, WorkloadSpec};
 pub use workload::{Output, Workload};
 
 /// Port of the control plane.
@@ -81,7 +81,8 @@ pub struct Lab {
 
 #[derive(Debug)]
 struct MeshParts {
-    authority: Authority,
+    /// None: SVIDs come from elsewhere.
+    authority: Option<Authority>,
     control: Control,
     sidecars: sidecar::Mesh,
 }
@@ -96,11 +97,26 @@ impl Lab {
     pub async fn new(options: LabOptions) -> Result<Self, Error> {
         privileges::tool("nft", "nftables")?;
         let mut lab = Self::bare(options)?;
-        match lab.start_mesh().await {
-            Ok(mesh) => lab.mesh = Some(mesh),
-            Err(error) => return Err(lab.kept(error)),
-        }
+        lab.open_mesh(None).await?;
         Ok(lab)
+    }
+
+    /// Gives a bare lab a mesh whose SVIDs come from elsewhere: the control plane's, `ns/kith-system/sa/control`, from this
+    /// socket, where the lab's `kith` binary must be known, and each sidecar's as [`WorkloadSpec::attested`] says.
+    ///
+    /// # Errors
+    /// When a tool is missing, or the control plane doesn't become ready; logs are kept then.
+    pub async fn mesh_of(&mut self, workload_api: &Path) -> Result<(), Error> {
+        privileges::tool("nft", "nftables")?;
+        self.open_mesh(Some(workload_api)).await
+    }
+
+    async fn open_mesh(&mut self, elsewhere: Option<&Path>) -> Result<(), Error> {
+        match self.start_mesh(elsewhere).await {
+            Ok(mesh) => self.mesh = Some(mesh),
+            Err(error) => return Err(self.kept(error)),
+        }
+        Ok(())
     }
 
     /// Only the switch: workloads get namespaces and addresses, but there is no mesh and no sidecar.
@@ -137,18 +153,24 @@ impl Lab {
         Ok(lab)
     }
 
-    async fn start_mesh(&self) -> Result<MeshParts, Error> {
+    async fn start_mesh(&self, elsewhere: Option<&Path>) -> Result<MeshParts, Error> {
         let (namespace, addresses) = self.network.attach(&self.keeper, false)?;
         let namespace = Arc::new(namespace);
         let control_id = format!(
             "spiffe://{}/ns/kith-system/sa/control",
             self.options.trust_domain
         );
-        let socket = self.directory.join("control-plane.sock");
-        let own = json!({"id": control_id, "socket": socket});
-        let authority =
-            Authority::start(&self.kith, &namespace, &self.options, &self.directory, &own)?;
-        authority.ready(START).await?;
+        let own_socket = self.directory.join("control-plane.sock");
+        let authority = match elsewhere {
+            Some(_) => None,
+            None => {
+                let own = json!({"id": control_id, "socket": own_socket});
+                let authority =
+                    Authority::start(&self.kith, &namespace, &self.options, &self.directory, &own)?;
+                authority.ready(START).await?;
+                Some(authority)
+            }
+        };
 
         let mut spec = self.options.mesh.clone();
         spec["trustDomain"] = self.options.trust_domain.clone().into();
@@ -165,7 +187,7 @@ impl Lab {
             program: self.part(self.options.control.as_deref(), "__control"),
             namespace,
             listen: format!("[::]:{XDS_PORT}"),
-            socket: &socket,
+            socket: elsewhere.unwrap_or(&own_socket),
             files,
             logs: self.directory.join("log"),
         })?;
@@ -258,10 +280,7 @@ impl Lab {
                 mesh.control.write(&file, &directory::yaml(&documents))?;
             }
             if workload.spec.sidecar {
-                let socket = directory.join("workload-api.sock");
-                mesh.authority
-                    .add_entry(&workload.spiffe_id(), &socket)
-                    .await?;
+                let socket = authority::socket(mesh.authority.as_ref(), &workload).await?;
                 workload.sidecar = Some(Sidecar::start(&workload, &mesh.sidecars, &socket)?);
             }
         }
@@ -271,11 +290,12 @@ impl Lab {
     /// The authority.
     ///
     /// # Panics
-    /// In a bare lab.
+    /// In a lab without one.
     #[must_use]
     #[track_caller]
     pub fn authority(&self) -> &Authority {
-        &self.mesh().authority
+        let authority = self.mesh().authority.as_ref();
+        authority.unwrap_or_else(|| panic!("the SVIDs of this lab come from elsewhere"))
     }
 
     /// The control plane.

@@ -5,6 +5,8 @@
 //! - [`lab`]: a whole mesh on one machine. Every workload has its own network namespace, every program is a real process.
 //! - [`app`]: the applications that run beside the sidecars. They talk plain TCP and know nothing of the mesh.
 //! - [`demo`]: the walk that `kith demo` takes through a lab.
+//! - [`operate`]: what an operator asks of a running control plane.
+//! - [`policy`]: policies tested, explained and checked offline.
 //! - [`cli`]: arguments → one of the above → exit code.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -12,3 +14,5 @@ pub mod app;
 pub mod cli;
 pub mod demo;
 pub mod lab;
+pub mod operate;
+pub mod policy;

@@ -104,7 +104,7 @@ fn the_walk_is_as_expected_and_the_mesh_stays_up_until_it_is_told_to_stop() {
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
-        "kith: the demo has no `nobody`, only web, orders, payments, stranger\n"
+        "kith: the demo has no `nobody`, only web, gateway, orders, payments, stranger\n"
     );
     let policies = String::from_utf8(exec(home.path(), &["policy"]).stdout).unwrap();
     assert!(

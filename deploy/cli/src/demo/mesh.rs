@@ -1,4 +1,4 @@
-//! The demo's mesh: a shop of three workloads, and a stranger without a sidecar.
+//! The demo's mesh: a shop of four workloads, and a stranger without a sidecar.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,7 @@ pub(crate) const AUDIT: u16 = 7001;
 #[derive(Debug)]
 pub(crate) struct Mesh {
     pub(crate) web: Arc<Workload>,
+    pub(crate) gateway: Arc<Workload>,
     pub(crate) orders: Arc<Workload>,
     pub(crate) payments: Arc<Workload>,
     pub(crate) stranger: Arc<Workload>,
@@ -36,9 +37,10 @@ impl Mesh {
     /// Starts everything; `progress` hears what is being waited for.
     pub(crate) async fn start(lab: Lab, mut progress: impl FnMut(&str)) -> Result<Self, Error> {
         lab.control().write(POLICY_FILE, POLICIES)?;
-        progress("sidecars of web, orders and payments start");
+        progress("sidecars of web, gateway, orders and payments start");
         let specs = [
             WorkloadSpec::new("shop", "web"),
+            WorkloadSpec::new("shop", "gateway"),
             WorkloadSpec::new("shop", "orders")
                 .port(8080, "HTTP")
                 .port(9090, "GRPC")
@@ -50,8 +52,8 @@ impl Mesh {
                 .unannounced(),
         ];
         let workloads = lab.workloads(specs).await?;
-        let [web, orders, payments, stranger] =
-            <[_; 4]>::try_from(workloads).map_err(|_| Error::Refused {
+        let [web, gateway, orders, payments, stranger] =
+            <[_; 5]>::try_from(workloads).map_err(|_| Error::Refused {
                 part: "the lab".to_owned(),
                 why: "a workload is missing".to_owned(),
             })?;
@@ -95,6 +97,7 @@ impl Mesh {
         }
         Ok(Self {
             web,
+            gateway,
             orders,
             payments,
             stranger,
@@ -104,8 +107,8 @@ impl Mesh {
     }
 
     /// Those with a sidecar.
-    pub(crate) fn sidecars(&self) -> [&Arc<Workload>; 3] {
-        [&self.web, &self.orders, &self.payments]
+    pub(crate) fn sidecars(&self) -> [&Arc<Workload>; 4] {
+        [&self.web, &self.gateway, &self.orders, &self.payments]
     }
 }
 

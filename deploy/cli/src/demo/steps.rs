@@ -12,12 +12,18 @@ use crate::app::grpc;
 mod identity;
 mod lasting;
 mod policy;
+mod revocation;
+mod token;
 
 pub(crate) use identity::{
     AUTHORITY_BACK, AUTHORITY_GONE, ROTATION, authority_back, authority_gone, svids_rotate,
 };
 use lasting::Lasting;
-pub(crate) use policy::{POLICY_EDITED, POLICY_RESTORED, policy_edited, policy_restored};
+pub(crate) use policy::{
+    DRY_RUN, POLICY_EDITED, POLICY_RESTORED, dry_run, policy_edited, policy_restored,
+};
+pub(crate) use revocation::{REVOKED, revoked};
+pub(crate) use token::{TOKEN, token_ends};
 
 /// What went otherwise.
 pub(crate) type Failure = Box<dyn std::error::Error>;
@@ -36,7 +42,7 @@ pub(crate) struct Scene {
 pub(crate) const START: Step = Step {
     name: "mesh-starts",
     title: "The mesh starts",
-    expected: "authority, control plane and the sidecars of web, orders and payments become ready",
+    expected: "authority, control plane and the sidecars of web, gateway, orders and payments become ready",
 };
 
 pub(crate) const HTTP_ALLOWED: Step = Step {

@@ -16,6 +16,7 @@ use super::child::Birth;
 use super::error::{During, Error};
 use super::namespace::Namespace;
 use super::process::{Process, Recipe};
+use super::workload::Workload;
 
 /// The authority. Dereferences to its process, to kill it or start it again.
 #[derive(Debug)]
@@ -141,6 +142,25 @@ impl Authority {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(())
+    }
+}
+
+/// Where a sidecar gets its SVID: as its workload says, or through a socket of its own from the lab's authority.
+pub(crate) async fn socket(own: Option<&Authority>, workload: &Workload) -> Result<PathBuf, Error> {
+    match (&workload.spec.attested, own) {
+        (Some(attested), _) => Ok(attested.workload_api.clone()),
+        (None, Some(authority)) => {
+            let socket = workload.directory().join("workload-api.sock");
+            authority.add_entry(&workload.spiffe_id(), &socket).await?;
+            Ok(socket)
+        }
+        (None, None) => Err(Error::Refused {
+            part: "the lab".to_owned(),
+            why: format!(
+                "it has no authority: say who attests {}",
+                workload.spec.id()
+            ),
+        }),
     }
 }
 

@@ -21,6 +21,7 @@ const STATUS: &str = "127.0.0.1:15014";
 pub struct Control {
     process: Process,
     files: PathBuf,
+    admin: PathBuf,
     namespace: Arc<Namespace>,
 }
 
@@ -60,6 +61,8 @@ impl Control {
         program.extend(["serve", "--files"].map(OsString::from));
         program.push(files.clone().into());
         program.extend(["--listen", &listen, "--status-listen", STATUS].map(OsString::from));
+        let admin = files.with_file_name("admin.sock");
+        program.extend([OsString::from("--admin-socket"), admin.clone().into()]);
         let process = Process::start(Recipe {
             name: "control-plane".to_owned(),
             kith: kith.to_owned(),
@@ -77,6 +80,7 @@ impl Control {
         Ok(Self {
             process,
             files,
+            admin,
             namespace,
         })
     }
@@ -85,6 +89,12 @@ impl Control {
     #[must_use]
     pub fn files(&self) -> &Path {
         &self.files
+    }
+
+    /// Where `kith revoke` and `kith status` speak to it.
+    #[must_use]
+    pub fn admin_socket(&self) -> &Path {
+        &self.admin
     }
 
     /// What it says at `/status`.
@@ -164,6 +174,7 @@ impl Control {
                 }
                 let behind = |sidecar: &Value| {
                     sidecar["revision_wanted"] != sidecar["revision_acknowledged"]
+                        || sidecar["revocations"]["version"] != status["revocations"]
                 };
                 if !status["sidecars"]
                     .as_array()

@@ -81,7 +81,10 @@ impl Sidecar {
         }
         environment.extend(mesh.environment.iter().cloned());
         environment.extend(workload.spec.environment.iter().cloned());
-        let mut program = mesh.proxy.clone();
+        let mut program = match &workload.spec.attested {
+            Some(attested) => vec![attested.kith.clone().into(), "__proxy".into()],
+            None => mesh.proxy.clone(),
+        };
         program.push("run".into());
         let process = Process::start(Recipe {
             name: format!("sidecar-{}", workload.spec.name),

@@ -1,6 +1,7 @@
 //! What a workload is to be, and how the control plane is told of it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -24,6 +25,8 @@ pub struct WorkloadSpec {
     pub name: String,
     /// What its SPIFFE ID is made of; as the name, unless said otherwise.
     pub service_account: String,
+    /// Its SPIFFE ID, where it isn't the one that the mesh's trust domain, namespace and service account make.
+    pub spiffe_id: Option<String>,
     /// For selectors; `app: NAME` is there already.
     pub labels: BTreeMap<String, String>,
     /// Ports of its application, as declared to the control plane.
@@ -38,6 +41,17 @@ pub struct WorkloadSpec {
     pub environment: Vec<(String, String)>,
     /// Further arguments of `kith-proxy capture`.
     pub capture: Vec<String>,
+    /// Where its sidecar gets its SVID, if not from the lab's authority.
+    pub attested: Option<Attested>,
+}
+
+/// A sidecar whose SVID comes from another Workload API than the lab's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attested {
+    /// The socket of that Workload API.
+    pub workload_api: PathBuf,
+    /// A copy of the `kith` binary that the sidecar runs from: to who attests by path, copies are different programs.
+    pub kith: PathBuf,
 }
 
 impl WorkloadSpec {
@@ -48,6 +62,7 @@ impl WorkloadSpec {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             service_account: name.to_owned(),
+            spiffe_id: None,
             labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
             ports: Vec::new(),
             sidecar: true,
@@ -55,6 +70,7 @@ impl WorkloadSpec {
             service: true,
             environment: Vec::new(),
             capture: Vec::new(),
+            attested: None,
         }
     }
 
@@ -70,6 +86,20 @@ impl WorkloadSpec {
     #[must_use]
     pub fn service_account(mut self, name: &str) -> Self {
         name.clone_into(&mut self.service_account);
+        self
+    }
+
+    /// Sets the SPIFFE ID whole.
+    #[must_use]
+    pub fn spiffe_id(mut self, id: &str) -> Self {
+        self.spiffe_id = Some(id.to_owned());
+        self
+    }
+
+    /// Has its sidecar attested by another Workload API than the lab's own.
+    #[must_use]
+    pub fn attested(mut self, by: Attested) -> Self {
+        self.attested = Some(by);
         self
     }
 
@@ -134,14 +164,18 @@ impl WorkloadSpec {
     pub(crate) fn documents(&self, addresses: Addresses, service: Option<Addresses>) -> Vec<Value> {
         let mut documents = Vec::new();
         if self.announced {
-            documents.push(json!({
+            let mut workload = json!({
                 "apiVersion": "kith.dev/v1alpha1", "kind": "Workload",
                 "metadata": {"namespace": self.namespace, "name": self.name, "labels": self.labels},
                 "spec": {
                     "serviceAccount": self.service_account, "addresses": addresses.both(), "mesh": self.sidecar,
                     "ports": self.ports_json(),
                 },
-            }));
+            });
+            if let Some(id) = &self.spiffe_id {
+                workload["spec"]["spiffeId"] = id.clone().into();
+            }
+            documents.push(workload);
         }
         if let Some(service) = service {
             documents.push(json!({

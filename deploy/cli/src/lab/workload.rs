@@ -73,8 +73,12 @@ impl Workload {
         let WorkloadSpec {
             namespace,
             service_account,
+            spiffe_id,
             ..
         } = &self.spec;
+        if let Some(id) = spiffe_id {
+            return id.clone();
+        }
         format!(
             "spiffe://{}/ns/{namespace}/sa/{service_account}",
             self.surroundings.trust_domain

@@ -47,11 +47,12 @@ pub(crate) async fn svids_rotate(scene: &mut Scene) -> Seen {
             .collect();
         lasting.check_alive()?;
         screen.progress(&format!(
-            "{:.0} s; SVIDs replaced: web {}, orders {}, payments {}",
+            "{:.0} s; SVIDs replaced: web {}, gateway {}, orders {}, payments {}",
             start.elapsed().as_secs_f32(),
             done[0],
             done[1],
-            done[2]
+            done[2],
+            done[3]
         ));
         // Older than an SVID lives: without renewal, the leases would have run out.
         if done.iter().all(|count| *count >= 2)
@@ -75,7 +76,10 @@ pub(crate) async fn svids_rotate(scene: &mut Scene) -> Seen {
     lasting.close().await?;
     let feed = mesh
         .orders
-        .wait_record(|record| is_connection(record, EVENTS))
+        .wait_record(|record| {
+            is_connection(record, EVENTS)
+                && record["source.principal"] == *mesh.web.spiffe_id().to_string()
+        })
         .await?;
     let renewed = feed["lease.renewed"].as_u64().unwrap_or(0);
     expect(renewed > 0, || {

@@ -7,8 +7,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
 
 use super::lasting::Lasting;
-use super::{Failure, Scene, Seen, expect, is_connection};
-use crate::demo::mesh::{AUDIT, POLICIES, POLICY_FILE};
+use super::{Failure, Scene, Seen, describe, expect, is_connection};
+use crate::demo::mesh::{AUDIT, Mesh, POLICIES, POLICY_FILE};
 use crate::demo::screen::Step;
 
 pub(crate) const POLICY_EDITED: Step = Step {
@@ -94,6 +94,47 @@ pub(crate) async fn policy_restored(scene: &mut Scene) -> Seen {
     Ok(format!(
         "acknowledged by every sidecar after {took} ms; read {:?}",
         greeting.trim_end()
+    ))
+}
+
+/// What somebody plans, to be tried on real traffic first.
+const PLANNED: &str = "
+apiVersion: kith.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {namespace: shop, name: planned, annotations: {istio.io/dry-run: \"true\"}}
+spec:
+  selector: {matchLabels: {app: orders}}
+  action: DENY
+  rules:
+  - to: [{operation: {ports: [\"8080\"], paths: [/orders/*]}}]
+";
+
+pub(crate) const DRY_RUN: Step = Step {
+    name: "dry-run",
+    title: "A policy is tried as a dry run: nobody may read single orders",
+    expected: "web still gets its order; the record says which policy would deny it",
+};
+
+pub(crate) async fn dry_run(scene: &mut Scene) -> Seen {
+    let Mesh {
+        web, orders, lab, ..
+    } = &scene.mesh;
+    lab.apply("planned", PLANNED).await?;
+    let reply = web.get("http://orders.shop:8080/orders/planned").await?;
+    expect(reply.status == 200, || describe(&reply))?;
+    let record = orders
+        .wait_record(|record| record["http.path"] == "/orders/planned")
+        .await?;
+    expect(
+        record["decision"] == "allow"
+            && record["shadow.decision"] == "deny"
+            && record["shadow"][0]["policy"] == "shop/planned",
+        || format!("the record: {record}"),
+    )?;
+    lab.control().withdraw("planned").await?;
+    Ok(format!(
+        "200; the record says decision {}, shadow {}",
+        record["decision"], record["shadow"]
     ))
 }
 
