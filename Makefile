@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: all fmt lint deny test soak interop bench policy-bench demo tools
+.PHONY: all fmt lint deny test policy-test soak interop bench policy-bench demo tools
 
 all: lint test
 
@@ -37,10 +37,14 @@ demo: tools
 	$(CARGO) run --release --bin kith -- demo $(DEMO)
 
 bench: tools
-	tests/interop/setup.sh
+	tests/interop/setup.sh --no-go
 	$(CARGO) build --release -p kith -p kith-tests --bins
 	$(CARGO) build --release -p kith-proxy
 	target/release/kith-bench --proxy target/release/kith-proxy $(BENCH)
+
+# The project's own suite of decisions; `make test` runs it too.
+policy-test:
+	$(CARGO) run -q --bin kith -- policy test --quiet tests/policy/*.yaml
 
 policy-bench:
 	$(CARGO) bench -p kith-policy

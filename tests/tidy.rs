@@ -140,7 +140,14 @@ fn stages_never_import_later_stages() {
 
 #[test]
 fn pure_modules_stay_pure() {
-    for module in ["lease", "snapshot", "correlation", "error", "addr"] {
+    for module in [
+        "lease",
+        "revocation",
+        "snapshot",
+        "correlation",
+        "error",
+        "addr",
+    ] {
         let text =
             fs::read_to_string(root().join("proxy/src").join(format!("{module}.rs"))).unwrap();
         assert!(!text.contains("tokio::"), "{module} uses tokio");

@@ -304,7 +304,7 @@ async fn a_pod_speaks_to_itself_without_its_sidecar() {
 }
 
 #[tokio::test]
-async fn while_a_sidecar_is_down_connections_are_refused_and_never_pass_it_by() {
+async fn row_19_while_a_sidecar_is_down_connections_are_refused_and_never_pass_it_by() {
     let shop = Shop::open(PORTS, WEB_MAY_ALL).await;
     let _app = shop
         .orders

@@ -173,7 +173,7 @@ async fn a_start_that_cannot_succeed_says_everything_that_is_wrong_in_few_lines(
 }
 
 #[tokio::test]
-async fn a_sidecar_that_reaches_nobody_says_so_keeps_trying_and_becomes_ready() {
+async fn row_22_a_sidecar_that_reaches_nobody_lets_nobody_through_keeps_trying_and_becomes_ready() {
     let lab = Lab::new(LabOptions::default()).await.unwrap();
     let later = lab.directory().join("later.sock");
     let no_api = WorkloadSpec::new("shop", "no-api").env(

@@ -218,6 +218,7 @@ async fn a_service_without_endpoints_and_a_port_that_none_offers_are_refused() {
         decision deny
         destination.address 10.96.60.1:8080
         destination.port 8080
+        destination.service shop/empty
         direction outbound
         duration_ms <ms>
         http.authority 10.96.60.1:8080

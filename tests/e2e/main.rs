@@ -7,8 +7,11 @@ mod egress;
 mod http1;
 mod http2;
 mod modes;
+mod security;
+mod shadow;
 mod smuggling;
 mod tcp;
+mod tokens;
 
 // What happens to it while the world changes.
 mod capture;
@@ -18,6 +21,8 @@ mod leases;
 mod limits;
 mod live;
 mod outage;
+mod revocation;
+mod revoke_command;
 mod rotation;
 
 mod readme;

@@ -13,7 +13,7 @@ fn root() -> PathBuf {
 }
 
 /// Where cargo put the programs that stand beside this test.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let mut folder = std::env::current_exe().unwrap();
     folder.pop();
     if folder.ends_with("deps") {

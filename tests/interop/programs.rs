@@ -46,6 +46,21 @@ pub(crate) fn envoy() -> String {
     }
 }
 
+/// `spire-server`, `spire-agent`, or this folder's own program on go-spiffe, `spiffe-peer`.
+///
+/// # Panics
+/// When it is missing: names what installs it.
+#[track_caller]
+pub(crate) fn spire(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../target/interop/spire")
+        .join(name);
+    match path.canonicalize() {
+        Ok(path) => text(&path),
+        Err(_) => missing(name),
+    }
+}
+
 /// One of this folder's Python programs.
 pub(crate) fn script(name: &str) -> String {
     text(

@@ -82,6 +82,20 @@ impl Xds {
         nonce
     }
 
+    /// Takes a resource back, and gives what the sidecar says to that.
+    pub async fn take_back(&mut self, kind: Kind, name: &str) -> Option<String> {
+        self.nonce += 1;
+        let nonce = self.nonce.to_string();
+        let response = DeltaDiscoveryResponse {
+            type_url: kind.type_url().to_owned(),
+            nonce: nonce.clone(),
+            removed_resources: vec![name.to_owned()],
+            ..DeltaDiscoveryResponse::default()
+        };
+        self.responses.send(response).unwrap();
+        self.answer(&nonce).await
+    }
+
     /// What the sidecar says to a response.
     pub async fn answer(&mut self, nonce: &str) -> Option<String> {
         loop {

@@ -12,7 +12,7 @@ use kith_tests::wire;
 const HTTP: &[(u16, &str)] = &[(8080, "HTTP")];
 
 #[tokio::test]
-async fn admin_and_health_answer_whom_they_should_and_nothing_else() {
+async fn row_21_admin_and_health_answer_whom_they_should_and_nothing_else() {
     let shop = Shop::open(HTTP, WEB_MAY_ALL).await;
     let _app = shop.orders.app(&["http"]).await.unwrap();
     let stranger = shop.stranger().await;
@@ -172,7 +172,7 @@ async fn admin_and_health_answer_whom_they_should_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn callers_by_the_hundred_do_not_make_metrics_by_the_hundred() {
+async fn row_27_callers_by_the_hundred_do_not_make_metrics_by_the_hundred() {
     const CALLERS: usize = 510;
     let shop = Shop::open(
         HTTP,
