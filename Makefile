@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: all fmt lint deny test policy-test soak interop bench policy-bench demo tools
+.PHONY: all fmt lint deny test policy-test soak interop fuzz bench policy-bench demo tools
 
 all: lint test
 
@@ -32,6 +32,10 @@ interop: tools
 	tests/interop/setup.sh
 	$(CARGO) build --workspace --bins
 	$(CARGO) test -p kith-tests --test interop -- --test-threads=2
+
+# Every target for a minute, two at a time: about ten minutes. `make fuzz SECONDS=600` for longer.
+fuzz:
+	tests/fuzz/run $(SECONDS)
 
 demo: tools
 	$(CARGO) run --release --bin kith -- demo $(DEMO)

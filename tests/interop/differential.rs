@@ -3,7 +3,7 @@
 //!
 //! Envoy gets every policy in two readings ([`rbac`]). In Istio's, Kith may differ only by the stricter rules of
 //! resources.md, each difference explained by one of them ([`stricter`]) and counted. In the stricter reading, those
-//! rules are said to Envoy too, all but rule 4 (repeated headers), and nothing else may differ.
+//! rules are said to Envoy too, all but 4 and 6, and nothing else may differ.
 //!
 //! Every run is another one; `KITH_DIFFERENTIAL_SEED` repeats the one that failed.
 
@@ -80,14 +80,14 @@ struct Verdict {
 async fn kith_and_envoys_http_filter_decide_alike() {
     let counts = run(Filter::Http).await;
     assert!(counts.decisions >= 10_000, "{counts}");
-    counts.covers(&["1", "2", "4", "7", "8", "9"], 5);
+    counts.covers(&["1", "2", "4", "6", "7", "8", "9"], 5);
 }
 
 #[tokio::test]
 async fn kith_and_envoys_network_filter_decide_alike() {
     let counts = run(Filter::Tcp).await;
     assert!(counts.decisions >= 5_000, "{counts}");
-    counts.covers(&["1", "2", "8"], 1);
+    counts.covers(&["1", "2", "8"], 0);
 }
 
 async fn run(filter: Filter) -> Counts {
@@ -240,7 +240,7 @@ impl Court {
         let right_side = match self.reading {
             Reading::Istio => stricter::direction_is_explained(&self.kith, &decision, &rules),
             Reading::Stricter => {
-                rules.retain(|rule| *rule == "4");
+                rules.retain(|rule| matches!(*rule, "4" | "6"));
                 !decision.allow
             }
         };

@@ -190,12 +190,16 @@ pub(crate) fn all_fields() -> impl Iterator<Item = &'static str> {
 
 /// One policy for each stricter rule, in which that rule alone makes the difference.
 fn plain(rule: usize) -> Value {
-    match rule % 6 {
+    match rule % 7 {
         0 => json!({"rules": [{"from": [{"source": {"namespaces": ["shop"]}}]}]}),
         1 => json!({"rules": [{"from": [{"source": {"notPrincipals": ["other.test/*"]}}]}]}),
         2 => json!({"rules": [{"when": [{"key": "request.headers[x-id]", "values": ["1*"]}]}]}),
         3 => json!({"rules": [{"from": [{"source": {"principals": ["*/ns/shop/sa/web"]}}]}]}),
         4 => json!({"rules": [{"from": [{"source": {"notRequestPrincipals": ["*/alice"]}}]}]}),
+        5 => {
+            let group = json!({"key": "request.auth.claims[group]", "notValues": ["admin"]});
+            json!({"rules": [{"when": [group]}]})
+        }
         _ => json!({"rules": [{"to": [{"operation": {"notHosts": ["orders.shop:8080"]}}]}]}),
     }
 }

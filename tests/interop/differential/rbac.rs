@@ -12,7 +12,8 @@ use super::matcher::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
     Istio,
-    /// With rules 1, 2, 7, 8 and 9. Rule 4 is left: of a repeated header Envoy can only ask for any value that matches.
+    /// With rules 1, 2, 7, 8 and 9. Two are left: of a repeated header (4) Envoy can only ask for any value that matches,
+    /// and a claim that can't be read (6) is to it one that isn't there.
     Stricter,
 }
 

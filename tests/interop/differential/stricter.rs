@@ -1,12 +1,15 @@
 //! Which of the stricter rules of resources.md can be why Kith and Istio's reading of a policy differ.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use kith_policy::model::{Action, Policy, Rule, Source};
 use kith_policy::{Connection, Decision, normalise_host};
+use serde_json::Value;
 
 use super::generate::Call;
 use super::kith::Kith;
+use super::token::Token;
 
 /// The numbers of the rules that speak of this peer or request and of something that the policies use.
 pub(crate) fn rules(
@@ -116,9 +119,35 @@ fn request(call: &Call, policy: &Policy, rule: &Rule, found: &mut BTreeSet<&'sta
         || rule.when.iter().any(|condition| {
             condition.key.starts_with("request.auth.") && !condition.not_values.is_empty()
         });
+    let unreadable = |token: &Arc<Token>| {
+        rule.when
+            .iter()
+            .any(|condition| is_unreadable(&condition.key, token))
+    };
+    if call.token.as_ref().is_some_and(unreadable) {
+        found.insert("6");
+    }
     if call.token.is_none() && policy.action == Action::Allow && excludes_by_token {
         found.insert("7");
     }
+}
+
+/// `request.auth.claims[a][b]` that is there and no string or list of them, or of an `a` that has no members: not absent,
+/// but an error.
+fn is_unreadable(key: &str, token: &Token) -> bool {
+    let Some(path) = key.strip_prefix("request.auth.claims") else {
+        return false;
+    };
+    let mut path = path.split(['[', ']']).filter(|part| !part.is_empty());
+    let mut value = path.next().and_then(|name| token.claims.get(name));
+    for name in path {
+        match value {
+            Some(Value::Object(members)) => value = members.get(name),
+            Some(_) => return true,
+            None => return false,
+        }
+    }
+    value.is_some_and(|value| !matches!(value, Value::String(_) | Value::Array(_)))
 }
 
 /// By namespace or service account, in one way or another.

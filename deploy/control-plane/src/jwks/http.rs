@@ -260,3 +260,42 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
     }
     found.map(Duration::from_secs)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_says_of_caching_is_understood() {
+        for (said, expected) in [
+            ("max-age=60", Some(60)),
+            ("public, Max-Age=\"3600\", must-revalidate", Some(3600)),
+            ("max-age=60, no-store", Some(0)),
+            ("no-cache", Some(0)),
+            ("max-age=soon", None),
+            ("private", None),
+        ] {
+            let headers = HeaderMap::from_iter([(CACHE_CONTROL, said.parse().unwrap())]);
+            let expected = expected.map(Duration::from_secs);
+            assert_eq!(max_age(&headers), expected, "{said}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_the_link_are_told_in_any_form() {
+        for (address, expected) in [
+            ("169.254.169.254", true),
+            ("::ffff:169.254.169.254", true),
+            ("fe80::1", true),
+            ("127.0.0.1", false),
+            ("10.0.0.1", false),
+            ("fd00::1", false),
+        ] {
+            assert_eq!(
+                is_link_local(address.parse().unwrap()),
+                expected,
+                "{address}"
+            );
+        }
+    }
+}

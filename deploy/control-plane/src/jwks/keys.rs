@@ -69,3 +69,31 @@ fn public_part(mut key: Value) -> Value {
         .collect();
     Value::Object(part)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = r#""crv":"P-256","kty":"EC","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0""#;
+
+    #[test]
+    fn only_the_public_part_of_usable_keys_goes_on() {
+        let set = format!(
+            r#"{{"issuer": "x", "keys": [{{"x5c": ["MIIB"], "key_ops": ["verify"], "kid": "a", {KEY}}}, {{"kid": "b", "d": "secret", {KEY}}}, {{"kty": "oct", "k": "secret"}}]}}"#
+        );
+        let keys = public_keys(set.as_bytes()).unwrap();
+        assert_eq!(
+            keys.json,
+            r#"{"keys":[{"crv":"P-256","kid":"a","kty":"EC","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#
+        );
+        assert_eq!((keys.usable, keys.skipped.len()), (1, 2));
+        assert!(
+            keys.skipped[0].starts_with("key `b` "),
+            "{:?}",
+            keys.skipped
+        );
+        assert!(keys.skipped[1].starts_with("key 2 "), "{:?}", keys.skipped);
+        // What went on is what comes of it again.
+        assert_eq!(public_keys(keys.json.as_bytes()).unwrap().json, keys.json);
+    }
+}
