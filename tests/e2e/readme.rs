@@ -46,8 +46,9 @@ fn commands() -> Vec<String> {
 #[tokio::test]
 async fn every_command_of_the_readme_works() {
     let commands = commands();
-    assert!(commands.len() >= 6, "found only {commands:?}");
+    assert!(commands.len() >= 11, "found only {commands:?}");
     let mut started = false;
+    let mut orders = Vec::new();
     for command in &commands {
         let words: Vec<&str> = command.split_whitespace().collect();
         match words.as_slice() {
@@ -60,18 +61,16 @@ async fn every_command_of_the_readme_works() {
                     .unwrap();
                 assert!(status.success(), "{command}: {status}");
             }
-            // These three together: a mesh of the programs as they are shipped.
+            // These together: a mesh of the programs as they are shipped, and what an operator asks of it.
             ["kith-control", "serve", "--files", _]
             | ["kith-proxy", "capture", "--uid", "1337"]
-            | ["kith-proxy", "run"] => {
-                if !std::mem::replace(&mut started, true) {
-                    a_mesh_of_shipped_programs().await;
-                }
-            }
+            | ["kith-proxy", "run"] => started = true,
+            ["kith", "status" | "revoke", ..] => orders.push(command.as_str()),
             other => panic!("the README says {other:?}, and no test runs it"),
         }
     }
-    assert!(started);
+    assert!(started && orders.len() == 2, "{orders:?}");
+    a_mesh_of_shipped_programs(&orders).await;
 }
 
 /// `make test` runs this very test and `make demo` the walk that deploy/cli's tests run; here they must exist and have
@@ -89,7 +88,7 @@ fn makes(target: &str) {
     );
 }
 
-async fn a_mesh_of_shipped_programs() {
+async fn a_mesh_of_shipped_programs(operator: &[&str]) {
     let options = LabOptions {
         proxy: Some(program("kith-proxy")),
         control: Some(program("kith-control")),
@@ -122,6 +121,17 @@ async fn a_mesh_of_shipped_programs() {
             .status,
         403
     );
+    for order in operator {
+        let status = Command::new("sh")
+            .args(["-c", &format!("exec {}{}", program("").display(), order)])
+            .env("KITH_CONTROL_SOCKET", lab.control().admin_socket())
+            .status()
+            .unwrap();
+        assert!(status.success(), "{order}: {status}");
+    }
+    // The last order revoked web.
+    let refused = web.get("http://orders.shop:8080/orders/7").await.unwrap();
+    assert_eq!(refused.header("x-kith-reason"), Some("principal-revoked"));
 }
 
 /// Each variable that the README lists is one that `--help` knows, and the other way round.

@@ -132,7 +132,7 @@ async fn run(filter: Filter) -> Counts {
     }
     let listeners = courts.iter().enumerate().map(|(number, court)| {
         let filters = court.filters(filter, &keys);
-        envoy::listener(&format!("set-{number}"), &court.addresses, filters, &files)
+        envoy::listener(&format!("set-{number}"), &court.addresses, &filters, &files)
     });
     let all = courts.iter().flat_map(|court| court.addresses).collect();
     let _envoy = envoy::start(&workload, listeners.collect(), all).await;

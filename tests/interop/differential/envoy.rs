@@ -121,7 +121,7 @@ pub(crate) fn tcp(rules: &[Value]) -> Value {
 pub(crate) fn listener(
     name: &str,
     addresses: &[SocketAddr],
-    filters: Value,
+    filters: &Value,
     files: &Files,
 ) -> Value {
     let socket = |address: &SocketAddr| json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}});

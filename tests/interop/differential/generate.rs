@@ -223,7 +223,7 @@ pub(crate) fn documents(rng: &mut Rng, set: u8) -> String {
     ];
     // More ALLOW than DENY, and few of either: what denies always would hide all the rest.
     let mut policies = rng.usize(1..=3);
-    if set % 10 == 0 {
+    if set.is_multiple_of(10) {
         policies = 0;
         documents.push(json!({
             "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",

@@ -12,7 +12,7 @@ pub(super) enum Side {
 }
 
 impl Side {
-    pub(super) fn all(self, list: Vec<Value>) -> Value {
+    pub(super) fn all(self, list: &[Value]) -> Value {
         match self {
             _ if list.is_empty() => json!({"any": true}),
             Self::Permission => json!({"and_rules": {"rules": list}}),
@@ -20,14 +20,14 @@ impl Side {
         }
     }
 
-    pub(super) fn any(self, list: Vec<Value>) -> Value {
+    pub(super) fn any(self, list: &[Value]) -> Value {
         match self {
             Self::Permission => json!({"or_rules": {"rules": list}}),
             Self::Principal => json!({"or_ids": {"ids": list}}),
         }
     }
 
-    pub(super) fn not(self, value: Value) -> Value {
+    pub(super) fn not(self, value: &Value) -> Value {
         match self {
             Self::Permission => json!({"not_rule": value}),
             Self::Principal => json!({"not_id": value}),
@@ -44,10 +44,10 @@ pub(super) fn plain(
     fields: &mut Vec<Value>,
 ) {
     if !values.is_empty() {
-        fields.push(side.any(values.iter().map(&one).collect()));
+        fields.push(side.any(&values.iter().map(&one).collect::<Vec<_>>()));
     }
     if !negative.is_empty() {
-        fields.push(side.not(side.any(negative.iter().map(&one).collect())));
+        fields.push(side.not(&side.any(&negative.iter().map(&one).collect::<Vec<_>>())));
     }
 }
 
@@ -79,11 +79,11 @@ pub(super) fn header(name: &str, value: &str) -> Value {
 }
 
 /// A claim of the token that Envoy verified, or an element of it.
-pub(super) fn claim(path: &[&str], text: Value) -> Value {
+pub(super) fn claim(path: &[&str], text: &Value) -> Value {
     let path = ["payload"].iter().chain(path);
     let path: Vec<Value> = path.map(|key| json!({"key": key})).collect();
     let one = |value: Value| json!({"metadata": {"filter": "envoy.filters.http.jwt_authn", "path": path, "value": value}});
-    Side::Principal.any(vec![
+    Side::Principal.any(&[
         one(json!({"string_match": text})),
         one(json!({"list_match": {"one_of": {"string_match": text}}})),
     ])

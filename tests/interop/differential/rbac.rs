@@ -108,11 +108,11 @@ impl Scope<'_> {
         }
         let combine = |side: Side, alternatives: Vec<Vec<Value>>, always: Vec<Value>| {
             if alternatives.is_empty() {
-                return vec![side.all(always)];
+                return vec![side.all(&always)];
             }
             alternatives
                 .into_iter()
-                .map(|fields| side.all([fields, always.clone()].concat()))
+                .map(|fields| side.all(&[fields, always.clone()].concat()))
                 .collect()
         };
         let sources = rule.from.iter().map(|source| self.source(source)).collect();
@@ -177,8 +177,8 @@ impl Scope<'_> {
                 None if value.starts_with('*') => ("*", value.as_str()),
                 None => panic!("{value} is no request principal"),
             };
-            let issuer = claim(&["iss"], string("", issuer));
-            Side::Principal.all(vec![issuer, claim(&["sub"], string("", subject))])
+            let issuer = claim(&["iss"], &string("", issuer));
+            Side::Principal.all(&[issuer, claim(&["sub"], &string("", subject))])
         };
         self.token(values, negative, one, fields);
     }
@@ -197,7 +197,7 @@ impl Scope<'_> {
         // Rule 7.
         let strict = self.translator.reading == Reading::Stricter;
         if strict && !negative.is_empty() && self.action == Action::Allow {
-            fields.push(claim(&["iss"], regex(".+")));
+            fields.push(claim(&["iss"], &regex(".+")));
         }
     }
 
@@ -292,7 +292,7 @@ impl Scope<'_> {
                         .filter(|part| !part.is_empty())
                         .collect(),
                 };
-                let one = |value: &String| claim(&path, string("", value));
+                let one = |value: &String| claim(&path, &string("", value));
                 self.token(values, not_values, one, whom);
             }
             key => {
@@ -319,13 +319,13 @@ impl Scope<'_> {
         let any = |values: &[String]| {
             let all = values.iter().flat_map(|value| self.matchers(kind, value));
             let authenticated = |name| json!({"authenticated": {"principal_name": name}});
-            side.any(all.map(authenticated).collect())
+            side.any(&all.map(authenticated).collect::<Vec<_>>())
         };
         if !values.is_empty() {
             fields.push(any(values));
         }
         if !negative.is_empty() {
-            fields.push(side.not(any(negative)));
+            fields.push(side.not(&any(negative)));
             // Rule 2, and with it what rules 1 and 8 say has no namespace.
             if self.translator.reading == Reading::Stricter && self.action == Action::Allow {
                 let everybody = match kind {
@@ -428,7 +428,7 @@ impl Scope<'_> {
                 let matcher = regex(&format!("(?i){name}{port}"));
                 json!({"header": {"name": ":authority", "string_match": matcher}})
             };
-            Side::Permission.any(values.iter().map(one).collect())
+            Side::Permission.any(&values.iter().map(one).collect::<Vec<_>>())
         };
         // Uncertain is a match in a DENY and in what an ALLOW excludes.
         let deny = self.action == Action::Deny;
@@ -436,7 +436,7 @@ impl Scope<'_> {
             fields.push(any(values, strict && deny));
         }
         if !negative.is_empty() {
-            fields.push(Side::Permission.not(any(negative, strict && !deny)));
+            fields.push(Side::Permission.not(&any(negative, strict && !deny)));
         }
     }
 }
