@@ -275,9 +275,12 @@ async fn a_hundred_mebibytes_go_up_and_down_at_once_unchanged_and_in_little_memo
             let request = connection
                 .request(Method::POST, &url("/echo"), &HeaderMap::new(), body)
                 .unwrap();
-            // Never so much on its way that the sockets between application and sidecar are full in both directions: an
-            // application that echoes reads nothing while it can't write, and about one run in 80 then stood still, on
-            // Linux 6.18, with nothing left unread in either sidecar. Not understood; the kernel is suspected.
+            // Never so much on its way that the sockets between application and sidecar are full in both directions. An
+            // application that echoes reads nothing while it can't write, and Linux 6.18 can stop there for good, in about
+            // one run in 50: the application's receive buffer overflows, its window shrinks under the sidecar's segment that
+            // is on its way, and from then on it drops whatever the sidecar sends as beyond the window, the ACKs of its own
+            // data too (`ss -i`: the sidecar has received every byte that the application still sends again; both ends back
+            // off; it stays so when the client and the sidecar's end are gone). Only the application's reading would end it.
             let ahead = Rc::new(Semaphore::new(4));
             let sent = Rc::clone(&ahead);
             let upload = tokio::task::spawn_local(async move {
