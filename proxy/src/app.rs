@@ -101,6 +101,7 @@ async fn serve(config: Config, log: logging::LogFilter) -> Result<(), String> {
         user_agent_version: env!("CARGO_PKG_VERSION").into(),
         state_dir: config.state_dir.clone(),
         connector: connector(&identity, authority, expected, config.socket_mark),
+        identity: Some(serials(&identity)),
         backoff: Backoff::default(),
     });
     let destinations = OnDemand::new(client.clone(), Kind::Address, OnDemandSettings::default());
@@ -244,6 +245,29 @@ fn connector(
             (Arc::clone(&config), authority.clone(), expected.clone());
         Box::pin(async move { control_plane(config, &authority, &expected, mark).await })
     })
+}
+
+/// Which SVID is ours, for who is to connect anew with each.
+fn serials(identity: &IdentitySource) -> watch::Receiver<Option<String>> {
+    let mut updates = identity.subscribe();
+    let (serials, seen) = watch::channel(None);
+    tokio::spawn(async move {
+        loop {
+            let current = updates.borrow_and_update().clone();
+            let serial = current.map(|svid| svid.serial().to_owned());
+            // New bundles are no new SVID.
+            serials.send_if_modified(|known| {
+                let differs = *known != serial;
+                *known = serial;
+                differs
+            });
+            tokio::select! {
+                changed = updates.changed() => if changed.is_err() { return },
+                () = serials.closed() => return,
+            }
+        }
+    });
+    seen
 }
 
 async fn observe(shared: Arc<Shared>, client: Client) {

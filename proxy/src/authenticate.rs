@@ -159,6 +159,7 @@ impl Tls {
         let stream = within_deadline(acceptor.accept(socket)).await?;
         let (_, session) = stream.get_ref();
         let peer = peer_of(session, Usage::Client)?;
+        self.check_trust_of_now(&own, &peer)?;
         let hop = hop_of(|out| {
             session
                 .export_keying_material(out, HOP_LABEL, None)
@@ -199,6 +200,23 @@ impl Tls {
         }
     }
 
+    /// The trust may have changed while the handshake went on, and whoever looks at live connections again for that
+    /// does not know the peer of this one yet (security.md, row 25).
+    fn check_trust_of_now(
+        &self,
+        at_start: &TrustSnapshot,
+        peer: &Peer,
+    ) -> Result<(), Unauthenticated> {
+        let own = self.own_svid()?;
+        if own.generation() == at_start.generation() {
+            return Ok(());
+        }
+        peer.still_trusted(&own).map_err(|reason| Unauthenticated {
+            reason,
+            message: format!("{} is trusted no longer", peer.principal()),
+        })
+    }
+
     /// The client's side. The server must prove one of `expected`; no byte of the application is sent before.
     pub(crate) async fn connect(
         &self,
@@ -218,6 +236,7 @@ impl Tls {
             within_deadline(connector.connect(kith_certs::tls::server_name(), socket)).await?;
         let (_, session) = stream.get_ref();
         let peer = peer_of(session, Usage::Server)?;
+        self.check_trust_of_now(&own, &peer)?;
         if !expected.contains(peer.principal()) {
             let wanted: Vec<&str> = expected.iter().map(Principal::as_str).collect();
             return Err(Unauthenticated {

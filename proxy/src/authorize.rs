@@ -2,6 +2,7 @@
 //!
 //! **Architecture invariant:** a `Permit` has private fields and is made here only; forwarding needs one.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -126,22 +127,64 @@ pub(crate) fn remote_address(
     request: &Request<'_>,
 ) -> std::net::IpAddr {
     let hops = snapshot.workload().trusted_hops as usize;
+    named_by_hops(request.headers, hops).unwrap_or(peer)
+}
+
+/// What the outermost of so many trusted hops says; whatever stands to the left of it anybody may have written.
+pub(crate) fn named_by_hops(
+    headers: &dyn kith_policy::Headers,
+    hops: usize,
+) -> Option<std::net::IpAddr> {
     if hops == 0 {
-        return peer;
+        return None;
     }
-    let mut addresses: Vec<Option<std::net::IpAddr>> = Vec::new();
-    request.headers.for_each("x-forwarded-for", &mut |value| {
+    // No more of them are kept than count: a head has room for tens of thousands.
+    let mut last: VecDeque<Option<std::net::IpAddr>> = VecDeque::new();
+    headers.for_each("x-forwarded-for", &mut |value| {
         for part in value.split(|byte| *byte == b',') {
             let text = std::str::from_utf8(part).ok().map(str::trim);
-            addresses.push(text.and_then(|text| text.parse().ok()));
+            if last.len() == hops {
+                last.pop_front();
+            }
+            last.push_back(text.and_then(|text| text.parse().ok()));
         }
     });
-    match addresses
-        .len()
-        .checked_sub(hops)
-        .and_then(|index| addresses.get(index))
-    {
-        Some(Some(address)) => address.to_canonical(),
-        _ => peer,
+    let reaches = last.len() == hops;
+    let address = last.pop_front().flatten().filter(|_| reaches)?;
+    Some(address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Said(&'static [&'static str]);
+
+    impl kith_policy::Headers for Said {
+        fn for_each(&self, name: &str, visit: &mut dyn FnMut(&[u8])) {
+            assert_eq!(name, "x-forwarded-for");
+            self.0.iter().for_each(|value| visit(value.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn row_17_only_what_a_trusted_hop_saw_is_a_remote_address() {
+        for (values, hops, expected) in [
+            (&["192.0.2.1"][..], 0, None),
+            (&["192.0.2.1"], 1, Some("192.0.2.1")),
+            (&["192.0.2.1, 10.0.0.1"], 1, Some("10.0.0.1")),
+            (&["192.0.2.1 ,10.0.0.1"], 2, Some("192.0.2.1")),
+            (&["192.0.2.1", "10.0.0.1"], 2, Some("192.0.2.1")),
+            (&["1.1.1.1,2.2.2.2", "3.3.3.3,4.4.4.4"], 3, Some("2.2.2.2")),
+            (&["192.0.2.1"], 2, None),
+            (&[], 1, None),
+            (&["::ffff:10.0.0.1"], 1, Some("10.0.0.1")),
+            (&["192.0.2.1,unknown"], 1, None),
+            (&["192.0.2.1,"], 1, None),
+            (&["10.0.0.1:80"], 1, None),
+        ] {
+            let named = named_by_hops(&Said(values), hops).map(|named| named.to_string());
+            assert_eq!(named.as_deref(), expected, "{values:?} {hops}");
+        }
     }
 }

@@ -23,8 +23,14 @@ const AHEAD: Duration = Duration::from_secs(1);
 /// When one end lets go this close to the end of the grace, the other end knows why: clocks and ticks differ a little.
 const LAST_MOMENTS: Duration = Duration::from_secs(2);
 
+/// How long a peer may take to prove itself anew, when the authority of its SVID has left the bundle.
+const DOUBT: Duration = Duration::from_secs(2);
+
 /// How long a client may keep a connection without a request.
 pub(crate) const IDLE: Duration = Duration::from_secs(600);
+
+/// How long it stays open for a request that is already on its way, when no other will be served on it.
+pub(crate) const DRAINED: Duration = Duration::from_secs(2);
 
 /// 16 bytes of exporter output (RFC 8446 section 7.5): both ends of a TLS connection know it, nobody else does.
 pub(crate) type HopId = [u8; 16];
@@ -54,6 +60,10 @@ pub(crate) struct Live {
     deadline: Cell<Option<(Instant, Reason)>>,
     /// Its lease ran out, and the grace ends in a moment.
     last_moments: Cell<bool>,
+    /// Nobody vouches for its peer's SVID any more: it ends then, unless the peer shows another.
+    doubted_until: Cell<Option<Instant>>,
+    /// Our own SVID was rotated, and the server has not heard of it yet.
+    outdated: Cell<bool>,
     key: Cell<usize>,
     registry: Weak<Registry>,
 }
@@ -69,15 +79,6 @@ pub(crate) struct Mesh {
     pub(crate) renewed: u32,
     /// The server's address, where it can be asked to renew.
     pub(crate) server: SocketAddr,
-}
-
-impl Mesh {
-    /// The peer proved anew who it is.
-    pub(crate) fn renew(&mut self, peer: Rc<Peer>, lease: Lease) {
-        self.peer = peer;
-        self.lease.extend(lease);
-        self.renewed += 1;
-    }
 }
 
 #[derive(Default)]
@@ -125,6 +126,8 @@ impl Registry {
             in_flight: Cell::new(0),
             deadline: Cell::new(None),
             last_moments: Cell::new(false),
+            doubted_until: Cell::new(None),
+            outdated: Cell::new(false),
             key: Cell::new(0),
             registry: Rc::downgrade(self),
         });
@@ -173,6 +176,9 @@ impl Registry {
                 && clock >= deadline
             {
                 live.signal.close(Closing::new(None, reason));
+            }
+            if live.doubted_until.get().is_some_and(|until| clock >= until) {
+                live.lose_trust(Reason::SvidUntrusted);
             }
             // The client lets go first, so that no request is on its way when the server does.
             let now = if live.direction == Direction::Outbound {
@@ -234,6 +240,16 @@ impl Live {
 
     pub(crate) fn renewed(&self) -> u32 {
         self.mesh.borrow().as_ref().map_or(0, |mesh| mesh.renewed)
+    }
+
+    /// Its peer, the same principal, proved anew who it is, by the trust of today.
+    pub(crate) fn renew(&self, peer: &Rc<Peer>, lease: Lease) {
+        if let Some(mesh) = &mut *self.mesh.borrow_mut() {
+            mesh.peer = Rc::clone(peer);
+            mesh.lease.extend(lease);
+            mesh.renewed += 1;
+        }
+        self.doubted_until.set(None);
     }
 
     /// A request that the connection's own task carries.
@@ -320,7 +336,12 @@ impl Drop for StreamHold {
     fn drop(&mut self) {
         let mut streams = self.live.streams.borrow_mut();
         streams.try_remove(self.key);
-        if streams.is_empty() {
+        if !streams.is_empty() {
+            return;
+        }
+        if self.live.signal.is_draining() {
+            self.live.wait_for(DRAINED, Reason::Draining);
+        } else {
             self.live.wait_for(IDLE, Reason::Timeout);
         }
     }

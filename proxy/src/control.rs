@@ -304,16 +304,21 @@ impl Control {
     /// connection is closed, however long that takes: an ACK says that it is enforced. Only a while of it holds up
     /// what comes next.
     async fn enforce(&self, what: String, acknowledged: Vec<Delivery>) {
-        let mut enforcing = Box::pin(enforce(self.workers.clone(), what, acknowledged));
-        if tokio::time::timeout(ENFORCED, &mut enforcing)
-            .await
-            .is_err()
-        {
-            tracing::error!(
-                "forbidden connections take long to close, and the ACK waits for them; is a data worker stuck?"
-            );
-            tokio::spawn(enforcing);
-        }
+        finish(enforce(self.workers.clone(), what, acknowledged)).await;
+    }
+}
+
+/// Waits for it for a while; what takes longer goes on by itself.
+async fn finish(enforcing: impl Future<Output = ()> + Send + 'static) {
+    let mut enforcing = Box::pin(enforcing);
+    if tokio::time::timeout(ENFORCED, &mut enforcing)
+        .await
+        .is_err()
+    {
+        tracing::error!(
+            "forbidden connections take long to close, and the ACK waits for them; is a data worker stuck?"
+        );
+        tokio::spawn(enforcing);
     }
 }
 
@@ -378,5 +383,35 @@ fn count(delivery: &Delivery, rejected: usize) {
     }
     for _ in &delivery.removed {
         metrics::xds_update(kind, "removed", now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_takes_long_to_enforce_holds_up_the_next_for_a_while_and_is_finished_all_the_same()
+    {
+        let (let_go, stuck) = oneshot::channel::<()>();
+        let (tell, told) = oneshot::channel();
+        let started = Instant::now();
+        finish(async move {
+            let _ = stuck.await;
+            let _ = tell.send(());
+        })
+        .await;
+        let held_up = started.elapsed();
+        assert!(
+            (ENFORCED..ENFORCED + Duration::from_secs(1)).contains(&held_up),
+            "{held_up:?}"
+        );
+        let mut told = std::pin::pin!(told);
+        let early = tokio::time::timeout(Duration::from_millis(50), &mut told).await;
+        assert!(early.is_err(), "acknowledged, and not enforced");
+        let_go.send(()).unwrap();
+        told.await.unwrap();
     }
 }

@@ -9,3 +9,4 @@ pub(crate) mod http2_server;
 pub(crate) mod pool;
 pub(crate) mod pump;
 pub(crate) mod tcp;
+pub(crate) mod unreachable;

@@ -69,6 +69,11 @@ fn is_kith(name: &str) -> bool {
     folded(name, |name| name.starts_with("x-kith-"))
 }
 
+/// What tells the proxy's own answers from the application's, where an application has no business with it: in trailers.
+pub(crate) fn is_proxys_own(name: &str) -> bool {
+    is_kith(name) || name == "server"
+}
+
 /// Whether two header names are one to any application: in any case, and with `_` for `-`, since some fold the two.
 pub(crate) fn same_name(one: &str, other: &str) -> bool {
     let folded = |byte: u8| match byte {

@@ -27,6 +27,7 @@ mod target;
 pub use body::{Body, Progress};
 pub use error::ParseError;
 pub use framing::Framing;
+pub(crate) use grammar::is_forbidden_in_trailers;
 pub use problem::write_problem;
 pub use request::RequestHead;
 pub use response::ResponseHead;

@@ -22,6 +22,7 @@ use crate::forward::balance::Load;
 use crate::forward::connect::connect;
 use crate::forward::pool::UpstreamMesh;
 use crate::forward::tcp;
+use crate::forward::unreachable::Unreachable;
 use crate::inbound::configuration;
 use crate::lease::Lease;
 use crate::record::{ClosedBy, ConnectionFacts, Direction, Hop, HopFacts, Kind, Record};
@@ -172,34 +173,6 @@ struct Established {
     /// The server is this very pod.
     itself: bool,
     load: Load,
-}
-
-/// Why none was made.
-struct Unreachable {
-    reason: Reason,
-    message: String,
-    /// The handshake that was made all the same: it says who the server is.
-    hop: Option<Rc<Hop>>,
-}
-
-impl Unreachable {
-    fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Unreachable {
-            reason,
-            message: message.into(),
-            hop: None,
-        }
-    }
-
-    fn record(&self, record: &mut Record) {
-        record.refuse(self.reason);
-        match &self.hop {
-            Some(hop) => record.travels(hop, 0),
-            // A server that could not even be connected to is no failure of TLS.
-            None if self.reason == Reason::ServerUnreachable => {}
-            None => record.tls_error(&self.message),
-        }
-    }
 }
 
 impl Outbound {

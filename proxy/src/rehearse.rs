@@ -15,7 +15,7 @@ use kith_xds_client::api::mesh as wire;
 
 use crate::authorize;
 use crate::revocation::Revocations;
-use crate::snapshot::{MtlsMode, Snapshot};
+use crate::snapshot::{MtlsMode, Snapshot, Workload};
 use crate::translate;
 
 /// A sidecar that has its configuration, and no sockets.
@@ -99,6 +99,23 @@ impl Sidecar {
         self.snapshot.port(port).mtls
     }
 
+    /// The issuers whose tokens it verifies. Empty: it looks at none.
+    pub fn issuers(&self) -> Vec<&str> {
+        let rules = self.snapshot.token_rules();
+        rules.map_or_else(Vec::new, |rules| rules.issuers().collect())
+    }
+
+    /// Would it verify a token that says this of itself, with the keys of some rule?
+    pub fn has_rule_for(&self, issuer: &str, subject: &str) -> bool {
+        let rules = self.snapshot.token_rules();
+        rules.is_some_and(|rules| rules.of(Some(issuer), Some(subject)).is_some())
+    }
+
+    /// What it is configured for.
+    pub fn workload(&self) -> &Workload {
+        self.snapshot.workload()
+    }
+
     pub fn revision(&self) -> &str {
         self.snapshot.revision()
     }
@@ -127,7 +144,8 @@ impl Sidecar {
         if let Some(authority) = target.as_ref().and_then(|target| target.authority) {
             // RFC 9112 section 3.2.2; two names for one request are none (security.md row 4).
             if !host.is_empty() && !host.eq_ignore_ascii_case(authority) {
-                let why = format!("the request target names `{authority}`, and its host is `{host}`");
+                let why =
+                    format!("the request target names `{authority}`, and its host is `{host}`");
                 return refuse(Reason::RequestMalformed, why);
             }
             host = authority;
@@ -165,7 +183,10 @@ impl Sidecar {
         if let Some(request) = &request {
             connection.remote = authorize::remote_address(&self.snapshot, source, request);
         }
-        let explanation = self.snapshot.policies().explain(&connection, request.as_ref());
+        let explanation = self
+            .snapshot
+            .policies()
+            .explain(&connection, request.as_ref());
         let remote = connection.remote;
         Outcome::Decided(Box::new(Decided {
             explanation,

@@ -18,7 +18,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use kith_policy::Principal;
+use kith_certs::TrustSnapshot;
+use kith_policy::{Principal, Reason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::authenticate::{Carries, Peer};
@@ -40,6 +41,10 @@ const EXCHANGE: Duration = Duration::from_secs(10);
 /// The rest between two attempts at the same server.
 const AGAIN: Duration = Duration::from_secs(1);
 const SELDOM: Duration = Duration::from_secs(60);
+
+/// The same when a server could not be told of our new SVID, and when its own is in doubt.
+const SOON: Duration = Duration::from_secs(5);
+const HURRY: Duration = Duration::from_millis(200);
 
 /// A client proved anew who it is.
 #[derive(Clone)]
@@ -89,44 +94,66 @@ pub(crate) async fn serve(
 
 /// Extends what this worker has of the named connections: the same principal, still allowed.
 pub(crate) fn extend(worker: &Worker, renewal: &Renewal) -> Vec<Renewed> {
-    let snapshot = worker.shared.snapshot();
-    let Some(snapshot) = &*snapshot else {
-        return Vec::new();
-    };
     let mut renewed = Vec::new();
-    if revoked(snapshot, &renewal.peer).is_some() {
+    let snapshot = worker.shared.snapshot();
+    let (Some(snapshot), Ok(())) = (&*snapshot, vouch(worker, &renewal.peer)) else {
         return renewed;
-    }
+    };
+    let peer = Rc::new(renewal.peer.clone());
     for live in worker.registry.all() {
         if live.direction != Direction::Inbound || live.signal.is_closing() {
             continue;
         }
-        let named = live.mesh.borrow().as_ref().is_some_and(|mesh| {
-            mesh.peer.principal() == renewal.peer.principal() && renewal.hops.contains(&mesh.hop)
+        let named = live.mesh.borrow().as_ref().and_then(|mesh| {
+            let same = mesh.peer.principal() == peer.principal();
+            (same && renewal.hops.contains(&mesh.hop)).then_some(mesh.hop)
         });
-        if !named || live.still_allowed(snapshot).is_err() {
-            continue;
-        }
-        if let Some(mesh) = &mut *live.mesh.borrow_mut() {
-            mesh.renew(Rc::new(renewal.peer.clone()), renewal.lease);
-            renewed.push(mesh.hop);
+        if let Some(hop) = named
+            && live.still_allowed(snapshot).is_ok()
+        {
+            live.renew(&peer, renewal.lease);
+            renewed.push(hop);
         }
     }
     renewed
 }
 
-/// After a rotation: everything that is in use.
+/// May this SVID back anything from now on? The handshake that showed it was a moment ago, and what is revoked by policy
+/// no handshake looks at.
+fn vouch(worker: &Worker, peer: &Peer) -> Result<(), Reason> {
+    let Some(trust) = worker.shared.identity.current() else {
+        return Err(Reason::NoConfiguration);
+    };
+    peer.still_trusted(&trust)?;
+    let snapshot = worker.shared.snapshot();
+    match snapshot
+        .as_ref()
+        .and_then(|snapshot| revoked(snapshot, peer))
+    {
+        Some(reason) => Err(reason),
+        None => Ok(()),
+    }
+}
+
+/// After a rotation: everything that is in use, until the servers have heard of it.
 pub(crate) fn start_all(worker: &Rc<Worker>) {
+    for live in worker.registry.all() {
+        if live.direction == Direction::Outbound {
+            live.outdate();
+        }
+    }
+    start_doubted(worker);
+}
+
+/// At once, and not when it would be time for the next attempt: servers have a moment to show another SVID.
+pub(crate) fn start_doubted(worker: &Rc<Worker>) {
     worker.renewals.0.borrow_mut().clear();
-    start(worker, |_| true);
+    start_due(worker, SystemTime::now());
 }
 
-/// By the clock: what has used up half of its lease, because the server's SVID ends before our own rotates.
+/// What a server has to be told or asked. By the clock: what has used up half of its lease, because the server's SVID
+/// ends before our own rotates.
 pub(crate) fn start_due(worker: &Rc<Worker>, now: SystemTime) {
-    start(worker, |lease| lease.wants_renewal(now));
-}
-
-fn start(worker: &Rc<Worker>, due: impl Fn(&Lease) -> bool) {
     let mut by_server: HashMap<SocketAddr, Batch> = HashMap::new();
     for live in worker.registry.all() {
         if live.direction != Direction::Outbound || live.signal.is_closing() || !live.is_in_use() {
@@ -134,7 +161,7 @@ fn start(worker: &Rc<Worker>, due: impl Fn(&Lease) -> bool) {
         }
         if let Some(mesh) = &*live.mesh.borrow()
             && mesh.kith
-            && due(&mesh.lease)
+            && (mesh.lease.wants_renewal(now) || live.is_outdated() || live.is_doubted())
         {
             let batch = by_server.entry(mesh.server).or_insert_with(|| Batch {
                 principal: mesh.peer.principal().clone(),
@@ -153,24 +180,34 @@ fn start(worker: &Rc<Worker>, due: impl Fn(&Lease) -> bool) {
             continue;
         }
         pending.insert(server, now + EXCHANGE);
-        let worker = Rc::clone(worker);
-        tokio::task::spawn_local(async move {
-            let count = batch.connections.len();
-            let shortest = batch.shortest();
-            match renew(&worker, server, batch).await {
-                Ok(renewed) => tracing::debug!(%server, renewed, of = count, "leases renewed"),
-                Err(error) => tracing::warn!(
-                    %server, connections = count, %error,
-                    "leases could not be renewed; the connections end when they run out, unless a later attempt succeeds"
-                ),
-            }
-            worker
-                .renewals
-                .0
-                .borrow_mut()
-                .insert(server, Instant::now() + rest(shortest, SystemTime::now()));
-        });
+        tokio::task::spawn_local(attempt(Rc::clone(worker), server, batch));
     }
+}
+
+async fn attempt(worker: Rc<Worker>, server: SocketAddr, batch: Batch) {
+    let count = batch.connections.len();
+    let shortest = batch.shortest();
+    let outcome = renew(&worker, server, &batch).await;
+    let any = |is: fn(&Live) -> bool| batch.connections.iter().any(|(_, live)| is(live));
+    match &outcome {
+        Ok(renewed) => tracing::debug!(%server, renewed, of = count, "leases renewed"),
+        Err(error) if any(Live::is_doubted) => tracing::info!(
+            %server, connections = count, %error,
+            "nobody vouches for a server's SVID any more, and it did not show another yet"
+        ),
+        Err(error) => tracing::warn!(
+            %server, connections = count, %error,
+            "leases could not be renewed; the connections end when they run out, unless a later attempt succeeds"
+        ),
+    }
+    let mut rest = rest(shortest, SystemTime::now());
+    if any(Live::is_doubted) {
+        rest = HURRY;
+    } else if outcome.is_err() && any(Live::is_outdated) {
+        rest = rest.min(SOON);
+    }
+    let again = Instant::now() + rest;
+    worker.renewals.0.borrow_mut().insert(server, again);
 }
 
 /// Connections to one server.
@@ -198,7 +235,7 @@ fn rest(until: Option<SystemTime>, now: SystemTime) -> Duration {
     (left / 16).clamp(AGAIN, SELDOM)
 }
 
-async fn renew(worker: &Worker, server: SocketAddr, batch: Batch) -> io::Result<usize> {
+async fn renew(worker: &Worker, server: SocketAddr, batch: &Batch) -> io::Result<usize> {
     let exchange = async {
         let tcp = connect(server, worker.mark()).await?;
         let expected = std::slice::from_ref(&batch.principal);
@@ -208,26 +245,33 @@ async fn renew(worker: &Worker, server: SocketAddr, batch: Batch) -> io::Result<
             .await
             .map_err(|problem| io::Error::other(problem.message))?;
         // What is revoked by now must not back anything; what it backed so far is closed by the registry.
-        let snapshot = worker.shared.snapshot();
-        if let Some(snapshot) = &*snapshot
-            && let Some(reason) = revoked(snapshot, &authenticated.peer)
-        {
-            return Err(io::Error::other(format!("the server's SVID: {reason}")));
-        }
-        drop(snapshot);
+        let vouched = || {
+            let peer = &authenticated.peer;
+            vouch(worker, peer).map_err(|reason| {
+                let serial = peer.svid().serial();
+                io::Error::other(format!("the server's SVID, serial {serial}: {reason}"))
+            })
+        };
+        vouched()?;
         let hops: Vec<HopId> = batch.connections.iter().map(|(hop, _)| *hop).collect();
         write_hops(&mut stream, &[VERSION], &hops).await?;
         let renewed: HashSet<HopId> = read_hops(&mut stream).await?;
+        vouched()?;
         let own_expiry = authenticated.own.not_after();
         let lease = Lease::new(
             SystemTime::now(),
             own_expiry,
             authenticated.peer.svid().not_after(),
         );
+        let is_ours = |trust: Arc<TrustSnapshot>| trust.serial() == authenticated.own.serial();
+        let current = worker.shared.identity.current().is_some_and(is_ours);
         let mut count = 0;
         for (hop, live) in &batch.connections {
-            if let (true, Some(mesh)) = (renewed.contains(hop), &mut *live.mesh.borrow_mut()) {
-                mesh.renew(Rc::clone(&authenticated.peer), lease);
+            if current {
+                live.told();
+            }
+            if renewed.contains(hop) {
+                live.renew(&authenticated.peer, lease);
                 count += 1;
             }
         }

@@ -162,6 +162,12 @@ impl Examined {
             }))
     }
 
+    /// Names that no trailer may have, since an application may take trailers for headers: those of headers that
+    /// carry claims or tokens.
+    pub(crate) fn own_headers(&self) -> Option<Arc<[String]>> {
+        Some(Arc::clone(self.rules.as_ref()?.own_headers()))
+    }
+
     /// The query as the application gets it.
     pub(crate) fn query<'q>(&self, query: Option<&'q str>) -> Option<Cow<'q, str>> {
         let query = query?;
@@ -231,5 +237,7 @@ impl<'a, H: Headers + AllHeaders<'a>> Headers for Shown<'_, H> {
     }
 }
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 pub(crate) mod tests;

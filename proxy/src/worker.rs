@@ -288,7 +288,9 @@ async fn obey(
                 let checking = Rc::clone(worker);
                 tokio::task::spawn_local(async move {
                     let registry = &checking.registry;
-                    registry.recheck_trust(before.as_deref(), &trust).await;
+                    if registry.recheck_trust(before.as_deref(), &trust).await {
+                        renew::start_doubted(&checking);
+                    }
                     checking.pool.sweep(Instant::now());
                 });
                 if rotated {

@@ -34,7 +34,7 @@ pub(crate) async fn run(
         Measure::Latency => latency(&wrk_run(pair, &[&wrk[..], &["-c1", &http1]].concat()).await?)?,
         Measure::Http2 => h2load(pair, seconds).await?,
         Measure::Tcp => iperf3(pair, seconds).await?,
-        Measure::Memory | Measure::Policy | Measure::MeshSize => {
+        Measure::Memory | Measure::Policy | Measure::MeshSize | Measure::ManyPolicies => {
             return Err(format!("{measure} is no load").into());
         }
     };

@@ -25,6 +25,7 @@ mod envoy;
 mod goals;
 mod load;
 mod machine;
+mod many_policies;
 mod measure;
 mod memory;
 mod mesh;

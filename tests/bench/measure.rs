@@ -6,7 +6,7 @@ use std::fmt;
 use clap::ValueEnum;
 
 use crate::mesh::{Bench, Pair};
-use crate::{Arguments, Failure, load, machine, memory, mesh_size, policy};
+use crate::{Arguments, Failure, load, machine, many_policies, memory, mesh_size, policy};
 
 /// What stands between client and server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -42,6 +42,8 @@ pub(crate) enum Measure {
     Policy,
     /// Memory of a sidecar whose mesh has 100, 10,000 and 100,000 services
     MeshSize,
+    /// Memory and start of a sidecar that 10,000 policies of 10 rules each select
+    ManyPolicies,
 }
 
 /// Name of a figure to its value.
@@ -57,7 +59,7 @@ impl Measure {
         match self {
             Measure::Memory => kind != Kind::Direct,
             // Envoy doesn't look at open connections again.
-            Measure::Policy | Measure::MeshSize => kind == Kind::Kith,
+            Measure::Policy | Measure::MeshSize | Measure::ManyPolicies => kind == Kind::Kith,
             _ => true,
         }
     }
@@ -69,7 +71,7 @@ impl Measure {
 
     pub(crate) async fn warm_up(self, bench: &Bench, pair: &Pair) -> Result<(), Failure> {
         match self {
-            Measure::Memory | Measure::Policy | Measure::MeshSize => Ok(()),
+            Measure::Memory | Measure::Policy | Measure::MeshSize | Measure::ManyPolicies => Ok(()),
             _ => load::run(self, bench, pair, 1).await.map(drop),
         }
     }
@@ -83,6 +85,7 @@ impl Measure {
         match self {
             Measure::Memory => memory::take(pair).await,
             Measure::MeshSize => mesh_size::take(bench, pair, arguments.quick).await,
+            Measure::ManyPolicies => many_policies::take(bench, pair).await,
             Measure::Policy => {
                 let count = machine::connections(if arguments.quick { 1_000 } else { 10_000 });
                 policy::take(bench, pair, count).await

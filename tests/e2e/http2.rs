@@ -1230,3 +1230,163 @@ async fn row_09_connect_over_http2_is_refused() {
         (vec![Ok(400), Ok(400)], Vec::new())
     );
 }
+
+/// A request with trailers, sent only when the application has answered. What of its answer arrived: trailers, or how it broke.
+async fn with_trailers(
+    shop: &Shop,
+    path: &'static str,
+    trailer: &'static str,
+) -> Result<Vec<String>, Option<h2::Reason>> {
+    let address = shop.service(9090);
+    let talk = move || async move {
+        let mut client = h2_client(address).await;
+        let (response, mut body) = client.send_request(h2_request(path), false).unwrap();
+        let mut answer = response.await.unwrap().into_body();
+        let mut trailers = HeaderMap::new();
+        for name in ["x-sum", trailer] {
+            trailers.insert(name, "root".parse().unwrap());
+        }
+        body.send_trailers(trailers).unwrap();
+        while let Some(data) = answer.data().await {
+            data.map_err(|error| error.reason())?;
+        }
+        let trailers = answer.trailers().await.map_err(|error| error.reason())?;
+        let names = trailers.iter().flat_map(HeaderMap::keys);
+        Ok(names.map(|name| name.as_str().to_owned()).collect())
+    };
+    shop.web.enter(talk).await.unwrap()
+}
+
+#[tokio::test]
+async fn row_07_trailers_stand_for_nothing_that_the_proxy_says() {
+    let shop = Shop::open(PORTS, WEB_MAY_ALL).await;
+    let app = h2_app(&shop, |request, mut respond, log| async move {
+        let mut answer = respond.send_response(Response::new(()), false).unwrap();
+        answer.send_data("begun".into(), false).unwrap();
+        let mut body = request.into_body();
+        while let Some(Ok(_)) = body.data().await {}
+        match body.trailers().await {
+            Ok(trailers) => {
+                let names = trailers.iter().flat_map(HeaderMap::keys);
+                let names: Vec<_> = names.map(http::HeaderName::as_str).collect();
+                log.push(names.join(" ").as_bytes());
+            }
+            Err(error) => return log.push(format!("{:?}", error.reason()).as_bytes()),
+        }
+        let mut trailers = HeaderMap::new();
+        for name in ["grpc-status", "x-kith-reason", "x_kith_reason", "server"] {
+            trailers.insert(name, "0".parse().unwrap());
+        }
+        answer.send_trailers(trailers).unwrap();
+    })
+    .await;
+    let passed = with_trailers(&shop, "/fine", "x-other").await;
+    assert_eq!(passed, Ok(vec!["grpc-status".to_owned()]));
+    assert_eq!(
+        app.wait_heard(|heard| !heard.is_empty()).await,
+        ["x-sum x-other"]
+    );
+    for (path, name) in [
+        ("/1", "x-forwarded-client-cert"),
+        ("/2", "x_forwarded_client_cert"),
+        ("/3", "x-kith-a"),
+        ("/4", "authorization"),
+        ("/5", "host"),
+        ("/6", "content-length"),
+    ] {
+        let passed = with_trailers(&shop, path, name).await;
+        assert_eq!(passed, Err(Some(h2::Reason::PROTOCOL_ERROR)), "{name}");
+    }
+    // The client's sidecar knows them all; a client that has none meets the same at the server's.
+    let web = shop.web.spiffe_id();
+    let caller = Caller::new(&shop.lab, &web).await;
+    let pod = shop.pod(9090);
+    let talk = move || async move {
+        let tls = caller.connect(pod, &[b"h2"]).await.unwrap();
+        let (client, connection) = h2::client::handshake(tls).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let mut client = client.ready().await.unwrap();
+        let (response, mut body) = client.send_request(h2_request("/direct"), false).unwrap();
+        let mut answer = response.await.unwrap().into_body();
+        let trailers = HeaderMap::from_iter([(
+            http::HeaderName::from_static("x-forwarded-client-cert"),
+            "URI=spiffe://example.org/root".parse().unwrap(),
+        )]);
+        body.send_trailers(trailers).unwrap();
+        loop {
+            match answer.data().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return error.reason(),
+                None => return None,
+            }
+        }
+    };
+    let stranger = shop.stranger().await;
+    let reason = stranger.enter(talk).await.unwrap();
+    assert_eq!(reason, Some(h2::Reason::PROTOCOL_ERROR));
+    let record = shop.orders.wait_record(path("/direct")).await.unwrap();
+    assert_eq!(record["reason"], "request-malformed", "{record}");
+    for heard in app.heard().concat().split("x-sum x-other") {
+        assert!(!heard.contains("x-sum"), "{heard}");
+    }
+}
+
+#[tokio::test]
+async fn row_06_white_space_around_a_value_is_refused() {
+    let policies = format!(
+        "{WEB_MAY_ALL}---
+apiVersion: kith.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {{namespace: shop, name: no-admin}}
+spec:
+  action: DENY
+  rules:
+  - when: [{{key: 'request.headers[x-role]', values: [admin]}}]
+"
+    );
+    let shop = Shop::open(PORTS, &policies).await;
+    let _app = shop
+        .orders
+        .app(&["http", "--listen", "[::]:9090"])
+        .await
+        .unwrap();
+    let address = shop.service(9090);
+    let statuses = shop
+        .web
+        .enter(move || async move {
+            let mut client = h2_client(address).await;
+            let mut statuses = Vec::new();
+            for role in ["other", "admin", "admin ", " admin", "admin\t", " "] {
+                let mut request = h2_request("/role");
+                request
+                    .headers_mut()
+                    .insert("x-role", role.parse().unwrap());
+                let (response, _body) = client.send_request(request, true).unwrap();
+                statuses.push(response.await.unwrap().status().as_u16());
+            }
+            statuses
+        })
+        .await
+        .unwrap();
+    assert_eq!(statuses, [200, 403, 400, 400, 400, 400]);
+}
+
+#[tokio::test]
+async fn of_two_request_ids_neither_is_taken() {
+    let shop = Shop::open(PORTS, WEB_MAY_ALL).await;
+    let _app = shop
+        .orders
+        .app(&["http", "--listen", "[::]:9090"])
+        .await
+        .unwrap();
+    let reply = shop
+        .web
+        .call(http2("/ids", &["x-request-id: one", "x-request-id: two"]))
+        .await
+        .unwrap();
+    let inbound = shop.orders.wait_record(path("/ids")).await.unwrap();
+    let id = &inbound["request.id"];
+    assert_eq!(id.as_str().map(str::len), Some(36), "{inbound}");
+    let body: Value = serde_json::from_slice(&reply.body).unwrap();
+    assert_eq!(&body["headers"]["x-request-id"], id, "{body}");
+}

@@ -139,6 +139,38 @@ async fn with_renewal_cut_off_streams_and_connections_end_at_expiry_plus_grace()
     assert_eq!(again.stop().await.how, How::Stopped);
 }
 
+#[tokio::test]
+async fn from_the_start_on_and_with_every_rotation_the_control_plane_is_reached_without_a_warning()
+{
+    const ROTATIONS: usize = 3;
+    let shop = Shop::with(options(&[]), &[(7000, "TCP")], ANYBODY).await;
+    let all = [&shop.web, &shop.orders];
+    let count = |log: &str, text: &str| log.matches(text).count();
+    for workload in all {
+        wait_for("rotations", TTL * 4, || async {
+            let log = workload.sidecar().stderr();
+            (count(&log, "the SVID was rotated") >= ROTATIONS).then_some(())
+        })
+        .await;
+        let certs = workload.admin("/certs").await.unwrap().json();
+        wait_for("the way of today", Duration::from_secs(2), || async {
+            let log = workload.sidecar().stderr();
+            let connected = count(&log, "connected to the control plane");
+            (connected > count(&log, "the SVID was rotated")).then_some(())
+        })
+        .await;
+        let log = workload.sidecar().stderr();
+        assert!(!log.contains(" WARN ") && !log.contains(" ERROR "), "{log}");
+        let status = shop.lab.control().status().await.unwrap();
+        let sidecars = status["sidecars"].as_array().unwrap();
+        let known = sidecars
+            .iter()
+            .find(|it| it["node"] == workload.spec.id().as_str());
+        let svid = &known.unwrap()["svid"]["serial"];
+        assert_eq!(*svid, certs["svids"][0]["serial"], "{status}");
+    }
+}
+
 /// A SPIFFE client that is not Kith, on one opaque connection.
 async fn foreign_feed(from: &Arc<Workload>, caller: &Caller, server: &Workload) -> Lasting {
     let (caller, to) = (caller.clone(), (server.addresses.v4, 7000).into());

@@ -23,6 +23,8 @@ mod live;
 mod outage;
 mod revocation;
 mod revoke_command;
+mod roots;
 mod rotation;
 
+mod documents;
 mod readme;

@@ -5,18 +5,19 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use kith::app::grpc::client::get;
 use kith::lab::{Lab, LabOptions, Workload, WorkloadSpec};
 use kith_tests::caller::Caller;
 use kith_tests::expect::ends;
+use kith_tests::firewall::{lose_nothing, no_new_connections};
 use kith_tests::lasting::{How, Lasting, Opened, talk_bytes};
 use kith_tests::metrics::Metrics;
 use kith_tests::shop::Shop;
 use kith_tests::time::{end, time};
 use kith_tests::wait::wait_for;
-use kith_tests::wire::until;
+use kith_tests::wire::{End, until};
 use kith_tests::xds::{self, Xds};
 use kith_xds_client::Kind;
 use kith_xds_client::api::mesh;
@@ -42,6 +43,9 @@ const WEB: &str = "spiffe://example.org/ns/shop/sa/web";
 const ORDERS: &str = "spiffe://example.org/ns/shop/sa/orders";
 
 const BATCH: &str = "spiffe://example.org/batch";
+
+/// Requests at the same time.
+const TOGETHER: usize = 20;
 
 const LONG: &str = "2099-01-01T00:00:00Z";
 
@@ -344,10 +348,10 @@ async fn row_25_a_revoked_principal_is_cut_off_before_the_acknowledgement_and_no
 
     // Nor may they come again: the same words at both ends.
     let refused = (403, "principal-revoked".to_owned());
-    assert_eq!(
-        answer(&shop.web, "http://orders.shop:8080/new").await,
-        refused
-    );
+    for _ in 0..2 {
+        let new = answer(&shop.web, "http://orders.shop:8080/new").await;
+        assert_eq!(new, refused);
+    }
     let (outbound, inbound) = ends(&shop.web, &shop.orders, |record| {
         record["http.path"] == "/new"
     })
@@ -363,13 +367,23 @@ async fn row_25_a_revoked_principal_is_cut_off_before_the_acknowledgement_and_no
     assert_eq!(status.code, 7, "{status:?}");
     let opaque = Lasting::try_opaque(&shop.web, shop.service(7000)).await;
     assert!(opaque.is_err(), "{opaque:?}");
+    // A connection on which nothing will be allowed is not kept.
     let again = loses.raw(
         &stranger,
         (shop.orders.addresses.v4, 8080).into(),
         b"http/1.1",
-        "GET / HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: orders\r\n\r\n".repeat(2),
     );
-    assert_eq!(again.await.unwrap().statuses(), [403]);
+    let again = again.await.unwrap();
+    assert_eq!((again.statuses(), again.end), (vec![403], End::Closed));
+    assert!(again.text().contains("connection: close"), "{again:?}");
+    let (caller, to) = (loses.clone(), (shop.orders.addresses.v4, 9090).into());
+    let ended = stranger.enter(move || async move {
+        let tls = caller.connect(to, &[b"h2"]).await.unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(3), refused_http2(tls));
+        ended.await.expect("it is open")
+    });
+    assert_eq!(ended.await.unwrap().unwrap(), 403);
 
     assert_eq!(answer(&other, "http://orders.shop:8080/").await.0, 200);
     all_stop("the others", stays).await;
@@ -377,6 +391,22 @@ async fn row_25_a_revoked_principal_is_cut_off_before_the_acknowledgement_and_no
     shop.lab.withdraw("revoked").await.unwrap();
     assert_eq!(answer(&shop.web, "http://orders.shop:8080/").await.0, 200);
     all_stop("the forgiven", every_kind(&shop.web, "orders").await).await;
+}
+
+/// One request, and then nothing: the status of its answer, once the server has ended the connection.
+async fn refused_http2<S>(tls: S) -> Result<u16, h2::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (mut client, connection) = h2::client::handshake(tls).await?;
+    let connection = tokio::task::spawn_local(connection);
+    let request = http::Request::get("https://orders.shop:9090/");
+    let (answer, _) = client.send_request(request.body(()).unwrap(), true)?;
+    let status = answer.await?.status().as_u16();
+    // In whatever way: what this end still has to say may find nobody.
+    let _ = connection.await.unwrap();
+    drop(client);
+    Ok(status)
 }
 
 async fn get_one(to: SocketAddr) -> kith::app::grpc::client::Status {
@@ -505,11 +535,74 @@ async fn a_revoked_server_is_left_at_once_and_refused_and_other_servers_are_not(
         assert_eq!(status.code, 14, "{status:?}");
         let opaque = Lasting::try_opaque(&shop.web, shop.service(7000)).await;
         assert!(opaque.is_err(), "{opaque:?}");
+        // Requests that wait for one connection all hear why there is none.
+        let together = shop.web.enter(move || async move {
+            let mut calls = tokio::task::JoinSet::new();
+            for _ in 0..TOGETHER {
+                calls.spawn_local(get_one(to));
+            }
+            calls.join_all().await
+        });
+        let together = together.await.unwrap();
+        assert_eq!(together.len(), TOGETHER);
+        for status in together {
+            let verdict = (status.code, status.metadata["x-kith-reason"].as_str());
+            assert_eq!(verdict, (14, reason), "{status:?}");
+        }
+        let calls = |record: &Value| {
+            record["destination.port"] == 9090
+                && record["status"] == 200
+                && record["grpc.status"] == 14
+        };
+        for record in shop.web.records().iter().filter(|it| calls(it)) {
+            assert_ne!(record["reason"], "server-unreachable", "{record}");
+        }
         all_stop("the other server", stays).await;
 
         shop.lab.withdraw("server").await.unwrap();
         assert_eq!(answer(&shop.web, "http://orders.shop:8080/").await.0, 200);
     }
+}
+
+#[tokio::test]
+async fn a_client_renews_nothing_with_a_revoked_server() {
+    let shop = Shop::open(PORTS, ANYBODY).await;
+    let (web, orders) = (&shop.web, &shop.orders);
+    let _servers = servers(orders).await;
+    let feed = Lasting::opaque(web, shop.service(7000)).await;
+    let serial_of = |certs: Value| certs["svids"][0]["serial"].as_str().unwrap().to_owned();
+    let first = serial_of(orders.admin("/certs").await.unwrap().json());
+    no_new_connections(web, orders).await;
+    let rotate = json!({"command": "rotate-leaf"});
+    shop.lab.authority().command(&rotate).await.unwrap();
+    let second = wait_for("another SVID", Duration::from_secs(5), || async {
+        let serial = serial_of(orders.admin("/certs").await.unwrap().json());
+        (serial != first).then_some(serial)
+    })
+    .await;
+    // What it has shown so far is good; what it would show now is not.
+    let document = revocation("second", &serial(&second), LONG);
+    shop.lab.apply("second", &document).await.unwrap();
+    lose_nothing(web).await;
+    let said = format!("the server's SVID, serial {second}: svid-revoked");
+    wait_for("a refusal", Duration::from_secs(20), || async {
+        web.sidecar().stderr().contains(&said).then_some(())
+    })
+    .await;
+    let backed = live(web, "outbound", ORDERS).await;
+    assert_eq!(backed.len(), 1, "{backed:?}");
+    assert_eq!(backed[0]["lease_renewed"], 0, "{backed:?}");
+    let backed = live(orders, "inbound", WEB).await;
+    assert_eq!(backed[0]["lease_renewed"], 0, "{backed:?}");
+
+    // It is tried again, until there is nothing against it.
+    shop.lab.withdraw("second").await.unwrap();
+    wait_for("a renewal", Duration::from_secs(20), || async {
+        let backed = live(web, "outbound", ORDERS).await;
+        (backed[0]["lease_renewed"].as_u64() > Some(0)).then_some(())
+    })
+    .await;
+    assert_eq!(feed.stop().await.how, How::Stopped);
 }
 
 #[tokio::test]
@@ -609,8 +702,20 @@ async fn what_the_authority_revokes_by_crl_is_closed_in_both_directions_and_refu
     let first = |record: &Value| record["source.principal"] == BATCH;
     let record = shop.orders.wait_record(first).await.unwrap();
     let client = record["source.serial"].as_str().unwrap();
+    let revoked = Instant::now();
     by_crl(&shop, "revoke", client).await;
     all_reset("the client", goes).await;
+    // It is not waited for another SVID.
+    assert!(revoked.elapsed() < Duration::from_millis(1500));
+    let certs = shop.orders.admin("/certs").await.unwrap().json();
+    let crl = &certs["crls"][0];
+    assert_eq!(crl["trust_domains"], json!(["example.org"]), "{certs}");
+    assert_eq!((&crl["entries"], &crl["stale"]), (&json!(1), &json!(false)));
+    assert!(time(&crl["next_update"]) > SystemTime::now(), "{crl}");
+    assert_eq!(
+        (&certs["revoked"], &certs["refused_crls"]),
+        (&json!(false), &json!([]))
+    );
     let cut = shop.orders.wait_record(of_reason("svid-revoked")).await;
     assert_eq!(cut.unwrap()["source.principal"], BATCH);
     let to = (shop.orders.addresses.v4, 8080).into();
@@ -629,6 +734,8 @@ async fn what_the_authority_revokes_by_crl_is_closed_in_both_directions_and_refu
     let server = certs["svids"][0]["serial"].as_str().unwrap();
     by_crl(&shop, "revoke", server).await;
     all_reset("the server's clients", stays).await;
+    let certs = shop.orders.admin("/certs").await.unwrap().json();
+    assert_eq!(certs["revoked"], true, "{certs}");
     wait_for("nothing left", Duration::from_secs(2), || async {
         let left = live(&other, "outbound", ORDERS).await;
         left.is_empty().then_some(())

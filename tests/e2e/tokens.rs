@@ -418,5 +418,8 @@ async fn a_token_is_written_down_nowhere() {
             }
         }
     }
-    assert!(traced && recorded, "this looks where things are written down");
+    assert!(
+        traced && recorded,
+        "this looks where things are written down"
+    );
 }

@@ -45,6 +45,10 @@ pub struct Config {
     /// Where the last good resources are kept; none: nowhere.
     pub state_dir: Option<PathBuf>,
     pub connector: Connector,
+    /// What this side proves itself with, by any name that changes with it: as long as there is nothing, nothing is
+    /// dialled; with something new the stream is opened anew, before the server ends it for what has expired.
+    /// Without it the connector is taken to need nothing.
+    pub identity: Option<watch::Receiver<Option<String>>>,
     pub backoff: Backoff,
 }
 

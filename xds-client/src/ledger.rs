@@ -338,6 +338,11 @@ impl Ledger {
         })
     }
 
+    /// Whether nothing of the server waits for an answer, nor an answer to be sent.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.unanswered.is_empty() && self.answers.is_empty()
+    }
+
     pub(crate) fn has_unanswered_from_disk(&self) -> bool {
         self.unanswered
             .values()

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::api::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use crate::api::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
@@ -35,6 +35,8 @@ const DISK_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// A stream that stood for this long is a connection, whether or not the server has sent anything: some
 /// servers send the response headers only with the first response.
 const STANDING: Duration = Duration::from_secs(1);
+/// How long the server may take to end a stream of which this side has said that it is over.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(config: Config, shared: Arc<Shared>, deliveries: mpsc::Sender<Delivery>) {
     let store = config
@@ -73,12 +75,34 @@ async fn reconnect_forever(
     deliveries: &mpsc::Sender<Delivery>,
 ) {
     let mut failures = 0;
+    let mut identity = Identity(config.identity.clone());
     loop {
+        identity.present().await;
         let started = Instant::now();
         let mut waiting = None;
-        let error = one_stream(config, shared, deliveries, &mut waiting).await;
+        let mut connected = false;
+        let end = one_stream(
+            config,
+            shared,
+            deliveries,
+            &mut waiting,
+            &mut connected,
+            &mut identity,
+        )
+        .await;
         shared.ledger().stream_ended();
-        let stood = shared.status.borrow().connected && started.elapsed() >= STANDING;
+        let End::Failed(error) = end else {
+            debug!(
+                control_plane = config.authority,
+                "connects anew, with the identity of now"
+            );
+            failures = 0;
+            if let Some(delivery) = waiting {
+                let _ = deliveries.send(delivery).await;
+            }
+            continue;
+        };
+        let stood = connected && started.elapsed() >= STANDING;
         failures = if stood { 1 } else { failures + 1 };
         let delay = config.backoff.delay(failures, fastrand::f64());
         warn!(
@@ -93,8 +117,49 @@ async fn reconnect_forever(
         if let Some(delivery) = waiting {
             let _ = deliveries.send(delivery).await;
         }
-        sleep(delay).await;
+        tokio::select! {
+            () = sleep(delay) => {}
+            // It may have been for want of it.
+            () = identity.changed() => {}
+        }
     }
+}
+
+/// What the server is shown.
+struct Identity(Option<watch::Receiver<Option<String>>>);
+
+impl Identity {
+    /// Waits until there is one, and takes it for the one that is used from now on.
+    async fn present(&mut self) {
+        if let Some(identity) = &mut self.0
+            && identity.wait_for(Option::is_some).await.is_err()
+        {
+            // Nobody will tell of another any more.
+            self.0 = None;
+        }
+    }
+
+    /// Waits for another than the one that is used. Cancel safe.
+    async fn changed(&mut self) {
+        let told = match &mut self.0 {
+            Some(identity) => identity.changed().await.is_ok(),
+            None => false,
+        };
+        if !told {
+            std::future::pending().await
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        (self.0.as_ref()).is_none_or(|identity| identity.borrow().is_some())
+    }
+}
+
+/// Why a stream ended.
+enum End {
+    Failed(String),
+    /// This side ended it, to open another with a newer identity.
+    Outdated,
 }
 
 /// Runs one stream to its end; returns why it ended.
@@ -106,11 +171,16 @@ async fn one_stream(
     shared: &Arc<Shared>,
     deliveries: &mpsc::Sender<Delivery>,
     waiting: &mut Option<Delivery>,
-) -> String {
+    connected: &mut bool,
+    identity: &mut Identity,
+) -> End {
     let channel = match timeout(CONNECT_TIMEOUT, connect(config)).await {
         Ok(Ok(channel)) => channel,
-        Ok(Err(error)) => return with_causes(&error),
-        Err(_) => return format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()),
+        Ok(Err(error)) => return End::Failed(with_causes(&error)),
+        Err(_) => {
+            let seconds = CONNECT_TIMEOUT.as_secs();
+            return End::Failed(format!("no connection within {seconds} s"));
+        }
     };
     let _ = timeout(DISK_ANSWER_TIMEOUT, disk_answered(shared)).await;
     shared.ledger().stream_started();
@@ -118,19 +188,28 @@ async fn one_stream(
     // One slot: what can't be sent yet stays in the ledger, where it is merged and bounded.
     let (requests, outgoing) = mpsc::channel(1);
     let mut responses = Responses::open(channel, outgoing);
-    let mut connected = false;
+    let mut outdated_at: Option<Instant> = None;
     let standing = sleep(STANDING);
     tokio::pin!(standing);
     loop {
         let now = Instant::now();
-        let (has_request, facts_due, backlogged) = {
+        let (has_request, facts_due, backlogged, settled) = {
             let ledger = shared.ledger();
             (
                 ledger.has_request(),
                 ledger.facts_due(now),
                 ledger.is_backlogged(),
+                ledger.is_settled(),
             )
         };
+        // What the server waits for is answered first: an answer to a stream that is over is never heard.
+        if outdated_at.is_some_and(|at| at <= now) && settled && waiting.is_none() {
+            drop(requests);
+            let over = async { while responses.next().await.is_ok() {} };
+            let _ = timeout(GOODBYE, over).await;
+            return End::Outdated;
+        }
+        let outdated_wait = outdated_at.filter(|at| *at > now);
         let facts_wait = facts_due.filter(|due| *due > now);
         let sendable = has_request || (facts_due.is_some() && facts_wait.is_none());
         tokio::select! {
@@ -147,17 +226,24 @@ async fn one_stream(
                 }
             }
             () = shared.news.notified() => {}
+            () = identity.changed(), if outdated_at.is_none() => if identity.is_there() {
+                // Whoever else has got a new one at this moment shall not come back at the same moment.
+                outdated_at = Some(now + config.backoff.delay(1, fastrand::f64()));
+            },
+            () = sleep_until(outdated_wait.unwrap_or(now).into()), if outdated_wait.is_some() => {}
             response = responses.next(), if waiting.is_none() && !backlogged => match response {
                 Ok(Some(response)) => {
-                    set_connected(&mut connected, config, shared);
+                    set_connected(connected, config, shared);
                     let received = shared.ledger().receive(response);
                     *waiting = to_deliver(received, shared);
                 }
                 // The headers have come.
-                Ok(None) => set_connected(&mut connected, config, shared),
-                Err(error) => return error,
+                Ok(None) => set_connected(connected, config, shared),
+                // The server was first to end what was about to be ended.
+                Err(_) if outdated_at.is_some() => return End::Outdated,
+                Err(error) => return End::Failed(error),
             },
-            () = &mut standing, if !connected => set_connected(&mut connected, config, shared),
+            () = &mut standing, if !*connected => set_connected(connected, config, shared),
         }
     }
 }

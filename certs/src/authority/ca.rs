@@ -163,6 +163,11 @@ impl Ca {
         self.roots.len() != before
     }
 
+    /// Drops roots that sign no more, whatever they signed.
+    pub(super) fn revoke_old_roots(&mut self, now: SystemTime) {
+        self.roots.drain(..self.signing_index(now));
+    }
+
     /// Identifies the root that signs at `now`, to notice when that changes.
     pub(super) fn signer(&self, now: SystemTime) -> &[u8] {
         &self.roots[self.signing_index(now)].certificate

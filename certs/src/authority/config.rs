@@ -101,6 +101,8 @@ pub enum Malformed {
 )]
 pub enum Command {
     RotateRoot,
+    /// Takes out of the bundle, at once, every root that signs no more, whatever it signed: as after a compromise.
+    RevokeOldRoots,
     RotateLeaf,
     Deny {
         on: bool,

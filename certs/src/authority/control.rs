@@ -98,6 +98,10 @@ fn carry_out(state: &Arc<State>, command: Command) -> Result<Value, AuthorityErr
             state.rotate_root()?;
             json!({})
         }
+        Command::RevokeOldRoots => {
+            state.revoke_old_roots()?;
+            json!({})
+        }
         Command::RotateLeaf => {
             state.rotate_leaf();
             json!({})

@@ -187,6 +187,19 @@ impl State {
         Ok(())
     }
 
+    /// Those that sign no more, at once.
+    pub(super) fn revoke_old_roots(&self) -> Result<(), AuthorityError> {
+        {
+            let mut inner = self.lock();
+            let now = SystemTime::now();
+            inner.ca.revoke_old_roots(now);
+            inner.ca.save(self.state_dir.as_deref())?;
+            inner.reissue_lists(now)?;
+        }
+        self.changed();
+        Ok(())
+    }
+
     /// An identity given again is replaced.
     pub(super) fn add_entry(&self, entry: Entry) -> Result<(), AuthorityError> {
         if entry.id.trust_domain() != self.trust_domain.as_str() {

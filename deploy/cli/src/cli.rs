@@ -37,7 +37,9 @@ enum Command {
     ///
     /// The control plane writes a Revocation document into its folder and sends the list to every sidecar. With --wait the
     /// command returns when each connected sidecar has confirmed that it enforces it: what the revoked had open is closed.
-    /// Exit 1 when some sidecar has not confirmed, 2 when nothing was revoked.
+    /// Exit 1 when some sidecar has not confirmed it (with --wait only). Exit 2, and the message says which: the control
+    /// plane cannot be asked, or refuses; the document is written and not served yet (it takes effect once the folder has
+    /// no problems); there is nothing to lift, or another document still revokes it.
     Revoke(revoke::Arguments),
     /// Show which sidecars are connected and where they are not what they should be.
     ///

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done; 1 could not be done; 2 the input or the folder is at fault.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -208,6 +209,7 @@ fn run(config: Config, filter: EnvFilter) -> ExitCode {
     _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .try_init();
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()

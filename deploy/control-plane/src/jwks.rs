@@ -6,8 +6,8 @@
 //!
 //! **What this trusts.** Whoever may write policies chooses URLs that this process then asks: with GET, without
 //! credentials, over http and https only. What comes back goes nowhere but into a key set, and only if it is one.
-//! Addresses of the link itself (169.254.0.0/16, fe80::/10: where clouds keep their machines' credentials) are
-//! never asked.
+//! Addresses where clouds hand out their machines' credentials (169.254.0.0/16, fe80::/10 and some more, in whatever
+//! way they are written) are never asked.
 
 mod fetch;
 mod http;

@@ -28,3 +28,21 @@ impl fmt::Display for Problem {
         write!(f, " {}", self.message)
     }
 }
+
+/// What somebody far away said, for people to read: one line of bearable length, and no more than text (security.md,
+/// row 27).
+pub(crate) fn printable(text: &str, most: usize) -> String {
+    let mut shown = String::new();
+    for character in text.chars() {
+        if shown.len() >= most {
+            shown.push('…');
+            break;
+        }
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}

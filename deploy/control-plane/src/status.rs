@@ -26,7 +26,8 @@ pub(crate) struct State {
     /// None until a folder was good for the first time: then nothing is answered, so that sidecars keep
     /// what they have.
     pub(crate) catalog: watch::Sender<Option<Arc<Catalog>>>,
-    /// Grows whenever a sidecar connects, leaves or says what it enforces, and whenever the folder was loaded.
+    /// Grows whenever a sidecar connects, leaves, is sent something new or says what it enforces, and whenever the
+    /// folder was loaded.
     pub(crate) moves: watch::Sender<u64>,
     /// The keys of issuers that are fetched from elsewhere.
     pub(crate) keys: jwks::Store,
@@ -74,6 +75,10 @@ pub(crate) struct Sidecar {
     pub(crate) plaintext: u64,
     /// The last revocation list that it enforces.
     pub(crate) revocations: Option<Enforced>,
+    /// Another list was sent that it has not answered: that one may be in force by now.
+    pub(crate) unanswered_list: bool,
+    /// What it was last brought up to.
+    pub(crate) catalog: Option<Arc<Catalog>>,
 }
 
 /// The SVID that a sidecar uses, as it says; until it says so, the one that opened the stream.
@@ -247,7 +252,10 @@ pub(crate) fn rfc3339<S: Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     let text = time.and_then(|time| {
-        let time = time::OffsetDateTime::from(time);
+        // `From<SystemTime>` panics beyond the year 9999, and some times here are what others say.
+        let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        let since_1970 = i128::try_from(since_1970.as_nanos()).ok()?;
+        let time = time::OffsetDateTime::from_unix_timestamp_nanos(since_1970).ok()?;
         time.format(&time::format_description::well_known::Rfc3339)
             .ok()
     });

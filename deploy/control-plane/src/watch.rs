@@ -142,8 +142,9 @@ impl Folder {
             .await;
         match read {
             Ok(loaded) => {
-                state.keys.want(&loaded);
-                if state.catalog.borrow().is_none() {
+                let wait_for_keys = state.catalog.borrow().is_none();
+                if wait_for_keys {
+                    state.keys.want(&loaded);
                     // Without them it is served as well: only their tokens are refused.
                     _ = tokio::time::timeout(FIRST_KEYS, state.keys.tried()).await;
                 }
@@ -151,6 +152,8 @@ impl Folder {
                     .on_a_thread(
                         move |folder| match resolve(&loaded, &state.keys.key_sets()) {
                             Ok(resolved) => {
+                                // Not before: what is served needs its keys, whatever a folder wants that isn't.
+                                state.keys.want(&loaded);
                                 folder.loaded = Some(loaded);
                                 folder.ordered = Loaded::default();
                                 attempt.succeeded(resolved, &state);

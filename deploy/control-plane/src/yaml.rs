@@ -1,8 +1,9 @@
 //! A folder of YAML, read into typed documents that remember where they came from.
 //!
 //! Nothing is ignored: an unknown key, kind or value is a [`Problem`], and one problem anywhere means
-//! that nothing of the folder is used. All problems are reported together. What the documents mean to
-//! each other is `resolve`'s business, not decided here.
+//! that nothing of the folder is used. They are reported together, step by step: what a document says is asked
+//! once its shape is right, and what documents mean to each other (`resolve`'s business, not decided here) once
+//! each of them is.
 
 mod authentication;
 mod document;
@@ -10,9 +11,11 @@ mod node;
 mod policy;
 mod revocation;
 pub mod schema;
+mod shape;
 pub mod value;
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -53,7 +56,7 @@ impl Loaded {
     }
 }
 
-/// Reads every `*.yaml` and `*.yml` below `dir`; names that begin with a dot are skipped.
+/// Reads every `*.yaml` and `*.yml` below `dir`; names that begin with a dot are skipped. A link to a folder is a problem.
 ///
 /// # Errors
 /// Everything wrong with any of the files.
@@ -174,11 +177,16 @@ pub(crate) fn files_below(dir: &Path, problems: &mut Vec<Problem>) -> Vec<PathBu
                 continue;
             }
             if path.is_dir() {
-                // Following a link to a folder could go round in circles.
-                if !path.is_symlink() {
+                // Following it could go round in circles; passing over it could leave a policy out without a word.
+                if path.is_symlink() {
+                    problems.push(about(
+                        &path,
+                        "is a link to a folder, which is not followed: put the folder itself here, or links to its files",
+                    ));
+                } else {
                     folders.push(path);
                 }
-            } else if path.extension().is_some_and(|e| e == "yaml" || e == "yml") {
+            } else if path.extension().is_some_and(is_yaml) {
                 files.push(path);
             }
         }
@@ -187,12 +195,22 @@ pub(crate) fn files_below(dir: &Path, problems: &mut Vec<Problem>) -> Vec<PathBu
     files
 }
 
+fn is_yaml(extension: &OsStr) -> bool {
+    ["yaml", "yml"]
+        .iter()
+        .any(|known| extension.eq_ignore_ascii_case(known))
+}
+
 fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
+    about(path, format!("cannot be read: {error}"))
+}
+
+fn about(path: &Path, message: impl Into<String>) -> Problem {
     Problem {
         file: path.to_path_buf(),
         line: 0,
         field: String::new(),
-        message: format!("cannot be read: {error}"),
+        message: message.into(),
     }
 }
 

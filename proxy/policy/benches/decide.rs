@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use divan::{AllocProfiler, Bencher, black_box};
 use kith_policy::{
-    Connection, EncodedSlash, Headers, PolicySet, Principal, Request, Token, ValidPolicy,
-    normalise_target,
+    Connection, EncodedSlash, Headers, Policy, PolicySet, Principal, Request, Rule, Token,
+    ValidPolicy, normalise_target,
 };
 use policies::{mesh, policy};
 
@@ -97,6 +97,52 @@ fn denied_by_rule(bencher: Bencher, policies: usize) {
         "/api/v7/orders/42",
         false,
     );
+}
+
+/// As many policies deny a namespace each, in its wide reading: of peers whose ID has one reading, and of one whose ID
+/// has not.
+#[divan::bench(args = POLICIES)]
+fn denied_by_no_namespace(bencher: Bencher, policies: usize) {
+    by_namespace(
+        bencher,
+        policies,
+        "spiffe://example.org/ns/team-5/sa/service-7",
+    );
+}
+
+#[divan::bench(args = POLICIES)]
+fn denied_by_no_namespace_odd_peer(bencher: Bencher, policies: usize) {
+    by_namespace(
+        bencher,
+        policies,
+        "spiffe://partner.org/x/ns/team-5/sa/service-7",
+    );
+}
+
+fn by_namespace(bencher: Bencher, policies: usize, peer: &str) {
+    let everybody = Policy {
+        rules: vec![Rule::default()],
+        ..policy(0)
+    };
+    let policies: Vec<_> = (0..policies)
+        .map(policies::against_namespace)
+        .chain([everybody])
+        .flat_map(|policy| ValidPolicy::new(policy).map(Arc::new))
+        .collect();
+    let set = PolicySet::compile(&mesh(), "1", &policies);
+    let Ok(peer) = Principal::parse(peer) else {
+        panic!("{peer}")
+    };
+    let source = [10, 1, 2, 3].into();
+    let connection = Connection {
+        peer: Some(&peer),
+        source,
+        remote: source,
+        destination: ([10, 9, 9, 9], 8080).into(),
+        sni: None,
+    };
+    assert!(set.decide(&connection, None).allow);
+    bencher.bench_local(|| set.decide(black_box(&connection), None));
 }
 
 /// The same policies, and one that is about tokens and claims.

@@ -36,7 +36,7 @@
 //! | `request.method` `request.path` | string; the path normalised, without query | never |
 //! | `request.host` | string, lower case, no port, no trailing dot | it is not a host |
 //! | `request.headers` | map(string, string), names in lower case, read one by one | |
-//! | `request.auth.principal` | string, `iss/sub` | no token, no subject, or slashes make it ambiguous |
+//! | `request.auth.principal` | string, `iss/sub` | no token, no subject |
 //! | `request.auth.audiences` | list(string) | no token, no `aud` |
 //! | `request.auth.presenter` | string, `azp` | no token, no `azp` |
 //! | `request.auth.claims` | map(string, dyn) | no token |
@@ -44,6 +44,8 @@
 //! - Reading what is absent, a header or claim that is not there, or a header that came more than once
 //!   is an **error**. `has(a.b)` and `"b" in a` ask first; they too are errors where `a` itself is
 //!   absent: `has(request.auth.claims.x)` of a request without token is an error, not `false`.
+//! - What is there and can't be read is an error for `has()` too: a principal whose slashes make it ambiguous, an `azp` or
+//!   `aud` that is none. Its owner must not pass for somebody without.
 //! - On opaque TCP everything under `request.` is an error, `has()` included.
 //! - `&&`, `||`, `all` and `exists` absorb errors: one operand that decides is enough, in any order.
 //! - An error means: an ALLOW does not match, a DENY does (resources.md, stricter rule 6).

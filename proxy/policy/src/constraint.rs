@@ -60,7 +60,8 @@ pub(crate) enum Attribute {
     Cel(u32),
 }
 
-/// Whose namespaces and service accounts are meant (stricter rule 1).
+/// Whose namespaces and service accounts are meant where a match is for the caller (stricter rule 1); where it is against
+/// the caller, the wide reading means those of any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// Those of the local trust domain and its aliases.

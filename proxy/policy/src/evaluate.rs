@@ -13,6 +13,7 @@ pub(crate) use facts::{Facts, Http};
 
 mod facts;
 mod request;
+mod wide;
 
 /// How an attribute compares with the values of a constraint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub(crate) enum Matched {
     /// The peer has no such identity, or the request no token.
     Absent,
     /// It may be both: repeated headers that differ, a host without port, a claim that is no string, an
-    /// expression without a value, no HTTP on opaque TCP.
+    /// expression without a value, no HTTP on opaque TCP, an identity that only the [wide reading](wide) matches.
     Unknown,
     /// It depends on what is not given yet, the request or a token.
     Open,
@@ -115,7 +116,20 @@ impl Failure<'_> {
 
 impl Constraint {
     pub(crate) fn holds(&self, store: &Store, facts: &Facts<'_>, action: Action) -> bool {
-        self.satisfied(self.attribute.compare(store, facts), action)
+        self.satisfied(self.compare(store, facts, action), action)
+    }
+
+    /// With the wide reading where a match is against the caller: what an ALLOW excludes, what a DENY or AUDIT names.
+    pub(crate) fn compare(&self, store: &Store, facts: &Facts<'_>, action: Action) -> Matched {
+        let matched = self.attribute.compare(store, facts);
+        let against_caller = self.negative == (action == Action::Allow);
+        if against_caller
+            && matches!(matched, Matched::No | Matched::Absent)
+            && self.attribute.may_mean_peer(store, facts)
+        {
+            return Matched::Unknown;
+        }
+        matched
     }
 
     /// | compares as | in an ALLOW | negative, in an ALLOW | in a DENY or AUDIT | negative, in a DENY or AUDIT |
@@ -137,7 +151,7 @@ impl Constraint {
 }
 
 impl Attribute {
-    pub(crate) fn compare(&self, store: &Store, facts: &Facts<'_>) -> Matched {
+    fn compare(&self, store: &Store, facts: &Facts<'_>) -> Matched {
         match *self {
             Self::Principal(patterns) => identity(facts.peer(), |peer: &Principal| {
                 store.matches_principal(patterns, peer, facts.peer_is_local)

@@ -69,6 +69,9 @@ pub enum Why {
     OtherTrustDomain,
     /// The path of the peer's SPIFFE ID is not `/ns/<namespace>/sa/<account>` (stricter rule 8).
     NoServiceAccount,
+    /// The peer is meant only when the value is read as Istio reads it: a namespace or service account anywhere in a SPIFFE
+    /// ID of any trust domain, a `*` that takes in path segments. That counts where it is against the caller.
+    WideReading,
     /// The request carries no token (stricter rule 7).
     NoToken,
     /// The token has no subject, so that the request has no request principal.
@@ -96,6 +99,9 @@ impl fmt::Display for Why {
             }
             Self::NoServiceAccount => {
                 "the path of the peer's SPIFFE ID is not /ns/<namespace>/sa/<account>"
+            }
+            Self::WideReading => {
+                "read widely, it means the peer's SPIFFE ID; that doubt is decided against the caller"
             }
             Self::NoToken => "the request carries no token",
             Self::NoSubject => "the token has no subject",

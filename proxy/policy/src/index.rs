@@ -4,18 +4,24 @@
 //! port. What is found is a superset of what holds; evaluation has the last word, so that a collision
 //! of hashes costs time and never correctness.
 
+mod keys;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use crate::Principal;
-use crate::constraint::{Attribute, Constraint, Rule, Scope};
-use crate::pattern::{Account, Domain, Pattern, PrincipalPattern, Wildcard};
+use crate::constraint::Rule;
+use crate::model::Action;
 use crate::ports::PortSet;
-use crate::store::{Run, Store, Text, offset};
+use crate::principal::namespace_and_account;
+use crate::store::offset;
 
 /// A rule that names more ports than this is filed under none of them.
 const MAX_PORTS: usize = 16;
+
+/// Where to look for whoever may be of one namespace or of another.
+const SEVERAL: u64 = 0;
 
 /// A policy's index in the set, a rule's index in the policy: what they are ordered by.
 pub(crate) type Place = (u32, u32);
@@ -27,7 +33,7 @@ pub(crate) struct Index {
     /// The rules of the buckets that have several, ascending within each.
     entries: Box<[Place]>,
     /// Which kinds of bucket there are, by [`Ports::bit`].
-    used: u16,
+    used: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -45,16 +51,19 @@ enum Kind {
     Path,
     /// The first two segments of a path: `/ns/shop`.
     Lead,
+    /// The namespace that an [`odd`] ID may name, or [`SEVERAL`].
+    Odd,
     TrustDomain,
     /// Every peer, without identity too.
     Any,
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Id,
         Self::Path,
         Self::Lead,
+        Self::Odd,
         Self::TrustDomain,
         Self::Any,
     ];
@@ -81,7 +90,7 @@ impl Ports {
     }
 
     /// Of this and a kind, for [`Index::used`].
-    fn bit(self, kind: Kind) -> u16 {
+    fn bit(self, kind: Kind) -> u32 {
         1 << (3 * kind as u32 + self.number().min(2))
     }
 }
@@ -92,6 +101,7 @@ pub(crate) struct Fingerprint {
     trust_domain: u64,
     path: u64,
     lead: u64,
+    odd: Option<u64>,
 }
 
 impl Fingerprint {
@@ -100,33 +110,37 @@ impl Fingerprint {
             trust_domain: hash(trust_domain),
             path: hash(path),
             lead: hash(lead(path)),
+            odd: odd(trust_domain, path),
         }
     }
 
-    fn get(&self, kind: Kind) -> u64 {
-        match kind {
+    fn get(&self, kind: Kind) -> Option<u64> {
+        Some(match kind {
             Kind::Id => id(self.trust_domain, self.path),
             Kind::Path => self.path,
             Kind::Lead => self.lead,
+            Kind::Odd => self.odd?,
             Kind::TrustDomain => self.trust_domain,
             Kind::Any => 0,
-        }
+        })
     }
 }
 
 impl Index {
-    /// `local` is the local trust domain and its aliases.
+    /// `local` is the local trust domain and its aliases. In a DENY or AUDIT a rule may hold by the wide reading of
+    /// who it names, see [`evaluate`](crate::evaluate).
     pub(crate) fn build<'a>(
+        action: Action,
         rules: impl Iterator<Item = (Place, Rule<'a>)>,
         local: &[Arc<str>],
     ) -> Self {
         let mut filed: Vec<(u64, Place)> = Vec::new();
         let mut used = 0;
         for (place, rule) in rules {
-            let keys = rule_keys(rule, local);
+            let keys = keys::of_rule(rule, local, action);
             let keys = keys
                 .as_ref()
-                .map_or(&[(Kind::Any, 0)][..], |keys| &keys.list);
+                .map_or(&[(Kind::Any, 0)][..], keys::Keys::list);
             let mut file = |ports: Ports| {
                 for &(kind, value) in keys {
                     used |= ports.bit(kind);
@@ -182,10 +196,10 @@ impl Index {
         };
         for kind in Kind::ALL {
             let value = match (kind, peer) {
-                (Kind::Any, _) => 0,
-                (_, Some(peer)) => peer.fingerprint().get(kind),
-                (_, None) => continue,
+                (Kind::Any, _) => Some(0),
+                (_, peer) => peer.and_then(|peer| peer.fingerprint().get(kind)),
             };
+            let Some(value) = value else { continue };
             for ports in ports {
                 if self.used & ports.bit(kind) != 0
                     && let Some(bucket) = self.buckets.get(&bucket(kind, value, ports))
@@ -235,137 +249,6 @@ impl Iterator for Candidates<'_> {
     }
 }
 
-/// What a rule or constraint surely needs: one of these.
-struct Keys {
-    /// The coarsest in the list.
-    kind: Kind,
-    list: Vec<(Kind, u64)>,
-}
-
-impl Keys {
-    fn new(list: Vec<(Kind, u64)>) -> Self {
-        Self {
-            kind: list.iter().map(|(kind, _)| *kind).max().unwrap_or(Kind::Id),
-            list,
-        }
-    }
-
-    fn trust_domains(domains: &[Arc<str>]) -> Self {
-        Self::new(
-            domains
-                .iter()
-                .map(|domain| (Kind::TrustDomain, hash(domain)))
-                .collect(),
-        )
-    }
-}
-
-fn finer(a: Option<Keys>, b: Option<Keys>) -> Option<Keys> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(if b.kind < a.kind { b } else { a }),
-        (a, b) => a.or(b),
-    }
-}
-
-fn rule_keys(rule: Rule<'_>, local: &[Arc<str>]) -> Option<Keys> {
-    // One of the sources must hold, and all of the conditions.
-    let from = || {
-        let mut keys = Vec::new();
-        for source in rule.sources() {
-            keys.append(&mut finest(source, rule.store, local)?.list);
-        }
-        Some(Keys::new(keys))
-    };
-    let from = if rule.from.is_empty() { None } else { from() };
-    finer(from, finest(rule.when, rule.store, local))
-}
-
-fn finest(constraints: &[Constraint], store: &Store, local: &[Arc<str>]) -> Option<Keys> {
-    constraints
-        .iter()
-        .filter(|constraint| !constraint.negative)
-        .map(|constraint| match constraint.attribute {
-            Attribute::Principal(patterns) => principal_keys(patterns, store, local),
-            Attribute::ServiceAccount(accounts, scope) => {
-                service_account_keys(accounts, scope, store, local)
-            }
-            Attribute::Namespace(names, scope) => match store.exact_only(names) {
-                Some(names) => Some(Keys::new(names.map(namespace_key).collect())),
-                None => (scope == Scope::Local).then(|| Keys::trust_domains(local)),
-            },
-            Attribute::TrustDomain(domains) => domain_keys(domains, store),
-            _ => None,
-        })
-        .fold(None, finer)
-}
-
-fn domain_keys(domains: Run<Pattern<Text>>, store: &Store) -> Option<Keys> {
-    let domains = store.exact_only(domains)?;
-    Some(Keys::new(
-        domains
-            .map(|domain| (Kind::TrustDomain, hash(domain)))
-            .collect(),
-    ))
-}
-
-fn principal_keys(
-    patterns: Run<PrincipalPattern<Text>>,
-    store: &Store,
-    local: &[Arc<str>],
-) -> Option<Keys> {
-    let mut keys = Vec::new();
-    for &pattern in patterns.of(&store.principals) {
-        match store.principal(pattern) {
-            PrincipalPattern::Any => return None,
-            PrincipalPattern::Exact(domain, path) => match domain {
-                Domain::Named(name) => keys.push((Kind::Id, id(hash(name), hash(path)))),
-                Domain::Local => keys.extend(
-                    local
-                        .iter()
-                        .map(|name| (Kind::Id, id(hash(name), hash(path)))),
-                ),
-                Domain::Any => keys.push((Kind::Path, hash(path))),
-            },
-            PrincipalPattern::Prefix(domain, prefix) => match (whole_lead(prefix), domain) {
-                (Some(lead), _) => keys.push((Kind::Lead, hash(lead))),
-                (None, Domain::Named(name)) => keys.push((Kind::TrustDomain, hash(name))),
-                (None, Domain::Local) => {
-                    keys.extend(local.iter().map(|name| (Kind::TrustDomain, hash(name))));
-                }
-                (None, Domain::Any) => return None,
-            },
-        }
-    }
-    Some(Keys::new(keys))
-}
-
-fn service_account_keys(
-    accounts: Run<Account<Text>>,
-    scope: Scope,
-    store: &Store,
-    local: &[Arc<str>],
-) -> Option<Keys> {
-    let mut keys = Vec::new();
-    for &account in accounts.of(&store.accounts) {
-        let account = store.account(account);
-        keys.push(match account.wildcard {
-            Wildcard::Nowhere => (
-                Kind::Path,
-                hash(&format!("/ns/{}/sa/{}", account.namespace, account.account)),
-            ),
-            Wildcard::AfterAccount | Wildcard::BeforeAccount => namespace_key(account.namespace),
-            Wildcard::Alone | Wildcard::BeforeNamespace => {
-                return (scope == Scope::Local).then(|| Keys::trust_domains(local));
-            }
-        });
-    }
-    Some(Keys::new(keys))
-}
-
-fn namespace_key(namespace: &str) -> (Kind, u64) {
-    (Kind::Lead, hash(&format!("/ns/{namespace}")))
-}
-
 /// The first two segments of a path, or all of it if it has fewer.
 fn lead(path: &str) -> &str {
     whole_lead(path).unwrap_or(path)
@@ -377,6 +260,27 @@ fn whole_lead(prefix: &str) -> Option<&str> {
         .match_indices('/')
         .nth(2)
         .map(|(third, _)| &prefix[..third])
+}
+
+/// An ID is odd when a namespace can be read from it by the wide reading, and the path is not exactly
+/// `/ns/<namespace>/sa/<account>` or that is not the only place where one can. All that is asked of the namespace and
+/// account of any other ID has one reading. `None` is an ID that is not odd.
+fn odd(trust_domain: &str, path: &str) -> Option<u64> {
+    let plain = namespace_and_account(path)
+        .is_some_and(|(namespace, _)| namespace != "ns" && trust_domain != "ns");
+    if plain {
+        return None;
+    }
+    let segments = || std::iter::once(trust_domain).chain(path.split('/').skip(1));
+    let mut namespaces = segments()
+        .zip(segments().skip(1))
+        .filter(|(before, _)| *before == "ns")
+        .map(|(_, namespace)| namespace);
+    let namespace = hash(namespaces.next()?);
+    Some(match namespaces.next() {
+        None => namespace,
+        Some(_) => SEVERAL,
+    })
 }
 
 /// FNV-1a: short texts, a hash that is the same in every process, and nothing that an attacker gains by a
@@ -425,7 +329,7 @@ impl Hasher for Keyed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Action, Operation, Policy, Source, ValidPolicy, model};
+    use crate::{Operation, Policy, Source, ValidPolicy, model};
 
     fn rule(source: Source, ports: &[&str]) -> model::Rule {
         let ports: Vec<_> = ports.iter().map(|port| (*port).to_owned()).collect();
@@ -451,16 +355,24 @@ mod tests {
         }
     }
 
-    fn check(rules: Vec<model::Rule>, asked: &[(Option<&str>, u16, &[u32])]) {
+    fn namespaces(names: &[&str]) -> Source {
+        Source {
+            namespaces: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..Default::default()
+        }
+    }
+
+    fn check(action: Action, rules: Vec<model::Rule>, asked: &[(Option<&str>, u16, &[u32])]) {
         let policy = Policy {
             namespace: "n".into(),
             name: "p".into(),
-            action: Action::Allow,
+            action,
             rules,
             dry_run: false,
         };
         let valid = ValidPolicy::new(policy).unwrap();
         let index = Index::build(
+            action,
             (0..).map(|rule| (0, rule)).zip(valid.rules()),
             &["td".into(), "alias".into()],
         );
@@ -476,16 +388,13 @@ mod tests {
 
     #[test]
     fn rules_that_cannot_match_are_not_found() {
-        let namespaces = |names: &[&str]| Source {
-            namespaces: names.iter().map(|name| (*name).to_owned()).collect(),
-            ..Default::default()
-        };
         let trust_domains = |names: &[&str]| Source {
             trust_domains: names.iter().map(|name| (*name).to_owned()).collect(),
             ..Default::default()
         };
         let x = "spiffe://td/ns/a/sa/x";
         check(
+            Action::Allow,
             vec![
                 rule(principals(&["td/ns/a/sa/x"]), &[]),
                 rule(
@@ -517,10 +426,49 @@ mod tests {
     }
 
     #[test]
+    fn in_a_deny_rules_are_found_for_all_whom_the_wide_reading_means() {
+        let accounts = |names: &[&str]| Source {
+            service_accounts: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..Default::default()
+        };
+        let rules = vec![
+            rule(namespaces(&["a"]), &[]),
+            rule(accounts(&["a/x"]), &[]),
+            rule(accounts(&["a/*"]), &[]),
+            rule(principals(&["*/ns/a/sa/x"]), &[]),
+            rule(principals(&["*/sa/x"]), &[]),
+            rule(namespaces(&["a*"]), &[]),
+            rule(accounts(&["*/x"]), &[]),
+            rule(principals(&["td/ns/a/sa/x"]), &[]),
+        ];
+        let asked: [(Option<&str>, u16, &[u32]); 8] = [
+            (Some("spiffe://td/ns/a/sa/x"), 80, &[0, 1, 2, 3, 4, 5, 6, 7]),
+            (Some("spiffe://other/ns/a/sa/x"), 80, &[0, 1, 2, 3, 4, 5, 6]),
+            (
+                Some("spiffe://other/more/ns/a/sa/x"),
+                80,
+                &[0, 1, 2, 3, 4, 5, 6],
+            ),
+            (
+                Some("spiffe://other/ns/b/ns/a/sa/x"),
+                80,
+                &[0, 1, 2, 3, 4, 5, 6],
+            ),
+            (Some("spiffe://td/more/ns/b/sa/x"), 80, &[4, 5, 6]),
+            (Some("spiffe://td/ns/b/sa/x"), 80, &[4, 5, 6]),
+            (Some("spiffe://td/gateway/sa/x"), 80, &[4, 5, 6]),
+            (None, 80, &[4, 5, 6]),
+        ];
+        check(Action::Deny, rules.clone(), &asked);
+        check(Action::Audit, rules, &asked);
+    }
+
+    #[test]
     fn a_rule_with_several_fitting_keys_is_found_once() {
         let twice = || principals(&["td/ns/a/sa/x", "*/ns/a/sa/x", "td/ns/a/*", "td/*"]);
         let x = Some("spiffe://td/ns/a/sa/x");
         check(
+            Action::Allow,
             vec![
                 rule(twice(), &[]),
                 rule(twice(), &["80"]),

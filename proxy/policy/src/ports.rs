@@ -1,5 +1,10 @@
 //! Sets of ports, finite or all but a finite set: on which ports can a rule match?
 
+use std::sync::Arc;
+
+use crate::ValidPolicy;
+use crate::constraint::Rule;
+
 /// A decimal port number, 1 to 65535, written the one way it is written.
 pub(crate) fn parse_port(value: &str) -> Result<u16, String> {
     let canonical = !value.is_empty()
@@ -62,7 +67,15 @@ impl PortSet {
         })
     }
 
-    pub(crate) fn union_of(sets: impl Iterator<Item = Self>) -> Self {
+    /// Where some rule of these policies can match that is about who the peer is.
+    pub(crate) fn where_identity_is_used<'p>(
+        policies: impl Iterator<Item = &'p Arc<ValidPolicy>>,
+    ) -> Self {
+        let rules = policies.flat_map(|policy| policy.rules());
+        Self::union_of(rules.filter(|rule| rule.uses_identity()).map(Rule::ports))
+    }
+
+    fn union_of(sets: impl Iterator<Item = Self>) -> Self {
         let (mut only, mut all_but) = (Vec::new(), None);
         for set in sets {
             match (set, all_but.take()) {

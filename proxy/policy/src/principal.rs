@@ -161,7 +161,7 @@ pub(crate) fn is_segment_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
 
-fn namespace_and_account(path: &str) -> Option<(&str, &str)> {
+pub(crate) fn namespace_and_account(path: &str) -> Option<(&str, &str)> {
     let (namespace, account) = path.strip_prefix("/ns/")?.split_once("/sa/")?;
     (!namespace.contains('/') && !account.contains('/')).then_some((namespace, account))
 }

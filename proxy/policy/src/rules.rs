@@ -67,7 +67,7 @@ impl Rules {
         Self {
             action,
             uses_token: rules().any(|(_, rule)| rule.uses_token()),
-            index: Index::build(rules(), local),
+            index: Index::build(action, rules(), local),
             first_rules: rules()
                 .take(NEAREST_RULES)
                 .map(|(place, _)| place)

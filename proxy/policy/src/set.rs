@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::constraint::Rule;
 use crate::evaluate::{Facts, Http};
 use crate::model::{Action, DefaultAction, Mesh};
 use crate::ports::PortSet;
@@ -34,14 +33,8 @@ impl PolicySet {
             .chain(&mesh.trust_domain_aliases)
             .map(|domain| domain.as_str().into())
             .collect();
-        let identity_ports = PortSet::union_of(
-            policies
-                .iter()
-                .filter(|policy| policy.is_enforced())
-                .flat_map(|policy| policy.rules())
-                .filter(|rule| rule.uses_identity())
-                .map(Rule::ports),
-        );
+        let enforced = policies.iter().filter(|policy| policy.is_enforced());
+        let identity_ports = PortSet::where_identity_is_used(enforced);
         Self {
             revision: revision.into(),
             default_action: mesh.default_action,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::evaluate::Facts;
 use crate::model::{Action, DefaultAction};
+use crate::ports::PortSet;
 use crate::rules::{Place, Rules};
 use crate::{Decision, Reason, Shadow, ValidPolicy, Verdict};
 
@@ -13,6 +14,8 @@ pub(crate) struct Shadows {
     deny: Rules,
     allow: Rules,
     audit: Rules,
+    /// Where plaintext would be denied besides, see [`PolicySet::uses_identity`](crate::PolicySet::uses_identity).
+    identity_ports: PortSet,
 }
 
 impl Shadows {
@@ -25,6 +28,11 @@ impl Shadows {
             deny: Rules::shadow(Action::Deny, policies, local),
             allow: Rules::shadow(Action::Allow, policies, local),
             audit: Rules::shadow(Action::Audit, policies, local),
+            identity_ports: PortSet::where_identity_is_used(
+                policies
+                    .iter()
+                    .filter(|policy| policy.dry_run() && policy.action() != Action::Audit),
+            ),
         })
     }
 
@@ -55,8 +63,11 @@ impl Shadows {
         if self.deny.is_empty() && self.allow.is_empty() {
             return;
         }
+        // Stricter rule 3, which is asked before any policy is.
+        let nameless = facts.peer().is_none() && self.identity_ports.contains(facts.port());
         // The order of `PolicySet::decide`, with both kinds of policies in it.
         let would_allow = match decision.reason {
+            _ if nameless => false,
             Reason::DeniedByRule => false,
             _ if denied => false,
             Reason::AllowedByRule => true,

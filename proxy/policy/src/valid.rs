@@ -11,6 +11,7 @@ use crate::store::{Store, offset};
 use check::Check;
 
 mod check;
+mod key;
 mod values;
 
 /// A field that cannot be honoured exactly. The author of the policy is at fault.
@@ -73,6 +74,12 @@ impl ValidPolicy {
                 "rules",
                 "a DENY without rules denies nothing; to deny everything, write one empty rule"
                     .to_owned(),
+            );
+        }
+        if policy.action == Action::Audit && policy.rules.is_empty() {
+            check.warn(
+                "rules",
+                "an AUDIT without rules never matches; to audit everything, write one empty rule",
             );
         }
         let mut spans = Vec::with_capacity(policy.rules.len());

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kith_certs::Status;
 use kith_certs::trust::RefusedBundle;
 use kith_xds_client::Client;
 use serde_json::json;
@@ -27,7 +28,7 @@ pub(super) fn admin_state(
     AdminState {
         ready: Box::new(move || readiness(&ready, &xds.borrow(), &missing.borrow())),
         config: Box::new(move || describe_config(&config, &config_xds.borrow())),
-        certs: Box::new(move || describe_certs(&certs)),
+        certs: Box::new(move || describe_certs(&certs.identity.status())),
         connections: Box::new(move || {
             let workers = workers.clone();
             Box::pin(async move {
@@ -150,8 +151,7 @@ fn describe_config(shared: &Shared, xds: &kith_xds_client::Status) -> serde_json
     })
 }
 
-fn describe_certs(shared: &Shared) -> serde_json::Value {
-    let status = shared.identity.status();
+fn describe_certs(status: &Status) -> serde_json::Value {
     let svids: Vec<_> = status
         .svids
         .iter()
@@ -183,6 +183,21 @@ fn describe_certs(shared: &Shared) -> serde_json::Value {
             })
         })
         .collect();
+    let crls: Vec<_> = status
+        .crls
+        .iter()
+        .map(|crl| {
+            json!({
+                "issuer": crl.issuer, "trust_domains": crl.trust_domains, "entries": crl.revoked,
+                "next_update": crate::record::rfc3339(crl.next_update), "stale": crl.stale,
+            })
+        })
+        .collect();
+    let refused_crls: Vec<_> = status
+        .refused_crls
+        .iter()
+        .map(|it| json!({ "issuer": it.issuer, "why": it.why }))
+        .collect();
     json!({
         "endpoint": status.endpoint,
         "connected": status.connected,
@@ -192,10 +207,55 @@ fn describe_certs(shared: &Shared) -> serde_json::Value {
         "rotations": status.rotations,
         "overdue": status.overdue,
         "expired": status.expired,
+        "revoked": status.revoked,
         "svids": svids,
         "trust_domains": bundles,
         "bundles": authorities,
         "refused_bundles": refused(&status.refused_bundles),
+        "crls": crls,
+        "refused_crls": refused_crls,
         "refused_jwt_bundles": refused(&status.refused_jwt_bundles),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use kith_certs::source::CrlStatus;
+    use kith_certs::trust::RefusedCrl;
+
+    use super::*;
+
+    #[test]
+    fn certs_show_what_the_authority_revoked_and_which_lists_could_not_be_used() {
+        let status = Status {
+            revoked: true,
+            crls: vec![CrlStatus {
+                issuer: "CN=root".into(),
+                trust_domains: vec!["example.org".into()],
+                revoked: 2,
+                next_update: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+                stale: true,
+            }],
+            refused_crls: vec![RefusedCrl {
+                issuer: "CN=other".into(),
+                why: "it is a delta CRL".into(),
+            }],
+            ..Status::default()
+        };
+        let shown = describe_certs(&status);
+        assert_eq!(shown["revoked"], true);
+        assert_eq!(
+            shown["crls"],
+            json!([{
+                "issuer": "CN=root", "trust_domains": ["example.org"], "entries": 2,
+                "next_update": "2027-01-15T08:00:00.000Z", "stale": true,
+            }])
+        );
+        assert_eq!(
+            shown["refused_crls"],
+            json!([{ "issuer": "CN=other", "why": "it is a delta CRL" }])
+        );
+    }
 }

@@ -1,11 +1,12 @@
 //! Everything live, checked again: against a new snapshot, and against new trust.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use kith_certs::TrustSnapshot;
 use kith_policy::Reason;
 
-use super::{Live, Registry};
+use super::{DOUBT, Live, Registry};
 use crate::authorize::{plaintext_allowed, revoked};
 use crate::record::{ClosedBy, Direction};
 use crate::signal::{Barrier, Closing};
@@ -55,12 +56,15 @@ impl Registry {
 
     /// Closes the connections whose peer this trust does not vouch for. Only those of trust domains whose bundle
     /// changed are looked at, a few at a time, since each costs a chain verification.
+    ///
+    /// Who lost only its authority, and can renew, gets a moment to do so: when a root is replaced in a hurry, both
+    /// ends may have fresh SVIDs and one of them not know it of the other yet. Returns whether there are any such.
     pub(crate) async fn recheck_trust(
         &self,
         before: Option<&TrustSnapshot>,
         trust: &TrustSnapshot,
-    ) {
-        let mut verified = 0;
+    ) -> bool {
+        let (mut verified, mut doubted) = (0, false);
         for live in self.all() {
             let Some(peer) = live.peer() else { continue };
             if before
@@ -68,15 +72,20 @@ impl Registry {
             {
                 continue;
             }
-            if let Err(reason) = peer.still_trusted(trust) {
-                metrics::policy_closed(reason.as_str(), 1);
-                live.signal.close(Closing::new(ClosedBy::Policy, reason));
+            match peer.still_trusted(trust) {
+                Ok(()) => live.doubted_until.set(None),
+                Err(Reason::SvidUntrusted) if live.can_renew() => {
+                    live.doubt();
+                    doubted = true;
+                }
+                Err(reason) => live.lose_trust(reason),
             }
             verified += 1;
             if verified % AT_ONCE == 0 {
                 tokio::task::yield_now().await;
             }
         }
+        doubted
     }
 }
 
@@ -133,6 +142,47 @@ impl Live {
         }
     }
 
+    fn can_renew(&self) -> bool {
+        self.mesh.borrow().as_ref().is_some_and(|mesh| mesh.kith)
+    }
+
+    /// It goes on for a moment, and takes no new request if it can be without.
+    fn doubt(&self) {
+        if self.is_doubted() {
+            return;
+        }
+        self.doubted_until.set(Some(Instant::now() + DOUBT));
+        if matches!(self.protocol.get(), Some(Protocol::Http1 | Protocol::Http2)) {
+            self.signal.drain();
+        }
+    }
+
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.doubted_until.get().is_some()
+    }
+
+    /// Its peer's SVID is good no longer, whatever policy says.
+    pub(super) fn lose_trust(&self, reason: Reason) {
+        if !self.signal.is_closing() {
+            metrics::policy_closed(reason.as_str(), 1);
+            self.signal.close(Closing::new(ClosedBy::Policy, reason));
+        }
+    }
+
+    /// Our own SVID was rotated.
+    pub(crate) fn outdate(&self) {
+        self.outdated.set(self.can_renew());
+    }
+
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.outdated.get()
+    }
+
+    /// The server has heard of our SVID.
+    pub(crate) fn told(&self) {
+        self.outdated.set(false);
+    }
+
     /// Why its peer, by the SVID that backs the connection now, is not to be dealt with any more.
     pub(crate) fn revoked(&self, snapshot: &Snapshot) -> Option<Reason> {
         let mesh = self.mesh.borrow();
@@ -151,5 +201,61 @@ impl Live {
                 stream.recheck(Rc::clone(barrier));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kith_xds_client::api::mesh;
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    use super::super::Registered;
+    use super::*;
+    use crate::translate;
+
+    /// Nothing is allowed.
+    fn deny_all() -> Snapshot {
+        let config = mesh::WorkloadConfig {
+            revision: "1".into(),
+            namespace: "shop".into(),
+            name: "orders".into(),
+            trust_domain: "example.org".into(),
+            addresses: vec!["10.0.0.1".into()],
+            default_mtls_mode: mesh::MtlsMode::Permissive.into(),
+            default_action: mesh::DefaultAction::Deny.into(),
+            egress_mode: mesh::EgressMode::Refuse.into(),
+            ..Default::default()
+        };
+        let workload = Arc::new(translate::workload("shop/orders", &config).unwrap());
+        Snapshot::complete(&workload, &Arc::default(), |_| None).unwrap()
+    }
+
+    fn open(registry: &Rc<Registry>) -> Registered {
+        let source = "10.0.0.2:40000".parse().unwrap();
+        let destination = "10.0.0.1:7000".parse().unwrap();
+        let live = registry.open(Direction::Inbound, source, destination);
+        live.protocol.set(Some(Protocol::Tcp));
+        live
+    }
+
+    #[test]
+    fn row_25_the_barrier_falls_when_the_last_forbidden_connection_is_gone_however_long_that_takes()
+    {
+        let (registry, snapshot) = (Rc::<Registry>::default(), deny_all());
+        let (quick, stuck) = (open(&registry), open(&registry));
+        let (barrier, mut fallen) = Barrier::new();
+        assert_eq!(registry.recheck(&snapshot, &barrier), 2);
+        drop(barrier);
+        drop(quick);
+        assert_eq!(fallen.try_recv(), Err(TryRecvError::Empty));
+        // The next change waits for it too, and does not count it again.
+        let (barrier, mut fallen_too) = Barrier::new();
+        assert_eq!(registry.recheck(&snapshot, &barrier), 0);
+        drop(barrier);
+        assert_eq!(fallen_too.try_recv(), Err(TryRecvError::Empty));
+        drop(stuck);
+        assert_eq!((fallen.try_recv(), fallen_too.try_recv()), (Ok(()), Ok(())));
     }
 }

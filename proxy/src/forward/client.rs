@@ -11,7 +11,7 @@ use kith_policy::Reason;
 use tokio::io::AsyncWriteExt;
 
 use crate::authorize::Permit;
-use crate::connections::{IDLE, Live, Registered};
+use crate::connections::{DRAINED, IDLE, Live, Registered};
 use crate::correlation;
 use crate::error::{challenge_of, status_of};
 use crate::forward::http1::Outcome;
@@ -24,9 +24,6 @@ use crate::stream::Stream;
 
 /// How long the head of a request may take from its first byte (security.md, row 28).
 const HEAD: Duration = Duration::from_secs(15);
-
-/// How long a connection stays open for a request that is already on its way when it is being drained.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// How long and how much of an unread request is taken in, so that the refusal before it is not lost to a reset.
 const LINGER: Duration = Duration::from_secs(1);
@@ -100,7 +97,7 @@ impl Client {
         if buffer.is_empty() {
             // Gives its memory back while there is nothing to hold.
             *buffer = BytesMut::new();
-            live.wait_for(if *draining { DRAIN } else { *idle }, Reason::Timeout);
+            live.wait_for(if *draining { DRAINED } else { *idle }, Reason::Timeout);
             // From its first request on a client has shown what it is.
             *idle = IDLE;
         } else {
@@ -126,7 +123,7 @@ impl Client {
                         Ask::Recheck(_) => {}
                         Ask::Drain => {
                             *draining = true;
-                            live.wait_for(DRAIN, Reason::Draining);
+                            live.wait_for(DRAINED, Reason::Draining);
                         }
                     }
                 }

@@ -3,6 +3,7 @@
 mod pump;
 mod upstream;
 
+use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,10 @@ pub(crate) enum Outcome {
     NoAnswer(h2::Error),
     Cut(h2::Error),
     ClientGone(Option<h2::Reason>),
+    /// The client broke its own request: its trailers are none that may pass. An answer is due when none has begun.
+    BadRequest {
+        answered: bool,
+    },
     Asked(Closing),
 }
 
@@ -100,17 +105,30 @@ pub(crate) async fn send(
 }
 
 /// Moves the bodies both ways and the answer back.
-pub(crate) async fn exchange(
+pub(crate) fn exchange(
+    request: &mut RecvStream,
+    respond: &mut SendResponse<Bytes>,
+    response: h2::client::ResponseFuture,
+    to_server: SendStream<Bytes>,
+    terms: &Terms<'_>,
+    answer: &mut Answer,
+) -> impl Future<Output = Outcome> {
+    exchange_guarding(request, respond, response, to_server, terms, answer, None)
+}
+
+/// The same, and the request's trailers can't bring these fields either: names in lower case, with `-` for `_`.
+pub(crate) async fn exchange_guarding(
     request: &mut RecvStream,
     respond: &mut SendResponse<Bytes>,
     response: h2::client::ResponseFuture,
     mut to_server: SendStream<Bytes>,
     terms: &Terms<'_>,
     answer: &mut Answer,
+    guarded: Option<Arc<[String]>>,
 ) -> Outcome {
     let started = Instant::now();
     let mut response = response;
-    let mut upload = Pump::default();
+    let mut upload = Pump::of_request(guarded);
     let mut uploaded = request.is_end_stream();
     let mut download: Option<(RecvStream, SendStream<Bytes>, Pump)> = None;
     let outcome = std::future::poll_fn(|context| {
@@ -135,6 +153,10 @@ pub(crate) async fn exchange(
                 }
                 // The server wants no more of it; its answer tells why (RFC 9113 section 8.1).
                 Poll::Ready(Err(Broken::Destination(_))) => uploaded = true,
+                Poll::Ready(Err(Broken::Trailers)) => {
+                    let answered = download.is_some();
+                    return Poll::Ready(Outcome::BadRequest { answered });
+                }
                 Poll::Pending => {}
             }
         }
@@ -147,6 +169,8 @@ pub(crate) async fn exchange(
                         Poll::Ready(Outcome::Cut(error))
                     }
                     Err(Broken::Destination(reason)) => Poll::Ready(Outcome::ClientGone(reason)),
+                    // Of an answer they are edited, and always pass.
+                    Err(Broken::Trailers) => Poll::Ready(Outcome::ClientGone(None)),
                 };
             }
             match std::pin::Pin::new(&mut response).poll(context) {
@@ -180,11 +204,11 @@ pub(crate) async fn exchange(
     if let Some((_, to_client, pump)) = &mut download {
         answer.bytes_out = pump.bytes;
         answer.grpc_status = pump.grpc_status.or(answer.grpc_status);
-        if matches!(outcome, Outcome::Asked(_)) {
-            to_client.send_reset(h2::Reason::CANCEL);
+        if let Some(reason) = reset_of(&outcome) {
+            to_client.send_reset(reason);
         }
-    } else if matches!(outcome, Outcome::Asked(_)) {
-        respond.send_reset(h2::Reason::CANCEL);
+    } else if let Some(reason) = reset_of(&outcome) {
+        respond.send_reset(reason);
     }
     if !uploaded || !matches!(outcome, Outcome::Answered) {
         to_server.send_reset(match &outcome {
@@ -195,10 +219,20 @@ pub(crate) async fn exchange(
     closed_from_outside(outcome, &terms.lives)
 }
 
+/// What the client's stream is reset with.
+fn reset_of(outcome: &Outcome) -> Option<h2::Reason> {
+    match outcome {
+        Outcome::Asked(_) => Some(h2::Reason::CANCEL),
+        // RFC 9113 section 8.1.1.
+        Outcome::BadRequest { answered: true } => Some(h2::Reason::PROTOCOL_ERROR),
+        _ => None,
+    }
+}
+
 /// A stream that fails because its connection was closed for a reason that is known ends for that reason.
 fn closed_from_outside(outcome: Outcome, lives: &[&Live; 2]) -> Outcome {
     match outcome {
-        Outcome::Answered | Outcome::Asked(_) => outcome,
+        Outcome::Answered | Outcome::Asked(_) | Outcome::BadRequest { .. } => outcome,
         failed => lives
             .iter()
             .find_map(|live| live.cut_off())

@@ -10,7 +10,7 @@ use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use kith_policy::Reason;
 
-use crate::connections::{IDLE, Live};
+use crate::connections::{DRAINED, IDLE, Live};
 use crate::error::{challenge_of, grpc_status_of, status_of};
 use crate::record::{ClosedBy, Record};
 use crate::signal::{Ask, Closing, still_fine};
@@ -18,6 +18,10 @@ use crate::stream::Prefixed;
 
 /// How long the last frames of a connection that is being closed may take.
 const GOODBYE: Duration = Duration::from_millis(200);
+
+/// How long the socket is kept after that. What the client may still say, unread, would be answered with a reset, which a
+/// client that is writing notices before it has read our last words.
+const UNREAD: Duration = Duration::from_millis(200);
 
 /// Turns that the tasks of streams get to reset them before their connection is closed.
 const RESETS: usize = 2;
@@ -41,8 +45,16 @@ pub(crate) async fn requests(
         Err(closing) => return Ok(Some(closing)),
     };
     live.wait_for(IDLE, Reason::Timeout);
-    if live.signal.is_draining() {
+    // The first GOAWAY lets requests come that are on their way (RFC 9113 section 6.8), and only a client that answers
+    // is sent the last: no client is waited for.
+    let let_go = |connection: &mut h2::server::Connection<_, _>| {
         connection.graceful_shutdown();
+        if !live.is_busy() {
+            live.wait_for(DRAINED, Reason::Draining);
+        }
+    };
+    if live.signal.is_draining() {
+        let_go(&mut connection);
     }
     let mut closing: Option<Closing> = None;
     loop {
@@ -53,7 +65,7 @@ pub(crate) async fn requests(
                         closing = Some(cause);
                         return Poll::Ready(None);
                     }
-                    Poll::Ready(Ask::Drain) => connection.graceful_shutdown(),
+                    Poll::Ready(Ask::Drain) => let_go(&mut connection),
                     Poll::Ready(Ask::Recheck(_)) => {}
                     Poll::Pending => break,
                 }
@@ -79,11 +91,16 @@ pub(crate) async fn requests(
             .await;
         }
         connection.abrupt_shutdown(h2::Reason::NO_ERROR);
-        let _ = tokio::time::timeout(
-            GOODBYE,
-            std::future::poll_fn(|context| connection.poll_closed(context)),
-        )
-        .await;
+        let closed = std::future::poll_fn(|context| connection.poll_closed(context));
+        if tokio::time::timeout(GOODBYE, closed).await.is_err() {
+            return Ok(Some(closing.clone()));
+        }
+    }
+    if !live.is_busy() {
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(UNREAD).await;
+            drop(connection);
+        });
     }
     Ok(closing)
 }
@@ -168,6 +185,12 @@ pub(crate) fn failed(record: &mut Record, outcome: &super::http2::Outcome) -> Op
             record.fail(Reason::ClientClosed);
             record.closed_by = Some(ClosedBy::Client);
             None
+        }
+        Outcome::BadRequest { answered } => {
+            tracing::debug!("the client's trailers have fields that are none of its business");
+            // Its head was allowed and is with the server by now: the record must not look as if nothing had happened.
+            record.fail(Reason::RequestMalformed);
+            (!answered).then_some(Reason::RequestMalformed)
         }
         Outcome::Asked(closing) => {
             closing.record(record);

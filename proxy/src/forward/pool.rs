@@ -12,13 +12,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use kith_policy::Principal;
+use kith_policy::{Principal, Reason};
 use tokio::io::AsyncWrite;
 use tokio::sync::OnceCell;
 
 use crate::authenticate::Peer;
 use crate::connections::Registered;
 use crate::forward::http2::Http2Upstream;
+use crate::forward::unreachable::Unreachable;
 use crate::record::Hop;
 use crate::stream::Stream;
 
@@ -59,7 +60,48 @@ struct Idle {
 }
 
 /// A connection that is there, or being made, or could not be made. Whoever asks meanwhile gets the same outcome.
-pub(crate) type SharedHttp2 = Rc<OnceCell<Option<Rc<Http2Upstream>>>>;
+pub(crate) type SharedHttp2 = Rc<Place>;
+
+#[derive(Default)]
+pub(crate) struct Place {
+    made: OnceCell<Option<Rc<Http2Upstream>>>,
+    /// Why none could be made.
+    problem: RefCell<Option<Unreachable>>,
+}
+
+impl Place {
+    /// The connection, made if nobody has made it or is about to.
+    pub(crate) async fn get_or_init<F>(
+        &self,
+        make: impl FnOnce() -> F,
+    ) -> &Option<Rc<Http2Upstream>>
+    where
+        F: Future<Output = Option<Rc<Http2Upstream>>>,
+    {
+        self.made.get_or_init(make).await
+    }
+
+    /// As [`get_or_init`](Self::get_or_init); all who waited for it hear why there is none.
+    pub(crate) async fn get_or_try_init<F>(
+        &self,
+        make: impl FnOnce() -> F,
+    ) -> Result<&Rc<Http2Upstream>, Unreachable>
+    where
+        F: Future<Output = Result<Rc<Http2Upstream>, Unreachable>>,
+    {
+        let made = self.get_or_init(|| async {
+            make()
+                .await
+                .map_err(|problem| *self.problem.borrow_mut() = Some(problem))
+                .ok()
+        });
+        made.await.as_ref().ok_or_else(|| {
+            let message = "no connection could be made";
+            let unknown = || Unreachable::new(Reason::ServerUnreachable, message);
+            self.problem.borrow().clone().unwrap_or_else(unknown)
+        })
+    }
+}
 
 #[derive(Default)]
 pub(crate) struct Pool {
@@ -149,24 +191,26 @@ impl SharedConnections {
     /// filled is to be checked with [`Http2Upstream::serves`].
     pub(crate) fn one(&mut self, expected: &[Principal]) -> SharedHttp2 {
         self.keep(|_| true);
-        let usable = |cell: &&SharedHttp2| {
-            cell.get()
+        let usable = |place: &&SharedHttp2| {
+            place
+                .made
+                .get()
                 .is_none_or(|made| made.as_ref().is_some_and(|it| it.serves(expected)))
         };
-        if let Some(cell) = self.0.iter().find(usable) {
-            return Rc::clone(cell);
+        if let Some(place) = self.0.iter().find(usable) {
+            return Rc::clone(place);
         }
-        let cell = SharedHttp2::default();
-        self.0.push(Rc::clone(&cell));
-        cell
+        let place = SharedHttp2::default();
+        self.0.push(Rc::clone(&place));
+        place
     }
 
     fn keep(&mut self, wanted: impl Fn(&Http2Upstream) -> bool) {
-        self.0.retain(|cell| match cell.get() {
+        self.0.retain(|place| match place.made.get() {
             Some(Some(upstream)) => upstream.stands() && wanted(upstream),
             Some(None) => false,
             // Somebody is making it, as long as anybody else holds it.
-            None => Rc::strong_count(cell) > 1,
+            None => Rc::strong_count(place) > 1,
         });
     }
 }

@@ -1,5 +1,7 @@
 //! A message body as it passes: where it ends, and that it is well-formed up to there.
 
+use std::sync::Arc;
+
 use super::chunked::Chunked;
 use super::{Framing, ParseError};
 
@@ -37,6 +39,15 @@ impl Body {
             Framing::UntilClose => State::UntilClose,
         };
         Self { state, payload: 0 }
+    }
+
+    /// Trailers can't bring these fields either: names in lower case, with `-` for `_`.
+    #[must_use]
+    pub fn guarding(mut self, names: Option<Arc<[String]>>) -> Self {
+        if let State::Chunked(chunked) = &mut self.state {
+            chunked.guard(names);
+        }
+        self
     }
 
     pub fn advance(&mut self, data: &[u8]) -> Result<Progress, ParseError> {
@@ -271,6 +282,31 @@ mod tests {
                 data.as_bytes(),
                 &Outcome::Refused(ParseError::TrailerForbidden),
             );
+        }
+    }
+
+    #[test]
+    fn row_07_refuses_trailers_that_stand_for_claims_or_tokens() {
+        let guarded: Arc<[String]> = [
+            "x-user".to_owned(),
+            format!("x-claim-{}", "of-a-long-name-".repeat(10)),
+        ]
+        .into();
+        for name in ["x-user", "X-User", "x_user", &*guarded[1]] {
+            let data = format!("0\r\nx-good: 1\r\n{name}: root\r\n\r\n");
+            for cut in [1, 7, data.len()] {
+                let mut body = Body::new(Framing::Chunked).guarding(Some(Arc::clone(&guarded)));
+                let refused = data
+                    .as_bytes()
+                    .chunks(cut)
+                    .find_map(|piece| body.advance(piece).err());
+                assert_eq!(refused, Some(ParseError::TrailerForbidden), "{name}");
+            }
+        }
+        for name in ["x-users", "x-use", "xuser"] {
+            let data = format!("0\r\n{name}: root\r\n\r\n");
+            let mut body = Body::new(Framing::Chunked).guarding(Some(Arc::clone(&guarded)));
+            assert!(body.advance(data.as_bytes()).unwrap().done, "{name}");
         }
     }
 

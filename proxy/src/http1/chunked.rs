@@ -1,5 +1,7 @@
 //! The chunked coding, one byte after another (RFC 9112 section 7.1).
 
+use std::sync::Arc;
+
 use super::ParseError;
 use super::grammar::{find_control, is_control, is_forbidden_in_trailers, is_token_byte};
 
@@ -8,17 +10,17 @@ use super::grammar::{find_control, is_control, is_forbidden_in_trailers, is_toke
 const EXTENSION_BYTES: u16 = 4096;
 const TRAILER_BYTES: u16 = 8192;
 const TRAILERS: u8 = 100;
-/// How much of a trailer's name is kept to compare: more than any guarded name has.
-const NAME_BYTES: usize = 32;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Chunked {
     state: State,
     extension_bytes: u16,
     trailer_bytes: u16,
     trailers: u8,
-    name: [u8; NAME_BYTES],
-    name_length: u8,
+    /// Of the trailer that is being read; at most [`TRAILER_BYTES`].
+    name: Vec<u8>,
+    /// Names that no trailer may have besides those that none ever may.
+    guarded: Option<Arc<[String]>>,
 }
 
 /// Named for what is awaited.
@@ -51,20 +53,17 @@ enum Part {
     AfterQuoted,
 }
 
-impl Default for Chunked {
+impl Default for State {
     fn default() -> Self {
-        Self {
-            state: State::Size { digits: 0, size: 0 },
-            extension_bytes: 0,
-            trailer_bytes: 0,
-            trailers: 0,
-            name: [0; NAME_BYTES],
-            name_length: 0,
-        }
+        State::Size { digits: 0, size: 0 }
     }
 }
 
 impl Chunked {
+    pub(super) fn guard(&mut self, names: Option<Arc<[String]>>) {
+        self.guarded = names;
+    }
+
     pub(super) fn is_done(&self) -> bool {
         self.state == State::Done
     }
@@ -124,7 +123,7 @@ impl Chunked {
             (State::TrailerOrEnd, b' ' | b'\t') => Err(ParseError::Folded),
             (State::TrailerOrEnd, byte) => {
                 self.trailers += 1;
-                self.name_length = 0;
+                self.name.clear();
                 if self.trailers > TRAILERS {
                     return Err(ParseError::TrailersTooLarge);
                 }
@@ -147,16 +146,13 @@ impl Chunked {
     fn read_name(&mut self, byte: u8) -> Result<State, ParseError> {
         self.count_trailer_bytes(1)?;
         if is_token_byte(byte) {
-            if let Some(kept) = self.name.get_mut(usize::from(self.name_length)) {
-                *kept = byte;
-                self.name_length += 1;
-            }
+            self.name.push(byte);
             return Ok(State::TrailerName);
         }
-        let name = &self.name[..usize::from(self.name_length)];
-        if byte != b':' || name.is_empty() {
+        if byte != b':' || self.name.is_empty() {
             Err(ParseError::FieldName)
-        } else if is_forbidden_in_trailers(name) {
+        } else if is_forbidden_in_trailers(&self.name, self.guarded.as_deref().unwrap_or_default())
+        {
             Err(ParseError::TrailerForbidden)
         } else {
             Ok(State::TrailerValue)

@@ -76,10 +76,13 @@ pub(super) fn is_protected(name: &[u8]) -> bool {
     PROTECTED.iter().any(|pattern| name_matches(pattern, name))
 }
 
-/// gRPC ends its calls with `grpc-status` and `grpc-message` in the trailers, and nowhere else.
-pub(super) fn is_forbidden_in_trailers(name: &[u8]) -> bool {
-    !name_matches("grpc-*", name)
-        && (is_protected(name) || HEAD_ONLY.iter().any(|pattern| name_matches(pattern, name)))
+/// Fields that trailers can't bring, and those of `guarded`, which are names in lower case with `-`. gRPC ends its calls
+/// with `grpc-status` and `grpc-message` in the trailers, and nowhere else.
+pub(crate) fn is_forbidden_in_trailers(name: &[u8], guarded: &[String]) -> bool {
+    let forbidden =
+        is_protected(name) || HEAD_ONLY.iter().any(|pattern| name_matches(pattern, name));
+    forbidden && !name_matches("grpc-*", name)
+        || guarded.iter().any(|guarded| name_matches(guarded, name))
 }
 
 /// Whether a field name is the one meant by `pattern`: lower case, with `-`, and `*` at the end for
@@ -231,9 +234,9 @@ mod tests {
         for name in ["x-forward", "authorizations", "hos", "keep-alive", "x-kit"] {
             assert!(!is_protected(name.as_bytes()), "{name}");
         }
-        assert!(!is_forbidden_in_trailers(b"grpc-status"));
-        assert!(!is_forbidden_in_trailers(b"x-checksum"));
-        assert!(is_forbidden_in_trailers(b"X_Forwarded_Client_Cert"));
-        assert!(is_forbidden_in_trailers(b"If-Match"));
+        assert!(!is_forbidden_in_trailers(b"grpc-status", &[]));
+        assert!(!is_forbidden_in_trailers(b"x-checksum", &[]));
+        assert!(is_forbidden_in_trailers(b"X_Forwarded_Client_Cert", &[]));
+        assert!(is_forbidden_in_trailers(b"If-Match", &[]));
     }
 }

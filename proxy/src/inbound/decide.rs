@@ -3,8 +3,10 @@
 //! Both protocols ask it here, and each time of the request itself, so that a live request is held to nothing less than
 //! a new one: token first, then policy.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use kith_policy::{Headers, Reason, Request};
 
@@ -64,21 +66,35 @@ impl<'a, H: Headers + AllHeaders<'a>> Question<'a, H> {
         };
         match authorize::inbound(snapshot, live, peer, Some(&request)) {
             Ok(permit) => Ok((permit, examined)),
-            Err(denial) => Err(Refusal {
-                denial,
-                end_user: examined.end_user(),
-            }),
+            Err(denial) => {
+                if matches!(
+                    denial.reason(),
+                    Reason::PrincipalRevoked | Reason::SvidRevoked
+                ) {
+                    // Nothing will be allowed on this connection any more.
+                    live.signal.drain();
+                }
+                Err(Refusal {
+                    denial,
+                    end_user: examined.end_user(),
+                })
+            }
         }
     }
 
-    /// For a request in flight, and for what it was upgraded to.
-    pub(super) fn ask_again(&self) -> Result<(), Closing> {
+    /// For a request in flight, and for what it was upgraded to. `ends`: when its token does, which may be another time
+    /// by now, or the first one since tokens are looked at.
+    pub(super) fn ask_again(&self, ends: &Cell<Option<SystemTime>>) -> Result<(), Closing> {
         let snapshot: Option<Arc<Snapshot>> = self.worker.shared.snapshot.load_full();
         let Some(snapshot) = snapshot else {
             return Ok(());
         };
-        let Err(refusal) = self.ask(&snapshot) else {
-            return Ok(());
+        let refusal = match self.ask(&snapshot) {
+            Ok((_, examined)) => {
+                ends.set(examined.ends());
+                return Ok(());
+            }
+            Err(refusal) => refusal,
         };
         Err(match refusal.reason() {
             // Nobody forbade it: its time has come, a moment before its timer would say so.

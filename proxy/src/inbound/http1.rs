@@ -3,7 +3,9 @@
 mod application;
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::rc::Rc;
+use std::time::SystemTime;
 
 use bytes::BytesMut;
 use kith_policy::{Reason, Target, normalise_host, normalise_target};
@@ -176,10 +178,11 @@ async fn one_request(
     record.decide(permit.decision());
     record.end_user = examined.end_user();
 
-    let ends = examined.ends();
+    let ends = Cell::new(examined.ends());
     let allowed = Allowed {
         permit,
         examined,
+        ends: &ends,
         peer,
         host,
         target,
@@ -196,13 +199,15 @@ async fn one_request(
         bytes,
         &allowed
     ));
-    while_valid(ends, &live.signal, forwarding).await
+    while_valid(&ends, &live.signal, forwarding).await
 }
 
 /// A request that was allowed, and what the application is to be told.
 struct Allowed<'a> {
     permit: Permit,
     examined: Examined,
+    /// When its token does.
+    ends: &'a Cell<Option<SystemTime>>,
     peer: Option<&'a Rc<Peer>>,
     host: &'a str,
     target: Target<'a>,
@@ -232,7 +237,7 @@ async fn forward(
     let head = &client.head;
     let headers = Received { head, bytes };
     let question = allowed.question(worker, &client.live, &headers);
-    let recheck = || question.ask_again();
+    let recheck = || question.ask_again(allowed.ends);
     let connecting = application.connection(worker, client);
     let mut server = match client.live.signal.unless_closed(&recheck, connecting).await {
         Ok(Ok(server)) => server,
@@ -270,7 +275,7 @@ async fn forward(
         buffer: &mut client.buffer,
         live: &client.live,
     };
-    let body = Body::new(head.framing());
+    let body = Body::new(head.framing()).guarding(examined.own_headers());
     let outcome = exchange(
         permit,
         downstream,
@@ -291,7 +296,7 @@ async fn forward(
             let (head, live) = (std::mem::take(&mut client.head), Rc::clone(&client.live));
             let headers = Received { head: &head, bytes };
             let question = allowed.question(worker, &live, &headers);
-            let recheck = || question.ask_again();
+            let recheck = || question.ask_again(allowed.ends);
             client
                 .tunnel(permit, record, &mut server, &live, &recheck)
                 .await;

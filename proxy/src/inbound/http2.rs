@@ -2,7 +2,7 @@
 
 mod head;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -14,7 +14,7 @@ use http::{HeaderValue, Request};
 use kith_policy::{Reason, normalise_target};
 
 pub(crate) use head::{describe, host_of, set_correlation, single};
-use head::{forwarded_uri, tell};
+use head::{forwarded_uri, is_well_formed, tell};
 
 use super::Inbound;
 use super::decide::Question;
@@ -22,7 +22,9 @@ use crate::authenticate::Peer;
 use crate::connections::{Live, StreamHold};
 use crate::correlation;
 use crate::forward::connect::connect;
-use crate::forward::http2::{Answer, Borrowed, Http2Upstream, Outcome, Terms, exchange, send};
+use crate::forward::http2::{
+    Answer, Borrowed, Http2Upstream, Outcome, Terms, exchange_guarding, send,
+};
 use crate::forward::http2_server::{failed, is_grpc, refuse, requests};
 use crate::forward::pool::SharedConnections;
 use crate::headers::{ReceivedMap, forwarded_client_cert, remove_internal, remove_kith};
@@ -118,8 +120,7 @@ async fn one_request(
     let (parts, mut body) = request.into_parts();
     let grpc = is_grpc(&parts.headers);
     let head_only = parts.method == http::Method::HEAD;
-    let given = parts.headers.get("x-request-id").cloned();
-    let (request_id, new_id) = correlation::request_id(given.as_ref().map(HeaderValue::as_bytes));
+    let (request_id, new_id) = correlation::request_id(single(&parts.headers, "x-request-id"));
     let (trace, traceparent) = correlation::trace(single(&parts.headers, "traceparent"));
     record.request_id(request_id.as_str().as_bytes());
     record.trace = Some(trace);
@@ -146,7 +147,7 @@ async fn one_request(
     let slash = snapshot.port(common.live.destination.port()).encoded_slash;
     let normalised = normalise_target(parts.method.as_str(), raw.as_bytes(), slash);
     let (host, target) = match (host, normalised) {
-        (Ok(host), Ok(target)) => (host, target),
+        (Ok(host), Ok(target)) if is_well_formed(&parts.headers) => (host, target),
         (host, target) => {
             let reason = if target.is_err() {
                 Reason::PathRefused
@@ -211,7 +212,8 @@ async fn one_request(
     record.decide(permit.decision());
     drop(snapshot);
     record.end_user = examined.end_user();
-    let recheck = || question.ask_again();
+    let ends = Cell::new(examined.ends());
+    let recheck = || question.ask_again(&ends);
     let query = examined.query(target.query);
     let Some(uri) = forwarded_uri(&parts.uri, &host, &target.path, query.as_deref()) else {
         record.refuse(Reason::RequestMalformed);
@@ -265,13 +267,14 @@ async fn one_request(
                                 edit_answer: &remove_kith,
                             };
                             let mut answer = Answer::default();
-                            let outcome = exchange(
+                            let outcome = exchange_guarding(
                                 &mut body,
                                 &mut respond,
                                 response,
                                 to_server,
                                 &terms,
                                 &mut answer,
+                                examined.own_headers(),
                             )
                             .await;
                             if let (Outcome::Unsent(_), true) = (&outcome, attempt < ATTEMPTS) {
@@ -316,7 +319,7 @@ async fn one_request(
             );
         }
     });
-    while_valid(examined.ends(), &hold.signal, forwarding).await;
+    while_valid(&ends, &hold.signal, forwarding).await;
 }
 
 impl Common {

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use kith_policy::Reason;
 
-use super::{Outbound, Route, Unreachable, establish, route};
+use super::{Outbound, Route, establish, route};
 use crate::authorize::Permit;
 use crate::correlation;
 use crate::forward::balance::Load;
 use crate::forward::client::{Client, Next, Remains};
 use crate::forward::http1::{Answer, Downstream, Terms, exchange};
 use crate::forward::pool::Upstream;
+use crate::forward::unreachable::Unreachable;
 use crate::headers::{FROM_APPLICATION, INTERNAL};
 use crate::http1::{Body, ConnectionHeader, ForwardTarget, Rewrite, Version, write_request_head};
 use crate::record::{self, Direction, Kind, Record};
@@ -81,7 +82,6 @@ async fn one_request(
         },
     });
     let Route { resolved, revision } = route(worker, dialled).await;
-    record.revision = Some(Arc::clone(&revision)).filter(|revision| !revision.is_empty());
     record.revision = Some(Arc::clone(&revision)).filter(|revision| !revision.is_empty());
     let resolved = match resolved {
         Ok(resolved) => resolved,

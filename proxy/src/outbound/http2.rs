@@ -10,13 +10,14 @@ use h2::server::SendResponse;
 use http::{HeaderValue, Request};
 use kith_policy::Reason;
 
-use super::{ATTEMPTS, NO_ENDPOINT, Nowhere, Outbound, Route, Unreachable, establish_one, route};
+use super::{ATTEMPTS, NO_ENDPOINT, Nowhere, Outbound, Route, establish_one, route};
 use crate::authorize::Permit;
 use crate::connections::{Live, StreamHold};
 use crate::correlation;
 use crate::forward::balance::Load;
 use crate::forward::http2::{Answer, Borrowed, Http2Upstream, Outcome, Terms, exchange, send};
 use crate::forward::http2_server::{failed, is_grpc, refuse, requests};
+use crate::forward::unreachable::Unreachable;
 use crate::headers::{remove_internal, remove_kith};
 use crate::inbound::http2::{describe, host_of, set_correlation, single};
 use crate::record::{ConnectionFacts, Direction, Kind, Record};
@@ -231,37 +232,26 @@ async fn upstream(
         let Some(target) = worker.loads.pick(&resolved.targets, failed) else {
             return Err(Unreachable::new(Reason::ServerUnreachable, NO_ENDPOINT));
         };
-        let cell = worker.pool.http2(target.address, &target.principals);
-        let mut problem = None;
-        let made = cell
-            .get_or_init(|| async {
-                Box::pin(connect(worker, target))
-                    .await
-                    .map_err(|error| problem = Some(error))
-                    .ok()
-            })
-            .await;
-        match made {
-            Some(upstream) if upstream.serves(&target.principals) => {
+        let place = worker.pool.http2(target.address, &target.principals);
+        let made = place.get_or_try_init(|| Box::pin(connect(worker, target)));
+        match made.await {
+            Ok(upstream) if upstream.serves(&target.principals) => {
                 return Ok((upstream.borrow(), worker.loads.begin(target.address)));
             }
             // Others were faster, or it was made for somebody who expects another server there.
-            Some(_) if record.attempts < MOST_LOOKS => {}
-            Some(_) => {
+            Ok(_) if record.attempts < MOST_LOOKS => {}
+            Ok(_) => {
                 let message = "the server's connections are all taken";
                 return Err(Unreachable::new(Reason::ServerUnreachable, message));
             }
-            None => {
+            Err(problem) => {
                 failed.push(target.address);
                 let untried = resolved
                     .targets
                     .iter()
                     .any(|other| !failed.contains(&other.address));
                 if record.attempts >= ATTEMPTS || !untried {
-                    return Err(problem.unwrap_or_else(|| {
-                        let message = "the connection that others waited for could not be made";
-                        Unreachable::new(Reason::ServerUnreachable, message)
-                    }));
+                    return Err(problem);
                 }
             }
         }

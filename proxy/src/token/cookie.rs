@@ -13,6 +13,16 @@ pub(super) fn pairs(header: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
+/// Names that stand inside of a value, behind bytes that no value may have and that some applications take for the
+/// `;` between cookies.
+pub(super) fn hidden(header: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let between = |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, b',' | b'"');
+    parts(header)
+        .map(|part| split(part).1)
+        .flat_map(move |value| value.split(between).skip(1))
+        .filter_map(|piece| Some(&piece[..memchr::memchr(b'=', piece)?]))
+}
+
 /// All cookies of a request less some, in one header (RFC 9113 section 8.2.3).
 pub(super) fn without<'a>(headers: &dyn AllHeaders<'a>, doomed: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut left = Vec::new();

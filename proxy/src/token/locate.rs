@@ -73,6 +73,9 @@ impl<'a> Search<'_, 'a> {
                             self.offer(index, std::str::from_utf8(token).map(Cow::Borrowed).ok());
                         }
                     }
+                    if cookie::hidden(value).any(|name| name == own.as_bytes()) {
+                        self.hide(index);
+                    }
                 }
                 _ => {}
             }
@@ -88,6 +91,9 @@ impl<'a> Search<'_, 'a> {
                         self.offer(index, Some(query::decode(token)));
                     }
                 }
+                if query::hidden(query).any(|name| query::decode(name) == own.as_str()) {
+                    self.hide(index);
+                }
             }
         }
     }
@@ -98,6 +104,14 @@ impl<'a> Search<'_, 'a> {
             self.problem = Some(format!("{} occurs twice", self.locations[index]));
         }
         self.seen |= bit;
+    }
+
+    /// Some applications would find it there and others would not: nobody knows whose token would be taken.
+    fn hide(&mut self, index: usize) {
+        self.problem = Some(format!(
+            "{} stands inside of another one's value",
+            self.locations[index]
+        ));
     }
 
     /// `None`: what stands there is no text.

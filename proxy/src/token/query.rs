@@ -16,6 +16,15 @@ pub(super) fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
         .map(|part| part.split_once('=').unwrap_or((part, "")))
 }
 
+/// Names behind a `;`, which was once recommended for `&` (HTML 4.01 appendix B.2.2) and still is one to some
+/// applications.
+pub(super) fn hidden(query: &str) -> impl Iterator<Item = &str> {
+    query
+        .split('&')
+        .flat_map(|part| part.split(';').skip(1))
+        .map(|part| part.split_once('=').map_or(part, |(name, _)| name))
+}
+
 /// `+` is a space, and a `%` that is none of two digits stands for itself.
 pub(super) fn decode(text: &str) -> Cow<'_, str> {
     if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
@@ -55,20 +64,23 @@ pub(super) fn without(query: &str, doomed: impl Fn(&str) -> bool) -> Option<Stri
     (!kept.is_empty()).then_some(kept)
 }
 
-/// A JWS whose header is a JSON object (RFC 7515 section 3.1). On the caller's side it is not known where tokens go.
-fn looks_like_one(value: &str) -> bool {
-    let value = decode(value);
-    value.starts_with("eyJ") && value.bytes().filter(|byte| *byte == b'.').count() >= 2
+/// Has a JWS in it, whose header is a JSON object (RFC 7515 section 3.1). On the caller's side it is not known where tokens go.
+fn holds_one(text: &str) -> bool {
+    let text = decode(text);
+    // Wherever: it may stand behind a scheme, or in a URL that is the value.
+    text.find("eyJ")
+        .is_some_and(|at| text[at..].bytes().filter(|byte| *byte == b'.').count() >= 2)
 }
 
 /// The query as it may be written down: no value of a parameter that tokens come in, nor one that looks like one. Some applications take `;` for
 /// `&` too, so that it separates here.
 pub(crate) fn redacted(query: &str, secret: impl Fn(&str) -> bool) -> Cow<'_, str> {
-    let is_secret = |part: &str| {
-        part.split_once('=').is_some_and(|(name, value)| {
+    let is_secret = |part: &str| match part.split_once('=') {
+        Some((name, value)) => {
             let name = decode(name);
-            !value.is_empty() && (name == ACCESS_TOKEN || secret(&name) || looks_like_one(value))
-        })
+            holds_one(part) || !value.is_empty() && (name == ACCESS_TOKEN || secret(&name))
+        }
+        None => holds_one(part),
     };
     if !query.split(['&', ';']).any(is_secret) {
         return Cow::Borrowed(query);
@@ -77,13 +89,17 @@ pub(crate) fn redacted(query: &str, secret: impl Fn(&str) -> bool) -> Cow<'_, st
     for part in query.split_inclusive(['&', ';']) {
         let end = part.trim_end_matches(['&', ';']);
         match end.split_once('=') {
-            Some((name, _)) if is_secret(end) => {
+            _ if !is_secret(end) => out.push_str(part),
+            Some((name, _)) if !holds_one(name) => {
                 out.push_str(name);
                 out.push('=');
                 out.push_str(REDACTED);
                 out.push_str(&part[end.len()..]);
             }
-            _ => out.push_str(part),
+            _ => {
+                out.push_str(REDACTED);
+                out.push_str(&part[end.len()..]);
+            }
         }
     }
     Cow::Owned(out)
@@ -138,6 +154,11 @@ mod tests {
             ("a;jwt=x;b&jwt=y", "a;jwt=redacted;b&jwt=redacted"),
             ("jwt=&access_token", "jwt=&access_token"),
             ("x=eyJh.eyJi.c&y=eyJh%2EeyJi%2Ec", "x=redacted&y=redacted"),
+            ("h=Bearer+eyJh.eyJi.c&eyJh.eyJi.c", "h=redacted&redacted"),
+            (
+                "eyJh.eyJi.c=1;u=%2Fa%3Ft%3DeyJh.eyJi.c",
+                "redacted;u=redacted",
+            ),
         ] {
             assert_eq!(redacted(query, secret), expected, "{query}");
         }

@@ -15,6 +15,8 @@ pub struct Rules {
     rules: Vec<Arc<Rule>>,
     locations: Vec<Location>,
     claim_headers: Vec<String>,
+    /// Headers that carry claims or tokens: no trailer can have their names.
+    own_headers: Arc<[String]>,
 }
 
 /// The tokens of one issuer.
@@ -95,10 +97,16 @@ impl Rules {
                 }
             }
         }
+        let token_headers = locations.iter().filter_map(|location| match location {
+            Location::Header { name, .. } => Some(name),
+            Location::Param(_) | Location::Cookie(_) => None,
+        });
+        let own_headers = claim_headers.iter().chain(token_headers).cloned().collect();
         (!rules.is_empty()).then(|| Rules {
             rules: rules.into_iter().map(Arc::new).collect(),
             locations,
             claim_headers,
+            own_headers,
         })
     }
 
@@ -106,9 +114,18 @@ impl Rules {
         &self.locations
     }
 
+    /// Whose tokens they are about, as policies name them.
+    pub(crate) fn issuers(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().map(|rule| rule.issuer())
+    }
+
     /// Headers that carry claims and nothing else, whoever sent them.
     pub(crate) fn claim_headers(&self) -> &[String] {
         &self.claim_headers
+    }
+
+    pub(crate) fn own_headers(&self) -> &Arc<[String]> {
+        &self.own_headers
     }
 
     pub(crate) fn any_trust_domain(&self) -> bool {

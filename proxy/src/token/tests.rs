@@ -378,6 +378,35 @@ fn more_than_one_token_is_refused_and_the_same_one_twice_is_not() {
 }
 
 #[test]
+fn a_token_that_only_some_applications_would_find_is_refused() {
+    let issuer = Issuer::new();
+    let mut own = rule(&issuer);
+    own.locations = vec![Location::Param("t".into()), Location::Cookie("jwt".into())];
+    let bench = Bench::new([own]);
+    let (good, other) = (issuer.sign(&claims()), issuer.sign(&claims()));
+    for (query, cookie) in [
+        (format!("a=1;t={other}"), String::new()),
+        (format!("a=1;t={other}&t={good}"), String::new()),
+        (format!("t={good};t={other}"), String::new()),
+        (format!("a;b;%74={other}&t={good}"), String::new()),
+        (format!("t={good}"), format!("a=1 jwt={other}")),
+        (format!("t={good}"), format!("a=1, jwt={other}")),
+        (format!("t={good}"), format!("a=\"1\"jwt={other}")),
+        (String::new(), format!("a=1\tjwt={other}; jwt={good}")),
+    ] {
+        let refused = bench.ask(&[("cookie", &cookie)], Some(&query)).err();
+        assert_eq!(
+            refused.map(|(reason, _)| reason),
+            Some("token-malformed"),
+            "{query} {cookie}"
+        );
+    }
+    let query = format!("a=1;b=t&c;tt=2&t={good}");
+    let cookie = "a=1 b=jwt, c; d=\"jwt\"";
+    assert!(bench.ask(&[("cookie", cookie)], Some(&query)).is_ok());
+}
+
+#[test]
 fn a_token_counts_only_where_its_rule_expects_it() {
     let (issuer, other) = (Issuer::new(), Issuer::new());
     let mut second = rule(&other);

@@ -260,6 +260,33 @@ async fn a_key_that_is_withdrawn_and_a_token_that_is_revoked_cut_what_is_live() 
     assert_eq!(reply.header("x-kith-reason"), Some("token-revoked"));
 }
 
+#[tokio::test]
+async fn what_began_before_tokens_were_looked_at_ends_at_exp_all_the_same() {
+    let idp = Idp::new();
+    let shop = open(LabOptions::default(), WEB_MAY_ALL).await;
+    let exp = seconds(4.0);
+    let header = bearer(&idp.token(json!({"exp": exp})));
+    let response = stream_http1(&shop.web, shop.service(8080), &header).await;
+    let (stream, without) = streams_http2(&shop.web, shop.service(9090), &header).await;
+    let policies = format!(
+        "{WEB_MAY_ALL}---\n{}",
+        authentication([idp.rule(json!({}))])
+    );
+    shop.lab.apply("policies", &policies).await.unwrap();
+    assert!(seconds(0.0) < exp, "tokens were looked at in time");
+    for ended in [response, stream] {
+        let ended = tokio::time::timeout(Duration::from_secs(8), ended).await;
+        let (at, cut) = ended.expect("it ends").unwrap();
+        assert!(
+            cut && (-0.01..0.5).contains(&(at - exp)),
+            "{} s after",
+            at - exp
+        );
+    }
+    assert!(!without.is_finished());
+    without.abort();
+}
+
 /// Gives the configuration another revision and changes nothing.
 const ANOTHER: &str = "
 apiVersion: kith.dev/v1alpha1
@@ -304,7 +331,9 @@ async fn a_jwt_bundle_that_is_withdrawn_cuts_what_its_tokens_allowed() {
     let command = async |command: Value| authority.command(&command).await.unwrap();
     let bundle = command(json!({"command": "bundle"})).await["bundle"].clone();
     // JWT-SVID section 6.1: a key of a bundle is for `jwt-svid`, not for `sig`.
-    let jwks = foreign.jwks().replace(r#""use":"sig""#, r#""use":"jwt-svid""#);
+    let jwks = foreign
+        .jwks()
+        .replace(r#""use":"sig""#, r#""use":"jwt-svid""#);
     let jwks: Value = serde_json::from_str(&jwks).unwrap();
     let claims = json!({"iss": null, "sub": "spiffe://other.org/ns/a/sa/b", "aud": [shop.orders.spiffe_id()]});
     let header = bearer(&foreign.token(claims));

@@ -191,3 +191,57 @@ spec:
         assert_eq!(told.status, 200);
     }
 }
+
+#[tokio::test]
+async fn row_07_trailers_bring_neither_claims_nor_tokens() {
+    let idp = Idp::new();
+    let shop = shop(idp.rule(json!({
+        "fromHeaders": [{"name": "x-jwt"}],
+        "outputPayloadToHeader": "x-claims",
+        "outputClaimToHeaders": [{"header": "x-user", "claim": "sub"}],
+    })))
+    .await;
+    for (name, status) in [
+        ("x-sum", "200"),
+        ("x-user", "400"),
+        ("X_User", "400"),
+        ("x-claims", "400"),
+        ("x-jwt", "400"),
+    ] {
+        let request = format!(
+            "POST /{name} HTTP/1.1\r\nhost: orders.shop\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n\
+             0\r\n{name}: root\r\n\r\n"
+        );
+        let heard = shop.say(request).await.text();
+        assert!(
+            heard.starts_with(&format!("HTTP/1.1 {status}")),
+            "{name}: {heard}"
+        );
+        assert_eq!(heard.contains("root"), status == "200", "{heard}");
+        if status == "400" {
+            assert!(heard.contains("request-malformed"), "{heard}");
+        }
+    }
+    let address = shop.service(9090);
+    for (name, status) in [("x-sum", 200), ("x-user", 400), ("x-jwt", 400)] {
+        let talk = move || async move {
+            let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+            let (client, connection) = h2::client::handshake(tcp).await.unwrap();
+            tokio::task::spawn_local(connection);
+            let request = http::Request::post("http://orders.shop:9090/trailers");
+            let request = request.body(()).unwrap();
+            let mut client = client.ready().await.unwrap();
+            let (response, mut body) = client.send_request(request, false).unwrap();
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert(name, "root".parse().unwrap());
+            body.send_trailers(trailers).unwrap();
+            let answer = response.await.unwrap();
+            let reason = answer.headers().get("x-kith-reason").cloned();
+            (answer.status().as_u16(), reason)
+        };
+        let (answered, reason) = shop.web.enter(talk).await.unwrap();
+        assert_eq!(answered, status, "{name}");
+        let refused = http::HeaderValue::from_static("request-malformed");
+        assert_eq!(reason, (status == 400).then_some(refused), "{name}");
+    }
+}

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use kith_certs::workload_api::proto::{X509svid, X509svidResponse};
 use kith_certs::{TrustSnapshot, Usage};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 
 struct Good {
@@ -33,10 +33,15 @@ fn make() -> Result<Good, Box<dyn std::error::Error>> {
 
     let key = KeyPair::generate()?;
     let mut leaf = CertificateParams::default();
-    leaf.subject_alt_names = vec![SanType::URI("spiffe://example.org/ns/shop/sa/web".try_into()?)];
+    leaf.subject_alt_names = vec![SanType::URI(
+        "spiffe://example.org/ns/shop/sa/web".try_into()?,
+    )];
     leaf.is_ca = IsCa::ExplicitNoCa;
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    leaf.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ClientAuth,
+        ExtendedKeyUsagePurpose::ServerAuth,
+    ];
     let leaf = leaf.signed_by(&key, &root)?.der().to_vec();
     let svid = X509svid {
         spiffe_id: "spiffe://example.org/ns/shop/sa/web".to_owned(),
@@ -51,7 +56,11 @@ fn make() -> Result<Good, Box<dyn std::error::Error>> {
     };
     let trust = TrustSnapshot::from_update(&update, None, Arc::default(), 1, SystemTime::now())?;
     trust.verify(&leaf, &[] as &[Vec<u8>], SystemTime::now(), Usage::Client)?;
-    Ok(Good { update, leaf, trust })
+    Ok(Good {
+        update,
+        leaf,
+        trust,
+    })
 }
 
 /// The good bytes with some exchanged, as triples of place and byte say.
@@ -87,7 +96,8 @@ pub(crate) fn bundle(data: &[u8]) {
     let foreign = "spiffe://other.example".to_owned();
     update.federated_bundles = [(foreign, data.to_vec())].into_iter().collect();
     let trust = TrustSnapshot::from_update(&update, None, Arc::default(), 2, now);
-    let trust = trust.unwrap_or_else(|error| panic!("a foreign bundle or a list refused the whole: {error}"));
+    let trust = trust
+        .unwrap_or_else(|error| panic!("a foreign bundle or a list refused the whole: {error}"));
     assert!(trust.bundle("example.org").is_some());
 
     let mut update = good.update.clone();

@@ -2,8 +2,8 @@
 
 use kith_policy::{EncodedSlash, normalise_target};
 use kith_proxy::http1::{
-    Body, ConnectionHeader, ForwardTarget, Limits, Parse, RequestHead, ResponseHead, Rewrite, Sniff,
-    sniff, write_request_head,
+    Body, ConnectionHeader, ForwardTarget, Limits, Parse, RequestHead, ResponseHead, Rewrite,
+    Sniff, sniff, write_request_head,
 };
 
 /// More bytes never turn a verdict into another: a proxy that sees them in two pieces decides the same.
@@ -14,7 +14,10 @@ pub(crate) fn detect(data: &[u8]) {
     let whole = sniff(data);
     for end in 1..data.len().min(64) {
         let early = sniff(&data[..end]);
-        assert!(early == Sniff::NeedMore || early == whole, "{early:?} after {end}, then {whole:?}");
+        assert!(
+            early == Sniff::NeedMore || early == whole,
+            "{early:?} after {end}, then {whole:?}"
+        );
     }
 }
 
@@ -29,15 +32,22 @@ pub(crate) fn request(data: &[u8]) {
     };
     assert!(length <= data.len());
     let mut again = RequestHead::default();
-    assert_eq!(again.parse(&data[..length], &limits).ok(), Some(Parse::Complete(length)));
+    assert_eq!(
+        again.parse(&data[..length], &limits).ok(),
+        Some(Parse::Complete(length))
+    );
     let (method, host) = (head.method(data), head.host(data));
     if head.is_connect() {
         return;
     }
-    let Ok(target) = normalise_target(method, head.target(data).as_bytes(), EncodedSlash::Refuse) else {
+    let Ok(target) = normalise_target(method, head.target(data).as_bytes(), EncodedSlash::Refuse)
+    else {
         return;
     };
-    let set: [(&str, &[u8]); 2] = [("x-forwarded-client-cert", b"By=spiffe://a/b"), ("traceparent", b"00-1-2-03")];
+    let set: [(&str, &[u8]); 2] = [
+        ("x-forwarded-client-cert", b"By=spiffe://a/b"),
+        ("traceparent", b"00-1-2-03"),
+    ];
     let rewrite = Rewrite {
         remove: &REMOVED,
         set: &set,
@@ -53,7 +63,10 @@ pub(crate) fn request(data: &[u8]) {
     let read = next.parse(&out, &limits);
     // Only the caps may be met by what was added.
     let Ok(Parse::Complete(end)) = read else {
-        assert!(out.len() > limits.head_bytes / 2 || head.headers(data).count() + 4 > limits.headers, "{read:?}");
+        assert!(
+            out.len() > limits.head_bytes / 2 || head.headers(data).count() + 4 > limits.headers,
+            "{read:?}"
+        );
         return;
     };
     assert_eq!(end, out.len());
@@ -86,7 +99,10 @@ pub(crate) fn response(data: &[u8]) {
     let mut alone = ResponseHead::default();
     let read = alone.parse(&data[..length], &Limits::default(), asked.asked());
     assert_eq!(read.ok(), Some(Parse::Complete(length)));
-    assert_eq!((alone.status(), alone.framing()), (head.status(), head.framing()));
+    assert_eq!(
+        (alone.status(), alone.framing()),
+        (head.status(), head.framing())
+    );
 }
 
 /// However a body is cut into pieces, the same bytes are consumed and the same ones are payload.
@@ -100,9 +116,14 @@ pub(crate) fn body(data: &[u8]) {
         assert!(head.parse(text.as_bytes(), &Limits::default()).is_ok());
         head.framing()
     };
-    for framing in [head_of("transfer-encoding: chunked"), head_of("content-length: 11")] {
+    for framing in [
+        head_of("transfer-encoding: chunked"),
+        head_of("content-length: 11"),
+    ] {
         let mut whole = Body::new(framing);
-        let at_once = whole.advance(data).map(|progress| (progress.consumed, progress.done));
+        let at_once = whole
+            .advance(data)
+            .map(|progress| (progress.consumed, progress.done));
         let mut pieces = Body::new(framing);
         let mut consumed = 0;
         let mut outcome = Ok((0, false));
@@ -142,6 +163,14 @@ pub(crate) fn body(data: &[u8]) {
 pub(crate) fn correlation(data: &[u8]) {
     #[cfg(fuzzing)]
     kith_proxy::fuzzing::correlation(data);
+    #[cfg(not(fuzzing))]
+    let _ = data;
+}
+
+/// What a client writes into x-forwarded-for itself never counts for an address that a trusted hop saw.
+pub(crate) fn forwarded(data: &[u8]) {
+    #[cfg(fuzzing)]
+    kith_proxy::fuzzing::remote_address(data);
     #[cfg(not(fuzzing))]
     let _ = data;
 }

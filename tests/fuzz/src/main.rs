@@ -12,7 +12,7 @@ mod resources;
 mod tokens;
 
 /// The targets by name, and what each reads.
-const TARGETS: [(&str, fn(&[u8])); 12] = [
+const TARGETS: [(&str, fn(&[u8])); 14] = [
     ("detect", http1::detect),
     ("request", http1::request),
     ("response", http1::response),
@@ -24,6 +24,8 @@ const TARGETS: [(&str, fn(&[u8])); 12] = [
     ("svid", certificates::svid),
     ("bundle", certificates::bundle),
     ("token", tokens::token),
+    ("locate", tokens::locate),
+    ("forwarded", http1::forwarded),
     ("xds", resources::xds),
 ];
 
@@ -40,7 +42,10 @@ mod run {
             let known = TARGETS.iter().find(|(known, _)| *known == name);
             match known {
                 Some((_, target)) => *target,
-                None => panic!("KITH_FUZZ={name:?} is no target: {:?}", TARGETS.map(|(name, _)| name)),
+                None => panic!(
+                    "KITH_FUZZ={name:?} is no target: {:?}",
+                    TARGETS.map(|(name, _)| name)
+                ),
             }
         })
     }

@@ -21,8 +21,19 @@ pub(crate) fn target(data: &[u8]) {
     };
     if let Ok(once) = normalise_target("GET", data, slash) {
         assert!(once.path.starts_with('/'), "{:?}", once.path);
-        assert!(!once.path.contains("//") && !once.path.contains('\\') && !once.path.contains(['?', '#']));
-        assert!(!once.path.split('/').any(|segment| segment == ".." || segment == "."), "{:?}", once.path);
+        assert!(
+            !once.path.contains("//")
+                && !once.path.contains('\\')
+                && !once.path.contains(['?', '#'])
+        );
+        assert!(
+            !once
+                .path
+                .split('/')
+                .any(|segment| segment == ".." || segment == "."),
+            "{:?}",
+            once.path
+        );
         let twice = normalise_target("GET", once.path.as_bytes(), slash);
         let twice = twice.unwrap_or_else(|error| panic!("{:?}: {error:?}", once.path));
         assert_eq!(twice.path, once.path);
@@ -61,7 +72,9 @@ pub(crate) fn cel(data: &[u8]) {
     };
     assert_eq!(program.source(), text);
     let claims = serde_json::json!({"groups": ["a", "b"], "n": 1, "deep": {"a": {"b": [1, 2.5, null, "x"]}}});
-    let Some(claims) = claims.as_object() else { return };
+    let Some(claims) = claims.as_object() else {
+        return;
+    };
     let Ok(peer) = Principal::parse("spiffe://example.org/ns/shop/sa/web") else {
         return;
     };

@@ -17,10 +17,13 @@ fn good() -> &'static Good {
 
 fn make() -> Good {
     let issuer = Issuer::generate(Algorithm::Es256).unwrap_or_else(|error| panic!("{error}"));
-    let claims = serde_json::json!({"iss": "https://issuer", "sub": "alice", "exp": 4_000_000_000_u64});
+    let claims =
+        serde_json::json!({"iss": "https://issuer", "sub": "alice", "exp": 4_000_000_000_u64});
     Good {
         keys: Jwks::parse(issuer.jwks().as_bytes()).unwrap_or_else(|error| panic!("{error}")),
-        token: issuer.sign(&claims).unwrap_or_else(|error| panic!("{error}")),
+        token: issuer
+            .sign(&claims)
+            .unwrap_or_else(|error| panic!("{error}")),
     }
 }
 
@@ -45,9 +48,24 @@ pub(crate) fn token(data: &[u8]) {
 
 fn check(good: &Good, text: &str) {
     let Ok(token) = Jwt::parse(text) else { return };
-    let _ = (token.issuer(), token.subject(), token.exp(), token.nbf(), token.iat(), token.jti());
+    let _ = (
+        token.issuer(),
+        token.subject(),
+        token.exp(),
+        token.nbf(),
+        token.iat(),
+        token.jti(),
+    );
     let _ = (token.audiences().count(), token.certificate_thumbprint());
     if token.verify_signature(&good.keys).is_ok() {
         assert_eq!(text, good.token, "a token verifies that nobody signed");
     }
+}
+
+/// A token is gone from where it was found, and what is written down of a query has none.
+pub(crate) fn locate(data: &[u8]) {
+    #[cfg(fuzzing)]
+    kith_proxy::fuzzing::locate(data);
+    #[cfg(not(fuzzing))]
+    let _ = data;
 }

@@ -59,8 +59,8 @@ pub(super) struct Counts {
     readings: [(usize, usize); 2],
     /// Differences that one rule alone explains, by its number; several rules together by all their numbers.
     by_rule: BTreeMap<String, usize>,
-    /// Differences in which Istio's reading denies and Kith allows.
-    narrower: BTreeMap<String, usize>,
+    /// Differences in which Kith allows: there must be none.
+    pub(super) laxer: usize,
     fields: BTreeMap<&'static str, usize>,
 }
 
@@ -73,7 +73,7 @@ impl Counts {
             denied: verdicts.iter().filter(|verdict| !verdict.kith).count(),
             readings: [(0, 0); 2],
             by_rule: BTreeMap::new(),
-            narrower: BTreeMap::new(),
+            laxer: verdicts.iter().filter(|verdict| verdict.is_laxer()).count(),
             fields: BTreeMap::new(),
         };
         for verdict in verdicts {
@@ -85,13 +85,10 @@ impl Counts {
             }
             if verdict.kith != verdict.envoy {
                 *differ += 1;
+            }
+            if verdict.envoy && !verdict.kith {
                 let rules: Vec<_> = verdict.rules.iter().copied().collect();
-                let by = if verdict.kith {
-                    &mut counts.narrower
-                } else {
-                    &mut counts.by_rule
-                };
-                *by.entry(rules.join("+")).or_default() += 1;
+                *counts.by_rule.entry(rules.join("+")).or_default() += 1;
             }
         }
         counts
@@ -132,13 +129,8 @@ impl fmt::Display for Counts {
         )?;
         writeln!(
             f,
-            "Kith denies, Istio's reading allows, by stricter rule: {:?}",
-            self.by_rule
-        )?;
-        writeln!(
-            f,
-            "Kith allows, by words that rule 1 or 8 makes narrower: {:?}",
-            self.narrower
+            "Kith denies, Istio's reading allows, by stricter rule: {:?}; the other way round: {}",
+            self.by_rule, self.laxer
         )?;
         write!(f, "decided by rules that ask about: {:?}", self.fields)
     }

@@ -25,6 +25,9 @@ pub(crate) const PEERS: &[&str] = &[
     "spiffe://cluster.local/ns/shop/sa/web",
     "spiffe://example.org/ns/shop/sa/web/extra",
     "spiffe://example.org/x/ns/shop/sa/web",
+    "spiffe://other.test/x/ns/shop/sa/web",
+    "spiffe://example.org/ns/shop/x/sa/web",
+    "spiffe://example.org/ns/pay/ns/shop/sa/api/y",
     "spiffe://example.org/ns/shop",
     "spiffe://example.org/gateway",
 ];
@@ -48,7 +51,7 @@ const PRINCIPALS: &[&str] = &[
     "*/sa/web",
     "example.org/gateway",
 ];
-const NAMESPACES: &[&str] = &["shop", "pay", "shop*", "*ing", "*"];
+const NAMESPACES: &[&str] = &["shop", "pay", "shop*", "*ing", "*a", "*"];
 const ACCOUNTS: &[&str] = &[
     "shop/web",
     "pay/api",

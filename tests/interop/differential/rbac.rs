@@ -316,16 +316,22 @@ impl Scope<'_> {
         fields: &mut Vec<Value>,
     ) {
         let side = Side::Principal;
-        let any = |values: &[String]| {
-            let all = values.iter().flat_map(|value| self.matchers(kind, value));
+        // Rules 1 and 8 narrow what is for the caller, not what is against it.
+        let istio = self.translator.reading == Reading::Istio;
+        let deny = self.action == Action::Deny;
+        let any = |values: &[String], against_caller: bool| {
+            let narrow = !istio && !against_caller;
+            let all = values
+                .iter()
+                .flat_map(|value| self.matchers(kind, value, narrow));
             let authenticated = |name| json!({"authenticated": {"principal_name": name}});
             side.any(&all.map(authenticated).collect::<Vec<_>>())
         };
         if !values.is_empty() {
-            fields.push(any(values));
+            fields.push(any(values, deny));
         }
         if !negative.is_empty() {
-            fields.push(side.not(&any(negative)));
+            fields.push(side.not(&any(negative, !deny)));
             // Rule 2, and with it what rules 1 and 8 say has no namespace.
             if self.translator.reading == Reading::Stricter && self.action == Action::Allow {
                 let everybody = match kind {
@@ -340,15 +346,14 @@ impl Scope<'_> {
     }
 
     /// What a URI SAN must be, one way or another.
-    fn matchers(&self, kind: Identity, value: &str) -> Vec<Value> {
-        let strict = self.translator.reading == Reading::Stricter;
+    fn matchers(&self, kind: Identity, value: &str, narrow: bool) -> Vec<Value> {
         match kind {
-            Identity::Principal => self.principal(value),
+            Identity::Principal => self.principal(value, narrow),
             Identity::TrustDomain => {
                 let some = wildcard(value, "[^/]*", "[^/]+");
                 vec![regex(&format!("spiffe://{some}/.*"))]
             }
-            Identity::Namespace { anywhere } if strict => {
+            Identity::Namespace { anywhere } if narrow => {
                 let namespace = wildcard(value, "[^/]*", "[^/]+");
                 vec![regex(&self.workload(anywhere, &namespace, "[^/]+"))]
             }
@@ -356,7 +361,7 @@ impl Scope<'_> {
                 vec![regex(&format!(".*/ns/{}/.*", wildcard(value, ".*", ".*")))]
             }
             Identity::Account { anywhere } => {
-                let (part, whole) = if strict {
+                let (part, whole) = if narrow {
                     ("[^/]*", "[^/]+")
                 } else {
                     (".*", ".*")
@@ -369,21 +374,19 @@ impl Scope<'_> {
                     None if value == "*" => (whole.to_owned(), whole.to_owned()),
                     None => (quote(self.namespace), wildcard(value, part, whole)),
                 };
-                if strict {
+                if narrow {
                     vec![regex(&self.workload(anywhere, &namespace, &account))]
                 } else {
-                    vec![regex(&format!(".*/ns/{namespace}/sa/{account}"))]
+                    let spread = format!("spiffe://.+/ns/{namespace}/(?:.+/)?sa/{account}(?:/.+)?");
+                    vec![regex(&spread)]
                 }
             }
         }
     }
 
-    fn principal(&self, value: &str) -> Vec<Value> {
+    fn principal(&self, value: &str, narrow: bool) -> Vec<Value> {
         let value = value.strip_prefix("spiffe://").unwrap_or(value);
-        if let Some(path) = value
-            .strip_prefix("*/")
-            .filter(|_| self.translator.reading == Reading::Stricter)
-        {
+        if let Some(path) = value.strip_prefix("*/").filter(|_| narrow) {
             return vec![regex(&format!("spiffe://[^/]+/{}", quote(path)))];
         }
         match value.strip_prefix("cluster.local/") {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kith_policy::model::{Action, Policy, Rule, Source};
-use kith_policy::{Connection, Decision, normalise_host};
+use kith_policy::{Connection, normalise_host};
 use serde_json::Value;
 
 use super::generate::Call;
@@ -27,23 +27,6 @@ pub(crate) fn rules(
         }
     }
     found
-}
-
-/// May this difference be? Kith is the stricter side. But what a DENY or `notPrincipals` names by namespace, service
-/// account or `*/…` is about fewer peers by rules 1 and 8, and then the same words let through whom Istio's reading refuses.
-pub(crate) fn direction_is_explained(
-    kith: &Kith,
-    decision: &Decision,
-    found: &BTreeSet<&'static str>,
-) -> bool {
-    let narrower = |policy: &Policy| {
-        policy.rules.iter().any(|rule| {
-            principals(rule).any(|value| value.starts_with("*/"))
-                || policy.action == Action::Deny && names_workloads(rule)
-        })
-    };
-    !decision.allow
-        || (found.contains("1") || found.contains("8")) && kith.policies.iter().any(narrower)
 }
 
 fn identity(
@@ -70,7 +53,14 @@ fn identity(
         if !local {
             found.insert("1");
         }
-        if peer.namespace().is_none() {
+        // A `*` that takes in segments finds its end in `sa`.
+        let ends_sa = |value: &String| {
+            value.len() > 1
+                && value
+                    .strip_prefix('*')
+                    .is_some_and(|end| "sa".ends_with(end))
+        };
+        if peer.namespace().is_none() || namespaces(rule).any(ends_sa) {
             found.insert("8");
         }
     }
@@ -192,6 +182,19 @@ fn excludes_by_identity(rule: &Rule) -> bool {
         || rule.when.iter().any(|condition| {
             !condition.not_values.is_empty() && keys.contains(&condition.key.as_str())
         })
+}
+
+fn namespaces(rule: &Rule) -> impl Iterator<Item = &String> {
+    let in_from = rule
+        .from
+        .iter()
+        .flat_map(|source| source.namespaces.iter().chain(&source.not_namespaces));
+    let in_when = rule
+        .when
+        .iter()
+        .filter(|condition| condition.key == "source.namespace")
+        .flat_map(|condition| condition.values.iter().chain(&condition.not_values));
+    in_from.chain(in_when)
 }
 
 fn principals(rule: &Rule) -> impl Iterator<Item = &String> {

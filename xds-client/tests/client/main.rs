@@ -34,6 +34,7 @@ fn config(socket: &Path) -> Config {
         user_agent_version: "0.0.0-test".to_owned(),
         state_dir: None,
         connector,
+        identity: None,
         backoff: Backoff {
             min: Duration::from_millis(5),
             max: Duration::from_millis(50),

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kith_xds_client::{AsyncIo, Backoff, Client, Config, Kind};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
 use crate::control_plane::{ControlPlane, address, config, policy};
@@ -249,4 +249,67 @@ async fn notices_a_control_plane_that_froze() {
         (kept.recv().await, kept.recv().await)
     })
     .await;
+}
+
+#[tokio::test]
+async fn dials_nothing_before_there_is_an_identity_and_at_once_when_there_is() {
+    let (record, mut attempts) = mpsc::unbounded_channel();
+    let dir = tempfile::tempdir().unwrap();
+    let (identity, seen) = watch::channel(None);
+    let (client, _deliveries) = Client::start(Config {
+        connector: Arc::new(move || {
+            let _ = record.send(Instant::now());
+            Box::pin(async { Err::<Box<dyn AsyncIo>, _>(io::Error::other("no route")) })
+        }),
+        identity: Some(seen),
+        // Whoever waits this long waits for ever.
+        backoff: Backoff {
+            min: Duration::from_secs(60),
+            max: Duration::from_secs(60),
+        },
+        ..client_config(dir.path())
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(attempts.try_recv().is_err());
+    assert_eq!(client.status().borrow().last_error, None);
+    for svid in ["first", "second"] {
+        let given = Instant::now();
+        identity.send_replace(Some(svid.to_owned()));
+        let attempt = patient("an attempt", attempts.recv()).await.unwrap();
+        assert!(attempt - given < Duration::from_secs(1));
+    }
+    identity.send_replace(None);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(attempts.try_recv().is_err(), "it was taken away");
+}
+
+#[tokio::test]
+async fn opens_the_stream_anew_with_a_new_identity_once_everything_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("xds");
+    let mut control_plane = ControlPlane::start(&socket);
+    let (identity, seen) = watch::channel(Some("first".to_owned()));
+    let (client, mut deliveries) = Client::start(Config {
+        identity: Some(seen),
+        ..client_config(&socket)
+    });
+    let (mut session, ..) = control_plane.greeted_session().await;
+    session.send(Kind::WorkloadConfig, "1", vec![config("r1")], &[]);
+    let delivery = next(&mut deliveries).await;
+
+    identity.send_replace(Some("second".to_owned()));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(client.status().borrow().connected);
+    delivery.finish(Vec::new());
+    session.expect_ack(Kind::WorkloadConfig, "1").await;
+    assert_eq!(session.end().await, None, "ended in good order");
+    drop(session);
+
+    let (_session, config, _) = control_plane.greeted_session().await;
+    assert_eq!(config.initial_resource_versions[NODE], "r1");
+    let status = client.status().borrow().clone();
+    assert!(
+        status.connected && status.last_error.is_none(),
+        "{status:?}"
+    );
 }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 /// Addresses that RFC 5737 keeps for examples.
 const SOURCE: &str = "192.0.2.1:40000";
 const DESTINATION: &str = "192.0.2.2:8080";
+pub(super) const DESTINATION_PORT: u16 = 8080;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]

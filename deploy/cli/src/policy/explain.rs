@@ -4,13 +4,15 @@ mod json;
 mod text;
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use kith_control::Problem;
 use kith_proxy::rehearse::Sidecar;
+use kith_proxy::snapshot::Protocol as Wire;
 
-use super::attempt::{Attempt, ConnectionStated, OneOrMore, Protocol, RequestStated};
+use super::attempt::{self, Attempt, ConnectionStated, OneOrMore, Protocol, RequestStated};
 use super::in_force::{about, in_folder};
 use super::suite::{self, Suite};
 use super::{print, refuse};
@@ -32,7 +34,7 @@ pub(super) struct Arguments {
     /// Where the connection comes from.
     #[arg(long, value_name = "IP[:PORT]")]
     source: Option<String>,
-    /// The workload's own address and port.
+    /// The workload's own address and port; of a folder, what the workload declares first.
     #[arg(long, value_name = "IP:PORT")]
     destination: Option<String>,
     /// The server name of the TLS handshake.
@@ -80,10 +82,8 @@ pub(super) fn main(mut arguments: Arguments) -> ExitCode {
 fn explain(arguments: &mut Arguments) -> Result<String, Vec<Problem>> {
     let path = arguments.path.clone();
     let mut start = start(arguments)?;
-    let (connection, request) = arguments.stated(&mut start).map_err(|message| {
-        let message = format!("the flags: {message}");
-        vec![about(&path, message)]
-    })?;
+    let stated = arguments.stated(&mut start);
+    let (connection, request) = stated.map_err(|message| vec![about(&path, message)])?;
     let attempt = Attempt::new(&connection, request.as_ref()).map_err(|mistakes| {
         let problems = mistakes.into_iter().map(|(field, message)| {
             let message = format!("{}: {message}", flag(&field));
@@ -110,7 +110,26 @@ fn start(arguments: &Arguments) -> Result<Start, Vec<Problem>> {
         request: None,
     };
     if let Some(workload) = &arguments.workload {
-        return in_folder(path, workload).map(nothing);
+        let sidecar = in_folder(path, workload)?;
+        let mut connection = ConnectionStated::default();
+        // Who asks about a workload means it, and the port that it serves unless another is given.
+        if let Some(address) = sidecar.workload().addresses.first() {
+            let declared = sidecar.workload().ports.iter();
+            let declared = declared.filter_map(|(number, port)| Some((*number, port.protocol?)));
+            // One that carries what is asked, if there is one.
+            let carries_http = |protocol| matches!(protocol, Wire::Http1 | Wire::Http2);
+            let port = declared
+                .map(|(number, protocol)| (carries_http(protocol) == arguments.tcp, number))
+                .min()
+                .map(|(_, number)| number);
+            let port = port.unwrap_or(attempt::DESTINATION_PORT);
+            connection.destination = SocketAddr::new(*address, port).to_string();
+        }
+        return Ok(Start {
+            sidecar,
+            connection,
+            request: None,
+        });
     }
     if path.is_dir() {
         let message = "is a folder: say with --workload who is called";

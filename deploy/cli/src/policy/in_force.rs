@@ -38,12 +38,6 @@ impl World {
         file: &Path,
         policies: Vec<Loaded>,
     ) -> Result<(Sidecar, Vec<Warning>), Vec<Problem>> {
-        let mesh = json!({
-            "apiVersion": "kith.dev/v1alpha1",
-            "kind": "MeshConfig",
-            "metadata": {"name": "mesh"},
-            "spec": self.mesh,
-        });
         let workload = json!({
             "apiVersion": "kith.dev/v1alpha1",
             "kind": "Workload",
@@ -57,23 +51,19 @@ impl World {
             "metadata": {"namespace": self.namespace, "name": "permissive"},
             "spec": {"mtls": {"mode": "PERMISSIVE"}},
         });
-        let mut problems = Vec::new();
-        let mut parts = Vec::new();
-        for (document, names) in [
-            (mesh, [("spec.", "")].as_slice()),
-            (
-                workload,
-                &[("metadata.", "workload."), ("spec.", "workload.")],
-            ),
-        ] {
-            match load_str(file, &document.to_string()) {
-                Ok(loaded) => parts.push(loaded),
-                Err(found) => problems.extend(found.into_iter().map(|it| renamed(it, names))),
+        let workload = load_str(file, &workload.to_string()).map_err(|found| {
+            let names = [("metadata.", "workload."), ("spec.", "workload.")];
+            renamed(found, &names)
+        });
+        let (mesh, workload) = match (self.mesh_config(file), workload) {
+            (Ok(mesh), Ok(workload)) => (mesh, workload),
+            (mesh, workload) => {
+                let mut problems = mesh.err().unwrap_or_default();
+                problems.extend(workload.err().unwrap_or_default());
+                return Err(problems);
             }
-        }
-        if !problems.is_empty() {
-            return Err(problems);
-        }
+        };
+        let mut parts = vec![mesh, workload];
         let has_modes = policies
             .iter()
             .flat_map(Loaded::files)
@@ -83,12 +73,22 @@ impl World {
             parts.push(load_str(file, &permissive.to_string())?);
         }
         let loaded = Loaded::join(file, parts);
-        let Resolved { catalog, warnings } = resolve(&loaded, &KeySets::default())?;
+        let Resolved { catalog, .. } = resolve(&loaded, &KeySets::default())?;
         let id = format!("{}/{WORKLOAD}", self.namespace);
         let node = catalog.node(&id).ok_or_else(|| vec![lost(file, &id)])?;
         let sidecar = sidecar_of(file, node)?;
-        let warnings = told(check(&loaded, SystemTime::now()), warnings, &self.ports);
-        Ok((sidecar, warnings))
+        let found = check(&loaded, SystemTime::now());
+        Ok((sidecar, told(found, &self.ports)))
+    }
+
+    fn mesh_config(&self, file: &Path) -> Result<Loaded, Vec<Problem>> {
+        let document = json!({
+            "apiVersion": "kith.dev/v1alpha1",
+            "kind": "MeshConfig",
+            "metadata": {"name": "mesh"},
+            "spec": self.mesh,
+        });
+        load_str(file, &document.to_string()).map_err(|found| renamed(found, &[("spec.", "")]))
     }
 }
 
@@ -165,45 +165,33 @@ fn sidecar_of(file: &Path, node: &Node) -> Result<Sidecar, Vec<Problem>> {
     })
 }
 
-fn renamed(problem: Problem, names: &[(&str, &str)]) -> Problem {
-    let field = names.iter().find_map(|(theirs, ours)| {
-        let rest = problem.field.strip_prefix(theirs)?;
-        Some(format!("{ours}{rest}"))
-    });
-    Problem {
-        field: field.unwrap_or_default(),
-        // Of the synthetic document; whoever knows the test file finds the right one by the field.
-        line: 0,
-        ..problem
-    }
+/// By the names that a test file has for the fields of a synthetic document. Without a line: whoever knows the test
+/// file finds it by the field.
+fn renamed(problems: Vec<Problem>, names: &[(&str, &str)]) -> Vec<Problem> {
+    let rename = |problem: Problem| {
+        let field = names.iter().find_map(|(theirs, ours)| {
+            let rest = problem.field.strip_prefix(theirs)?;
+            Some(format!("{ours}{rest}"))
+        });
+        Problem {
+            field: field.unwrap_or_default(),
+            line: 0,
+            ..problem
+        }
+    };
+    problems.into_iter().map(rename).collect()
 }
 
-/// Warnings about the policies themselves. What depends on the rest of the mesh says nothing here, where there is one
-/// workload and whatever callers a test names.
-fn told(warnings: Vec<Warning>, of_engine: Vec<Problem>, ports: &Value) -> Vec<Warning> {
+/// What `kith policy check` would say of the policies themselves. What depends on the rest of the mesh says nothing here,
+/// where there is one workload and whatever callers a test names.
+fn told(mut warnings: Vec<Warning>, ports: &Value) -> Vec<Warning> {
     let declares_ports = ports.as_array().is_some_and(|ports| !ports.is_empty());
-    let mut told: Vec<Warning> = warnings
-        .into_iter()
-        .filter(|warning| match warning.code {
-            "surprising" | "never-matches" | "shadowed" | "overlapping" => true,
-            "wider-on-opaque-port" | "no-such-port" => declares_ports,
-            _ => false,
-        })
-        .collect();
-    for problem in of_engine {
-        let known = told
-            .iter()
-            .any(|it| (&it.problem.file, it.problem.line) == (&problem.file, problem.line));
-        if !known {
-            told.push(Warning {
-                problem,
-                object: "AuthorizationPolicy".to_owned(),
-                code: "surprising",
-            });
-        }
-    }
-    told.sort();
-    told
+    warnings.retain(|warning| match warning.code {
+        "surprising" | "never-matches" | "shadowed" | "overlapping" => true,
+        "wider-on-opaque-port" | "no-such-port" => declares_ports,
+        _ => false,
+    });
+    warnings
 }
 
 fn lost(file: &Path, id: &str) -> Problem {

@@ -1,6 +1,7 @@
 //! Who enforces the revocation list that is served now, and who does not.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -69,8 +70,13 @@ fn look(state: &State, begun: Instant) -> Confirmation {
     let mut connected = HashSet::new();
     for sidecar in state.sidecars() {
         connected.insert(sidecar.node.clone());
+        // Revoked, lifted and revoked again is the same list with the same version: one that was confirmed before counts
+        // only when nothing came in between.
+        let seen = sidecar.catalog.as_ref();
+        let settled =
+            !sidecar.unanswered_list && seen.is_some_and(|seen| Arc::ptr_eq(seen, &catalog));
         match sidecar.revocations.as_ref() {
-            Some(enforced) if enforced.version == current => {
+            Some(enforced) if settled && enforced.version == current => {
                 let took = enforced.heard.saturating_duration_since(begun);
                 confirmation.confirmed.push(Confirmed {
                     revision: enforced.version.clone(),

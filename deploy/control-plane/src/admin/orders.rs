@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use hyper::StatusCode;
 use kith_xds_client::api::mesh;
 use prost::Message as _;
@@ -16,7 +17,7 @@ use time::format_description::well_known::Rfc3339;
 use tracing::info;
 
 use super::confirm::{Confirmation, confirm};
-use crate::catalog::content_hash;
+use crate::catalog::lower_hex;
 use crate::status::State;
 use crate::yaml::load_str;
 
@@ -24,6 +25,8 @@ use crate::yaml::load_str;
 pub(crate) const ORDERS: &str = "revocations";
 /// The folder is read within milliseconds of a change; without any event, within two seconds.
 const SERVED: Duration = Duration::from_secs(10);
+/// By then a document that was removed is gone from what is served, unless it is said elsewhere too.
+const LIFTED: Duration = Duration::from_secs(4);
 const MAX_WAIT: Duration = Duration::from_secs(600);
 
 type Refused = (StatusCode, String);
@@ -45,6 +48,7 @@ struct What {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Revoke {
     what: What,
     /// RFC 3339.
@@ -92,8 +96,15 @@ impl<I> Orders<I> {
     pub(super) async fn revoke(&self, order: Revoke) -> Result<Done, Refused> {
         let begun = Instant::now();
         let place = Document::of(&self.files, &order.what)?;
-        let text = place.text(&order);
+        let text = place.text(&order.until, &order.reason);
         let wanted = parsed(&place.file, &text)?;
+        if !holds(&wanted, SystemTime::now()) {
+            let message = format!(
+                "spec.until: {} is over: nothing would be revoked. Name a time by which it would have expired anyway",
+                order.until
+            );
+            return Err((StatusCode::BAD_REQUEST, message));
+        }
         let written = SystemTime::now();
         place.write(&text).map_err(|error| {
             let message = format!(
@@ -103,7 +114,8 @@ impl<I> Orders<I> {
             (StatusCode::INTERNAL_SERVER_ERROR, message)
         })?;
         info!(what = %place.what, reason = order.reason, until = order.until, file = %place.file.display(), "revoked by order");
-        self.served(written, |list| list.contains(&wanted)).await?;
+        self.served(written, SERVED, |list| list.contains(&wanted))
+            .await?;
         Ok(self.done(&place, begun, order.wait_ms).await)
     }
 
@@ -123,7 +135,23 @@ impl<I> Orders<I> {
             (status, message)
         })?;
         info!(what = %place.what, file = %place.file.display(), "lifted by order");
-        self.served(written, |_| true).await?;
+        let now = SystemTime::now();
+        let about = |entry: &mesh::Revocation| entry.what == place.revoked && holds(entry, now);
+        let lifted = self
+            .served(written, LIFTED, |list| !list.iter().any(about))
+            .await;
+        if lifted.is_err() && self.list().iter().any(about) {
+            let why = match self.state.last_load().problems.first() {
+                Some(first) => format!(
+                    "the folder has problems, and what was revoked before stays so until they are corrected; the first: {first}"
+                ),
+                None => "another document in the folder revokes it too: `kith revoke --list` shows until when and why"
+                    .to_owned(),
+            };
+            let message = format!("the order's document is removed, but {}: {why}", place.what);
+            return Err((StatusCode::CONFLICT, message));
+        }
+        lifted?;
         Ok(self.done(&place, begun, order.wait_ms).await)
     }
 
@@ -146,15 +174,17 @@ impl<I> Orders<I> {
     async fn served(
         &self,
         written: SystemTime,
+        within: Duration,
         wanted: impl Fn(&[mesh::Revocation]) -> bool,
     ) -> Result<(), Refused> {
-        let deadline = Instant::now() + SERVED;
+        let deadline = Instant::now() + within;
         let mut moves = self.state.moves.subscribe();
         loop {
             moves.borrow_and_update();
             let load = self.state.last_load();
             let read = load.attempted.is_some_and(|attempted| attempted >= written);
-            if read && wanted(&self.list()) {
+            let serving = self.state.catalog.borrow().is_some();
+            if read && serving && wanted(&self.list()) {
                 return Ok(());
             }
             let moved = tokio::time::timeout_at(deadline.into(), moves.changed()).await;
@@ -165,7 +195,7 @@ impl<I> Orders<I> {
                         "the folder was not read in time; look at this program's log".to_owned()
                     }
                 };
-                let message = format!("the document is written, but not served: {why}");
+                let message = format!("the folder is changed, but that is not served: {why}");
                 return Err((StatusCode::SERVICE_UNAVAILABLE, message));
             }
         }
@@ -186,6 +216,8 @@ struct Document {
     file: PathBuf,
     /// One line of the spec.
     what: String,
+    /// The same as sidecars are told it, whatever way it was written.
+    revoked: Option<mesh::revocation::What>,
 }
 
 impl Document {
@@ -202,14 +234,26 @@ impl Document {
             let message = "name exactly one of principal, certificate and token";
             return Err((StatusCode::BAD_REQUEST, message.to_owned()));
         };
-        // JSON is YAML, and its strings need no other quoting.
-        let what = format!("{key}: {value}");
-        let name = format!("revoked-{}", content_hash(&[what.as_bytes()]));
-        let file = files.join(ORDERS).join(format!("{name}.yaml"));
-        Ok(Self { name, file, what })
+        let mut document = Self {
+            name: "revoked".to_owned(),
+            file: files.join(ORDERS),
+            what: format!("{key}: {}", in_yaml(value)),
+            revoked: None,
+        };
+        let text = document.text("9999-12-31T00:00:00Z", "any");
+        document.revoked = parsed(&document.file, &text)?.what;
+        // As it is on the wire, so that one thing has one document however it is spelt.
+        let canonical = mesh::Revocation {
+            what: document.revoked.clone(),
+            ..Default::default()
+        };
+        let digest = digest(&SHA256, &canonical.encode_to_vec());
+        document.name = format!("revoked-{}", lower_hex(digest.as_ref()));
+        document.file.push(format!("{}.yaml", document.name));
+        Ok(document)
     }
 
-    fn text(&self, order: &Revoke) -> String {
+    fn text(&self, until: &str, reason: &str) -> String {
         let now = OffsetDateTime::now_utc()
             .format(&Rfc3339)
             .unwrap_or_default();
@@ -221,8 +265,8 @@ impl Document {
              spec:\n  {}\n  until: {}\n  reason: {}\n",
             self.name,
             self.what,
-            Value::from(order.until.as_str()),
-            Value::from(order.reason.as_str()),
+            in_yaml(&until.into()),
+            in_yaml(&reason.into()),
         )
     }
 
@@ -257,6 +301,34 @@ fn parsed(file: &Path, text: &str) -> Result<mesh::Revocation, Refused> {
         .ok_or_else(|| (StatusCode::BAD_REQUEST, "names nothing".to_owned()))
 }
 
+/// JSON is YAML, and its strings need no other quoting, but for some characters that only JSON takes as they are
+/// (YAML 1.2.2 section 5.1).
+fn in_yaml(value: &Value) -> String {
+    let mut text = String::new();
+    for character in value.to_string().chars() {
+        match character {
+            '\u{7f}'..='\u{9f}'
+            | '\u{2028}'
+            | '\u{2029}'
+            | '\u{feff}'
+            | '\u{fffe}'
+            | '\u{ffff}' => {
+                text.push_str(&format!("\\u{:04x}", u32::from(character)));
+            }
+            plain => text.push(plain),
+        }
+    }
+    text
+}
+
+/// As sidecars see it: an entry has no effect from its `until` on.
+fn holds(revocation: &mesh::Revocation, now: SystemTime) -> bool {
+    let until = revocation
+        .until
+        .and_then(|until| SystemTime::try_from(until).ok());
+    until.is_some_and(|until| now < until)
+}
+
 fn describe(revocation: mesh::Revocation) -> Value {
     use mesh::revocation::What;
     let until = revocation
@@ -275,4 +347,41 @@ fn describe(revocation: mesh::Revocation) -> Value {
     };
     described[key] = value;
     described
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Any character may be in a `jti`, and one that YAML reads otherwise than JSON writes it would have another token
+    /// revoked than the one that was named.
+    #[test]
+    fn what_is_ordered_is_what_the_document_says() {
+        let odd = (0..=0x2ff).chain([0x2028, 0x2029, 0xfeff, 0xfffe, 0xffff, 0xe000, 0x1_f600]);
+        let odd = odd.filter_map(char::from_u32).map(|odd| odd.to_string());
+        let texts = [
+            "\\n",
+            "'",
+            "\"}, until: x",
+            "*a",
+            "&a",
+            "!!int 1",
+            "<<",
+            "---",
+            " ",
+        ];
+        for odd in odd.chain(texts.map(str::to_owned)) {
+            for jti in [format!("{odd}b"), format!("a{odd}b"), format!("a{odd}")] {
+                let what: What = serde_json::from_value(json!({"token": {"jti": jti}})).unwrap();
+                let hash = lower_hex(digest(&SHA256, jti.as_bytes()).as_ref());
+                match Document::of(Path::new("/files"), &what) {
+                    Ok(document) => {
+                        let revoked = mesh::revocation::What::TokenId(hash);
+                        assert_eq!(document.revoked, Some(revoked), "{jti:?}");
+                    }
+                    Err((status, why)) => panic!("{jti:?}: {status} {why}"),
+                }
+            }
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Keeps the wanted key sets fresh. One task owns the schedule; what was fetched stays in force until
-//! something newer is.
+//! something newer is. An issuer that can't be asked takes no keys away; one that answers with a set of which no key
+//! can be used does: those that it no longer names may be in the wrong hands.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,8 +12,8 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::http::{Answer, Failed, Web};
-use super::keys::{PublicKeys, public_keys};
-use super::source::allowed;
+use super::keys::{PublicKeys, judge};
+use super::source::{allowed, quoted};
 use super::{KeySets, Report, Source, Store, Wanted, WantedBy};
 use crate::status::State;
 
@@ -130,7 +131,22 @@ impl Fetcher {
         let Some(report) = reports.get_mut(source) else {
             return;
         };
+        let doubled = RETRY * 2_u32.saturating_pow(report.failures.min(16));
+        let again = doubled.min(LONGEST_RETRY);
         let wait = match outcome {
+            Ok((keys, _)) if let Some(why) = keys.none_usable() => {
+                let why = format!("{source}: {why}");
+                if report.error.as_ref() != Some(&why) {
+                    let issuers = Vec::from_iter(&report.issuers);
+                    warn!(%source, ?issuers, error = why, "the issuer has no keys any more: no token of it is trusted");
+                }
+                entry.keys = None;
+                report.keys = 0;
+                report.skipped = keys.skipped;
+                report.error = Some(why);
+                report.failures = report.failures.saturating_add(1);
+                again
+            }
             Ok((keys, max_age)) => {
                 if report.error.take().is_some() || report.fetched.is_none() {
                     info!(%source, keys = keys.usable, "fetched the keys of an issuer");
@@ -151,10 +167,9 @@ impl Fetcher {
                         warn!(%source, ?issuers, error = why, "cannot fetch the keys of an issuer: no token of it is trusted");
                     }
                 }
-                let doubled = RETRY * 2_u32.saturating_pow(report.failures.min(16));
                 report.error = Some(why);
                 report.failures = report.failures.saturating_add(1);
-                doubled.min(LONGEST_RETRY)
+                again
             }
         };
         drop(reports);
@@ -192,7 +207,11 @@ async fn fetch(web: &Web, source: &Source) -> Outcome {
             web.get(&url).await?
         }
     };
-    let keys = public_keys(&answer.body);
+    judged(source, &answer)
+}
+
+fn judged(source: &Source, answer: &Answer) -> Outcome {
+    let keys = judge(&answer.body);
     let keys = keys.map_err(|why| Failed(format!("{source}: what came {why}")))?;
     Ok((keys, answer.max_age))
 }
@@ -205,10 +224,58 @@ fn discovered(issuer: &str, answer: &Answer, source: &Source) -> Result<url::Url
     let text = |name: &str| metadata.get(name).and_then(Value::as_str);
     if text("issuer") != Some(issuer) {
         return Err(refuse(format!(
-            "is the metadata of `{}`, not of `{issuer}`: the two must be the same, to the last slash",
-            text("issuer").unwrap_or_default()
+            "is the metadata of {}, not of `{issuer}`: the two must be the same, to the last slash",
+            quoted(text("issuer").unwrap_or_default())
         )));
     }
     let uri = text("jwks_uri").ok_or_else(|| refuse("names no `jwks_uri`".into()))?;
     allowed(uri).map_err(refuse)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"one","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
+
+    #[tokio::test]
+    async fn keys_go_when_the_issuer_withdraws_them_and_stay_when_it_is_away() {
+        let source = Source::jwks("https://issuer.example/keys").unwrap();
+        let store = Store::default();
+        let mut fetcher = Fetcher::new(Web::new(None).unwrap());
+        fetcher.want(
+            Wanted::from([(source.clone(), WantedBy::default())]),
+            &store,
+        );
+        let says = |body: &'static str| {
+            let body = body.as_bytes().into();
+            judged(
+                &source,
+                &Answer {
+                    body,
+                    max_age: None,
+                },
+            )
+        };
+        let mut holds = |outcome: Outcome| {
+            fetcher.fetched(&source, outcome, &store);
+            let keys = store.key_sets().get(&source).map(str::len);
+            assert_eq!(store.reports()[0].keys, usize::from(keys.is_some()));
+            keys.is_some()
+        };
+        assert!(holds(says(ONE)));
+        for withdrawn in [
+            r#"{"keys":[]}"#,
+            r#"{"keys":[{"kty":"EC","crv":"secp256k1","kid":"new"}]}"#,
+        ] {
+            assert!(holds(Err(Failed("no answer".into()))));
+            // An error page is no answer either.
+            assert!(holds(says("<html>")));
+            assert!(!holds(says(withdrawn)), "{withdrawn}");
+            assert!(!holds(Err(Failed("no answer".into()))));
+            assert!(holds(says(ONE)));
+        }
+        let report = &store.reports()[0];
+        assert_eq!((report.failures, &report.error), (0, &None));
+    }
 }

@@ -1,7 +1,7 @@
 //! One GET, bounded in bytes and redirects; whoever asks bounds the time.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,9 +179,9 @@ async fn connect(url: &Url) -> Result<TcpStream, Failed> {
     };
     let mut last = failed(format!("{url} has no address"));
     for address in found {
-        if is_link_local(address.ip()) {
+        if hands_out_credentials(address.ip()) {
             last = failed(format!(
-                "{url} is at {}, an address of the link itself: never asked",
+                "{url} is at {}, where clouds hand out a machine's own credentials: never asked",
                 address.ip()
             ));
             continue;
@@ -195,11 +195,38 @@ async fn connect(url: &Url) -> Result<TcpStream, Failed> {
     Err(last)
 }
 
-/// RFC 3927, RFC 4291 section 2.5.6; clouds hand out a machine's credentials there.
-fn is_link_local(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
+/// Addresses of the link (RFC 3927, RFC 4291 section 2.5.6), and the others that clouds have their machines' metadata
+/// at.
+fn hands_out_credentials(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local() || METADATA.contains(&address.octets()),
+        IpAddr::V6(address) => {
+            address.is_unicast_link_local()
+                || METADATA_V6.contains(&address.segments())
+                || embedded(address).is_some_and(|within| hands_out_credentials(within.into()))
+        }
+    }
+}
+
+/// Alibaba Cloud, Oracle Cloud, Azure.
+const METADATA: [[u8; 4]; 3] = [[100, 100, 100, 200], [192, 0, 0, 192], [168, 63, 129, 16]];
+/// AWS, Google Cloud.
+const METADATA_V6: [[u16; 8]; 2] = [
+    [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],
+    [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254],
+];
+
+/// The IPv4 address that packets to this one may come out at.
+fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let of = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
+    match address.segments() {
+        // Mapped and compatible (RFC 4291 section 2.5.5), NAT64 (RFC 6052 section 2.1, RFC 8215).
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x64, 0xff9b, 1, _, _, _, high, low] => Some(of(high, low)),
+        // 6to4 (RFC 3056 section 2).
+        [0x2002, high, low, ..] => Some(of(high, low)),
+        _ => None,
     }
 }
 
@@ -282,17 +309,31 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_the_link_are_told_in_any_form() {
+    fn where_credentials_are_handed_out_is_known_in_any_form() {
         for (address, expected) in [
             ("169.254.169.254", true),
             ("::ffff:169.254.169.254", true),
             ("fe80::1", true),
+            // IPv4-compatible, NAT64 and 6to4.
+            ("::169.254.169.254", true),
+            ("64:ff9b::169.254.169.254", true),
+            ("64:ff9b:1::a9fe:a9fe", true),
+            ("2002:a9fe:a9fe::1", true),
+            ("64:ff9b::8.8.8.8", false),
+            ("2002:808:808::1", false),
+            ("2001:db8::1", false),
+            // The same service where clouds have it elsewhere.
+            ("fd00:ec2::254", true),
+            ("fd20:ce::254", true),
+            ("100.100.100.200", true),
+            ("192.0.0.192", true),
+            ("168.63.129.16", true),
             ("127.0.0.1", false),
             ("10.0.0.1", false),
             ("fd00::1", false),
         ] {
             assert_eq!(
-                is_link_local(address.parse().unwrap()),
+                hands_out_credentials(address.parse().unwrap()),
                 expected,
                 "{address}"
             );

@@ -10,7 +10,7 @@ pub(super) const MAX_BYTES: usize = 256 * 1024;
 /// Certificates (`x5c`) take the most room and are not looked at.
 const MEMBERS: [&str; 9] = ["kty", "kid", "use", "alg", "crv", "x", "y", "n", "e"];
 
-/// A JWK Set (RFC 7517 section 5) that has something to verify with.
+/// What a JWK Set (RFC 7517 section 5) has to verify with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKeys {
     /// In canonical form: the same keys are the same text.
@@ -20,12 +20,30 @@ pub struct PublicKeys {
     pub skipped: Vec<String>,
 }
 
+impl PublicKeys {
+    /// Why none of them can be used, if so.
+    pub(super) fn none_usable(&self) -> Option<String> {
+        let why = match &*self.skipped {
+            _ if self.usable > 0 => return None,
+            [] => "it is empty".into(),
+            skipped => skipped.join("; "),
+        };
+        Some(format!("has no key that can be used: {why}"))
+    }
+}
+
 /// Takes from a JWK Set the public parts of the keys that a sidecar can use. What is private or a shared secret
 /// never goes any further.
 ///
 /// # Errors
 /// It is no JWK Set, or none of its keys can be used.
 pub fn public_keys(text: &[u8]) -> Result<PublicKeys, String> {
+    let keys = judge(text)?;
+    keys.none_usable().map_or(Ok(keys), Err)
+}
+
+/// As [`public_keys`], but a set without any that can be used is one too.
+pub(super) fn judge(text: &[u8]) -> Result<PublicKeys, String> {
     if text.len() > MAX_BYTES {
         return Err(format!("is longer than {} KiB", MAX_BYTES / 1024));
     }
@@ -38,14 +56,6 @@ pub fn public_keys(text: &[u8]) -> Result<PublicKeys, String> {
             None => format!("key {} {}", key.index, key.why),
         })
         .collect();
-    if judged.is_empty() {
-        let why = if skipped.is_empty() {
-            "it is empty".into()
-        } else {
-            skipped.join("; ")
-        };
-        return Err(format!("has no key that can be used: {why}"));
-    }
     let keys = set.get_mut("keys").and_then(Value::as_array_mut);
     let keys = keys.map(std::mem::take).unwrap_or_default();
     let unusable = |index: &usize| judged.unusable().iter().any(|key| key.index == *index);

@@ -4,6 +4,8 @@ use std::fmt;
 
 use url::Url;
 
+use crate::problem::printable;
+
 /// Ordered and hashed by its text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
@@ -72,9 +74,10 @@ impl fmt::Display for Source {
 
 /// No `file:`, no credentials, nothing but a place on the web.
 pub(super) fn allowed(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| format!("`{text}` is not a URL: {error}"))?;
+    let quoted = quoted(text);
+    let url = Url::parse(text).map_err(|error| format!("{quoted} is not a URL: {error}"))?;
     if !matches!(url.scheme(), "https" | "http") {
-        return Err(format!("`{text}` is neither an https nor an http URL"));
+        return Err(format!("{quoted} is neither an https nor an http URL"));
     }
     if !url.username().is_empty() || url.password().is_some() {
         // Not quoted: it holds a secret.
@@ -83,7 +86,41 @@ pub(super) fn allowed(text: &str) -> Result<Url, String> {
         );
     }
     if url.fragment().is_some() {
-        return Err(format!("`{text}` has a fragment"));
+        return Err(format!("{quoted} has a fragment"));
     }
     Ok(url)
+}
+
+/// For a message. Some come from far away, and what stands before an `@` may be a secret.
+pub(super) fn quoted(text: &str) -> String {
+    const MOST: usize = 200;
+    if text.contains('@') {
+        return "what is given".to_owned();
+    }
+    format!("`{}`", printable(text, MOST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_that_is_refused_is_quoted_without_secrets_and_in_one_short_line() {
+        for text in [
+            "https://user:secret@issuer.example/keys",
+            "https://user:secret@[/keys",
+            "ftp://user:secret@issuer.example/keys",
+            "https://user:secret@issuer.example/keys#a",
+        ] {
+            let why = allowed(text).unwrap_err();
+            assert!(!why.contains("secret"), "{why}");
+        }
+        let long = format!("ftp://issuer.example/\u{1b}[2J\n{}", "x".repeat(100_000));
+        let why = allowed(&long).unwrap_err();
+        assert!(!why.contains(char::is_control) && why.len() < 500, "{why}");
+        assert_eq!(
+            allowed("file:///etc/passwd").unwrap_err(),
+            "`file:///etc/passwd` is neither an https nor an http URL"
+        );
+    }
 }

@@ -17,6 +17,10 @@ use prost_types::{Struct, value::Kind};
 
 /// Numbers beyond this are no count that a sidecar has (and no integer that a double holds exactly).
 const MAX: f64 = 9_007_199_254_740_992.0;
+/// The end of the year 9999, after which RFC 3339 has no time.
+const END: Duration = Duration::from_secs(253_402_300_800);
+/// Twenty octets (RFC 5280 section 4.1.2.2), and some that are longer.
+const LONGEST_SERIAL: usize = 64;
 
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Facts {
@@ -43,16 +47,23 @@ impl Facts {
         };
         Self {
             svid_serial: match field(facts, "svid_serial") {
-                Some(Kind::StringValue(serial)) if serial.len() <= 64 => Some(serial.clone()),
+                Some(Kind::StringValue(serial)) if is_serial(serial) => Some(serial.clone()),
                 _ => None,
             },
             svid_expires: seconds("svid_expires", 1.0)
+                .filter(|since| *since < END)
                 .and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since)),
             plaintext: number(facts, "plaintext").map(|count| count as u64),
             closed: number(facts, "closed").map(|count| count as u64),
             enforced: seconds("enforced_ms", 1000.0),
         }
     }
+}
+
+/// It ends up on a terminal: digits and nothing else.
+fn is_serial(text: &str) -> bool {
+    (1..=LONGEST_SERIAL).contains(&text.len())
+        && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn field<'a>(of: &'a Struct, key: &str) -> Option<&'a Kind> {
@@ -118,8 +129,19 @@ mod tests {
             let facts = facts.map(|key| (key, Kind::NumberValue(number)));
             assert_eq!(Facts::of(&request(&facts)), Facts::default(), "{number}");
         }
-        let serial = [("svid_serial", Kind::StringValue("a".repeat(65)))];
-        assert_eq!(Facts::of(&request(&serial)), Facts::default());
+        // Beyond the year 9999 no clock shows a time, and no report may fail over it.
+        let expires = [("svid_expires", Kind::NumberValue(253_402_300_800.0))];
+        assert_eq!(Facts::of(&request(&expires)), Facts::default());
+        // It is shown on people's terminals.
+        for serial in [
+            "a".repeat(65),
+            "\u{1b}[2J".into(),
+            String::new(),
+            "AB".into(),
+        ] {
+            let serial = [("svid_serial", Kind::StringValue(serial))];
+            assert_eq!(Facts::of(&request(&serial)), Facts::default());
+        }
         assert_eq!(
             Facts::of(&DeltaDiscoveryRequest::default()),
             Facts::default()

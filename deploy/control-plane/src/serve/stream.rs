@@ -16,10 +16,14 @@ use super::facts::Facts;
 use super::peer::Peer;
 use super::subscriptions::{Answer, Nack, Subscriptions};
 use crate::catalog::{Catalog, REVOCATION_LIST};
+use crate::problem::printable;
 use crate::status::{Enforced, LastNack, Listed, Sidecar, State, Svid};
 
 /// A stream says who it is in its first request, and has no reason to wait with it.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
+
+/// Of what a sidecar says, in bytes.
+const MOST_WORDS: usize = 2000;
 
 /// How long a client that doesn't read may keep a stream that is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -46,7 +50,7 @@ pub(super) async fn run(
     match end {
         Ok(()) => debug!(principal, address = %peer.address, "stream ended by the sidecar"),
         Err(status) => {
-            info!(principal, address = %peer.address, reason = status.message(), "stream ended");
+            info!(principal, address = %peer.address, reason = printable(status.message(), MOST_WORDS), "stream ended");
             // The client may be gone or stuck already, and then needs no reason.
             _ = tokio::time::timeout(LAST_WORDS, responses.send(Err(status))).await;
         }
@@ -189,6 +193,8 @@ impl<'a> Stream<'a> {
             },
             plaintext: 0,
             revocations: None,
+            unanswered_list: false,
+            catalog: None,
         });
         Self {
             subscriptions: Subscriptions::new(node.clone()),
@@ -202,7 +208,7 @@ impl<'a> Stream<'a> {
 
     async fn on_request(
         &mut self,
-        catalog: &Catalog,
+        catalog: &Arc<Catalog>,
         request: DeltaDiscoveryRequest,
     ) -> Result<(), Status> {
         let facts = Facts::of(&request);
@@ -252,7 +258,7 @@ impl<'a> Stream<'a> {
         }
     }
 
-    async fn on_change(&mut self, catalog: &Catalog) -> Result<(), Status> {
+    async fn on_change(&mut self, catalog: &Arc<Catalog>) -> Result<(), Status> {
         let responses = self.subscriptions.on_change(catalog, Instant::now());
         self.report(catalog);
         self.subscriptions.check_answers()?;
@@ -261,6 +267,7 @@ impl<'a> Stream<'a> {
 
     fn on_nack(&self, nack: Nack) {
         let Nack { kind, message } = nack;
+        let message = printable(&message, MOST_WORDS);
         warn!(node = self.node, %kind, message, "the sidecar refused an update");
         let nack = LastNack {
             time: Some(SystemTime::now()),
@@ -270,7 +277,7 @@ impl<'a> Stream<'a> {
         self.listed.update(|sidecar| sidecar.last_nack = Some(nack));
     }
 
-    fn report(&mut self, catalog: &Catalog) {
+    fn report(&mut self, catalog: &Arc<Catalog>) {
         let wanted = catalog.node(&self.node).map(|node| node.revision.as_str());
         if self.wanted.as_ref().map(|(revision, _)| revision.as_str()) != wanted {
             self.wanted = wanted.map(|revision| (revision.to_owned(), Instant::now()));
@@ -291,12 +298,24 @@ impl<'a> Stream<'a> {
         let behind_since = behind_since.min();
         let (wanted, subscriptions) = (wanted.map(str::to_owned), self.subscriptions.counts());
         let refused = self.subscriptions.refused();
+        let unanswered_list = self
+            .subscriptions
+            .awaits_answer(Kind::RevocationList, REVOCATION_LIST);
+        let mut moved = false;
         self.listed.update(|sidecar| {
+            let seen = sidecar.catalog.as_ref();
+            moved = sidecar.unanswered_list != unanswered_list
+                || seen.is_none_or(|seen| !Arc::ptr_eq(seen, catalog));
+            sidecar.unanswered_list = unanswered_list;
+            sidecar.catalog = Some(Arc::clone(catalog));
             sidecar.revision_wanted = wanted;
             sidecar.behind_since = behind_since;
             sidecar.subscriptions = subscriptions;
             sidecar.refused = refused;
         });
+        if moved {
+            self.state.moved();
+        }
     }
 
     async fn send(&self, responses: Vec<DeltaDiscoveryResponse>) -> Result<(), Status> {

@@ -219,6 +219,13 @@ impl Subscriptions {
         self.kinds.get(&kind)?.get(name)?.acknowledged.as_deref()
     }
 
+    /// Whether something was sent under this name that the client has not answered.
+    pub(super) fn awaits_answer(&self, kind: Kind, name: &str) -> bool {
+        self.outstanding
+            .values()
+            .any(|push| push.kind == kind && push.names.iter().any(|(pushed, _)| pushed == name))
+    }
+
     /// How many names stand refused.
     pub(super) fn refused(&self) -> usize {
         self.refused.len()

@@ -215,6 +215,8 @@ mod tests {
                 time: None,
                 heard: Instant::now(),
             }),
+            unanswered_list: false,
+            catalog: None,
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use hyper::header::HeaderName;
 use kith_xds_client::api::mesh as api;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error};
 
 use super::document::{Document, Place};
 use super::schema::{NoTarget, Selector};
@@ -115,6 +116,8 @@ struct Rule {
     #[serde(default)]
     output_claim_to_headers: Vec<ClaimToHeader>,
     timeout: Option<Duration>,
+    #[serde(default, rename = "spaceDelimitedClaims")]
+    _space_delimited_claims: NoSpaceDelimitedClaims,
     /// Kith's own.
     #[serde(default)]
     clock_skew: Duration,
@@ -122,6 +125,19 @@ struct Rule {
     #[serde(default)]
     require_bound_tokens: bool,
 }
+
+/// Istio's from 1.28 on, and it changes what a claim in a policy is compared with: so it is never passed over.
+#[derive(Debug, Default)]
+struct NoSpaceDelimitedClaims;
+
+impl<'de> Deserialize<'de> for NoSpaceDelimitedClaims {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(D::Error::custom(NO_SPACE_DELIMITED_CLAIMS))
+    }
+}
+
+const NO_SPACE_DELIMITED_CLAIMS: &str = "is not supported: `scope` and `permission` are always split on spaces, so remove \
+    them; for another claim write a condition, such as `cel: (\" \" + request.auth.claims.roles + \" \").contains(\" admin \")`";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -11,6 +11,7 @@ use super::node::Node;
 use super::policy::{self, AuthorizationPolicy};
 use super::revocation::{self, Revocation};
 use super::schema::{self, Envelope, MeshConfig, Metadata, PeerAuthentication, Service, Workload};
+use super::shape;
 use super::value::{Port, is_name, is_path_segment};
 use crate::problem::Problem;
 
@@ -64,6 +65,10 @@ impl Place {
             field: field.into(),
             message: message.into(),
         }
+    }
+
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        self.node.to_json()
     }
 
     /// As the document says it.
@@ -201,12 +206,8 @@ fn read<S: DeserializeOwned>(
     place: &Place,
     default: Option<S>,
 ) -> Result<Document<S>, Vec<Problem>> {
-    let envelope: Envelope<S> =
-        serde_path_to_error::deserialize(place.node.to_json()).map_err(|error| {
-            let path = error.path().to_string();
-            let field = if path == "." { "" } else { &path };
-            vec![place.problem(field, in_our_words(&error.inner().to_string()))]
-        })?;
+    no_empties(place)?;
+    let envelope: Envelope<S> = shape::read(place)?;
     let spec = envelope
         .spec
         .or(default)
@@ -220,22 +221,23 @@ fn read<S: DeserializeOwned>(
     Ok(document)
 }
 
+/// A key whose values were commented out, or that a template left without any, is no absent key: taken for one, it
+/// would drop the restriction that somebody meant to be there. A cluster refuses it too.
+fn no_empties(place: &Place) -> Result<(), Vec<Problem>> {
+    let spec = place.node.get("spec").filter(|spec| spec.is_map());
+    let empties = spec.map_or_else(Vec::new, |spec| spec.empties("spec"));
+    if empties.is_empty() {
+        return Ok(());
+    }
+    let message = "nothing is behind it: say what is meant, or remove the key";
+    Err((empties.iter())
+        .map(|field| place.problem(field, message))
+        .collect())
+}
+
 /// RFC 1123 label, as Kubernetes has it.
 fn is_namespace(text: &str) -> bool {
     is_name(text) && !text.contains('.')
-}
-
-fn in_our_words(message: &str) -> String {
-    let quotable = ["integer ", "floating point ", "boolean "];
-    match message
-        .strip_prefix("invalid type: ")
-        .and_then(|m| m.strip_suffix(", expected a string"))
-    {
-        Some(found) if quotable.iter().any(|kind| found.starts_with(kind)) => {
-            format!("{found} where a string is expected: put it in quotes")
-        }
-        _ => message.to_owned(),
-    }
 }
 
 fn check_metadata<S>(document: &Document<S>) -> Result<(), Vec<Problem>> {

@@ -128,6 +128,20 @@ impl Node {
         }
     }
 
+    /// The paths below here, which is `at`, of everything that has a key or a place in a list, and no value.
+    pub(crate) fn empties(&self, at: &str) -> Vec<String> {
+        match &self.kind {
+            Kind::Scalar(Value::Null) => vec![at.to_owned()],
+            Kind::Scalar(_) => Vec::new(),
+            Kind::List(items) => (items.iter().enumerate())
+                .flat_map(|(index, item)| item.empties(&format!("{at}[{index}]")))
+                .collect(),
+            Kind::Map(entries) => (entries.iter())
+                .flat_map(|entry| entry.value.empties(&format!("{at}.{}", entry.key)))
+                .collect(),
+        }
+    }
+
     /// The line of `path` (`spec.rules[0].from`), or of the nearest thing above it that exists.
     pub fn line_of(&self, path: &str) -> u64 {
         let (mut node, mut line, mut rest) = (self, self.line, path);

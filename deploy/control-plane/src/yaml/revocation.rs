@@ -18,6 +18,8 @@ const MAX_REASON: usize = 256;
 /// RFC 5280 section 4.1.2.2.
 const MAX_SERIAL: usize = 20;
 const SHA256_HEX: usize = 64;
+/// 9999-12-31T23:59:59Z, where the range of a Timestamp ends.
+const LAST_SECOND: i64 = 253_402_300_799;
 
 /// One thing that is revoked, in canonical form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -196,6 +198,12 @@ fn until(place: &Place, text: Option<&str>) -> Result<SystemTime, Problem> {
             format!("`{text}` is not a time as RFC 3339 has it, e.g. `2030-01-31T00:00:00Z`");
         place.problem(FIELD, message)
     })?;
+    // RFC 3339 with an offset reaches further than a Timestamp, and one entry that a sidecar can't honour has it
+    // refuse the whole list.
+    if !(0..=LAST_SECOND).contains(&parsed.unix_timestamp()) {
+        let message = format!("`{text}` is not between the years 1970 and 9999 (UTC)");
+        return Err(place.problem(FIELD, message));
+    }
     Ok(parsed.into())
 }
 

@@ -248,14 +248,30 @@ pub(super) struct AuthorizationPolicy {
     pub(super) rules: Vec<Rule>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Action {
     #[default]
     Allow,
     Deny,
     Audit,
+    /// Known, to be refused with its own reason.
     Custom,
+}
+
+impl<'de> Deserialize<'de> for Action {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "ALLOW" => Ok(Self::Allow),
+            "DENY" => Ok(Self::Deny),
+            "AUDIT" => Ok(Self::Audit),
+            "CUSTOM" => Ok(Self::Custom),
+            // Nobody is told to write what is refused next.
+            other => Err(D::Error::unknown_variant(
+                other,
+                &["ALLOW", "DENY", "AUDIT"],
+            )),
+        }
+    }
 }
 
 /// An absent list is no restriction; one that is there and empty is a mistake (resources.md), so the two

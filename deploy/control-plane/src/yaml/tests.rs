@@ -404,6 +404,51 @@ fn dry_run_is_said_in_either_way_and_never_guessed() {
     .assert_eq(&dry_run(&annotated("\"yes\""), "").unwrap_err());
 }
 
+/// One entry that sidecars refuse would make them refuse the whole list, and every revocation after it.
+#[test]
+fn whatever_may_be_revoked_is_honoured_by_sidecars() {
+    use kith_xds_client::api::mesh::RevocationList;
+    let long = format!("spiffe://example.org/{}", "a".repeat(2048 - 21));
+    let mut honoured = 0;
+    for what in [
+        "principal: spiffe://example.org/ns/shop/sa/web".to_owned(),
+        format!("principal: {long}"),
+        "principal: spiffe://e.x-y_z/A.b/c_d".to_owned(),
+        format!(
+            "certificate: {{trustDomain: {}, serial: '{}'}}",
+            "a".repeat(255),
+            "F".repeat(40)
+        ),
+        "certificate: {trustDomain: e, serial: '01'}".to_owned(),
+        "token: {jti: \"\\u0000\"}".to_owned(),
+    ] {
+        for until in [
+            "0000-01-01T00:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "1970-01-01T00:00:00Z",
+            "2030-06-30T23:59:60Z",
+            "2030-01-31T12:00:00.999999999+23:59",
+            "9999-12-31T23:59:59.5Z",
+            "9999-12-31T23:59:59-00:01",
+        ] {
+            let text = format!(
+                "apiVersion: kith.dev/v1alpha1\nkind: Revocation\nmetadata: {{name: r}}\nspec:\n  reason: stolen\n  until: {until}\n  {what}\n"
+            );
+            let Ok(loaded) = load_str(Path::new("f.yaml"), &text) else {
+                continue;
+            };
+            let entry = loaded.files().next().unwrap().revocations[0].spec.to_wire();
+            let list = RevocationList {
+                revocations: vec![entry],
+            };
+            kith_proxy::revocation::Revocations::new("mesh", &list)
+                .unwrap_or_else(|refused| panic!("{until} {what}: {refused:?}"));
+            honoured += 1;
+        }
+    }
+    assert!(honoured >= 6 * 3, "{honoured}");
+}
+
 /// As `check`, for the spec of a Revocation, which begins at line 5.
 fn check_revocation(spec: &str, expected: Expect) {
     let text = format!(
@@ -905,11 +950,62 @@ fn refuses_policies_that_the_engine_cannot_honour() {
         (
             "  rules:",
             expect![[r#"
-            f.yaml:5: spec.rules: invalid type: null, expected a sequence
+            f.yaml:5: spec.rules: nothing is behind it: say what is meant, or remove the key
         "#]],
         ),
     ] {
         check_policy(spec, expected);
+    }
+}
+
+/// A key whose entries were commented out, or that a template left empty, is no key that is absent: it would
+/// quietly drop a restriction (a cluster refuses it as well: "must be of type array").
+#[test]
+fn a_key_with_nothing_behind_it_is_refused() {
+    for (spec, field) in [
+        (
+            "  rules: [{from: , to: [{operation: {methods: [GET]}}]}]",
+            "spec.rules[0].from",
+        ),
+        (
+            "  rules:\n  - from: [{source: {namespaces: [a], principals: null}}]",
+            "spec.rules[0].from[0].source.principals",
+        ),
+        (
+            "  rules: [{to: [{operation: {ports: ['80'], methods: ~}}]}]",
+            "spec.rules[0].to[0].operation.methods",
+        ),
+        (
+            "  rules: [{when: [{key: source.ip, values: [10.0.0.1], notValues: }]}]",
+            "spec.rules[0].when[0].notValues",
+        ),
+        (
+            "  rules: [{from: [{source: {principals: [ ~ ]}}]}]",
+            "spec.rules[0].from[0].source.principals[0]",
+        ),
+    ] {
+        let text = format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{namespace: shop, name: orders}}\nspec:\n{spec}"
+        );
+        let said = load_str(Path::new("f.yaml"), &text)
+            .map(|_| ())
+            .unwrap_err();
+        assert_eq!(said.len(), 1, "{spec}: {}", lines(&said));
+        assert_eq!(said[0].field, field, "{spec}: {}", lines(&said));
+    }
+    let tokens = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {namespace: shop, name: t, creationTimestamp: null}\nspec:\n  jwtRules:\n  - issuer: https://i.example\n";
+    assert!(load_str(Path::new("f.yaml"), tokens).is_ok());
+    for key in ["jwks", "timeout"] {
+        let text = format!("{tokens}    {key}: null\n");
+        let said = load_str(Path::new("f.yaml"), &text)
+            .map(|_| ())
+            .unwrap_err();
+        assert_eq!(
+            said[0].field,
+            format!("spec.jwtRules[0].{key}"),
+            "{}",
+            lines(&said)
+        );
     }
 }
 
@@ -988,6 +1084,37 @@ fn reads_a_folder_in_the_order_of_its_files_and_reports_all_problems() {
         DIR/missing: cannot be read: No such file or directory (os error 2)
     "#]]
     .assert_eq(&said);
+}
+
+/// A policy in a place that is not looked at would be missing without a word.
+#[test]
+fn nothing_that_looks_like_a_policy_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, elsewhere) = (dir.path().join("folder"), dir.path().join("elsewhere"));
+    for made in [&folder, &elsewhere, &folder.join("..2030")] {
+        std::fs::create_dir(made).unwrap();
+    }
+    let broken = "apiVersion: kith.dev/v1alpha1\nkind: Nonsense\n";
+    std::fs::write(elsewhere.join("deny.yaml"), broken).unwrap();
+    // As a mounted ConfigMap has it.
+    std::os::unix::fs::symlink("..2030", folder.join("..data")).unwrap();
+    assert!(load_dir(&folder).is_ok());
+    std::os::unix::fs::symlink(&elsewhere, folder.join("shared")).unwrap();
+    let problems = load_dir(&folder).unwrap_err();
+    assert_eq!(problems.len(), 1, "{}", lines(&problems));
+    assert!(
+        problems[0].message.contains("link to a folder"),
+        "{}",
+        lines(&problems)
+    );
+    std::fs::remove_file(folder.join("shared")).unwrap();
+    std::fs::write(folder.join("DENY.YAML"), broken).unwrap();
+    let problems = load_dir(&folder).unwrap_err();
+    assert_eq!(problems[0].field, "kind", "{}", lines(&problems));
+    std::fs::remove_file(folder.join("DENY.YAML")).unwrap();
+    // A link that leads nowhere is no file that is not there.
+    std::os::unix::fs::symlink("gone.yaml", folder.join("lost.yaml")).unwrap();
+    assert!(load_dir(&folder).is_err());
 }
 
 #[test]

@@ -220,3 +220,99 @@ async fn the_socket_is_for_its_owner_alone_and_another_server_keeps_it() {
         "still the first one's"
     );
 }
+
+/// Revoked, lifted and revoked again is the same list as before: what a sidecar confirmed then says nothing of now,
+/// when it may be putting the lift in force.
+#[tokio::test]
+async fn what_was_confirmed_before_a_lift_confirms_nothing_after_it() {
+    let mesh = Mesh::start(&[("mesh.yaml", MESH)]).await;
+    let mut web = listening(&mesh, "web", "shop/web-1").await;
+    let (first, _) = tokio::join!(
+        mesh.order("/revoke", order(WEB, 10_000)),
+        enforce(&mut web, 1.0)
+    );
+    assert_eq!(first.1["confirmed"][0]["node"], "shop/web-1");
+    let (status, lifted) = mesh
+        .order("/lift", json!({"what": {"principal": WEB}}))
+        .await;
+    assert_eq!(status, 200, "{lifted:#}");
+    let lift = web.next().await.unwrap().unwrap();
+
+    // The lift is not answered: perhaps it is in force.
+    let (_, again) = mesh.order("/revoke", order(WEB, 300)).await;
+    assert_eq!(again["confirmed"], json!([]), "{again:#}");
+    web.answer(&lift, None).await;
+    let (answered, _) = tokio::join!(
+        mesh.order("/revoke", order(WEB, 10_000)),
+        enforce(&mut web, 2.0)
+    );
+    let confirmed = &answered.1["confirmed"][0];
+    assert_eq!(confirmed["node"], "shop/web-1", "{:#}", answered.1);
+}
+
+#[tokio::test]
+async fn an_order_without_effect_is_refused() {
+    let mesh = Mesh::start(&[("mesh.yaml", MESH)]).await;
+    let mut past = order(WEB, 0);
+    past["until"] = "2020-01-01T00:00:00Z".into();
+    let (status, refused) = mesh.order("/revoke", past).await;
+    assert_eq!(status, 400, "{refused:#}");
+    let error = refused["error"].as_str().unwrap();
+    assert!(error.contains("until") && error.contains("over"), "{error}");
+    let mut misspelt = order(WEB, 0);
+    misspelt["waitMs"] = 10.into();
+    let (status, refused) = mesh.order("/revoke", misspelt).await;
+    assert_eq!(status, 400, "{refused:#}");
+    assert!(!mesh.files().join("revocations").exists());
+}
+
+#[tokio::test]
+async fn what_is_still_revoked_elsewhere_is_not_said_to_be_lifted() {
+    let mesh = Mesh::start(&[("mesh.yaml", MESH)]).await;
+    let certificate =
+        |serial: &str| json!({"certificate": {"trustDomain": "example.org", "serial": serial}});
+    let revoke = |serial: &str| json!({"what": certificate(serial), "until": "2099-01-01T00:00:00Z", "reason": "stolen"});
+    // One thing, however it is written.
+    assert_eq!(mesh.order("/revoke", revoke("4B:C3:7B")).await.0, 200);
+    assert_eq!(mesh.order("/revoke", revoke("004bc37b")).await.0, 200);
+    let (status, lifted) = mesh
+        .order("/lift", json!({"what": certificate("4bc37b")}))
+        .await;
+    assert_eq!(status, 200, "{lifted:#}");
+    let (_, listed) = mesh.get_admin("/revocations").await;
+    assert_eq!(listed["revocations"], json!([]));
+
+    assert_eq!(mesh.order("/revoke", revoke("4bc37b")).await.0, 200);
+    mesh.write(
+        "people.yaml",
+        "{apiVersion: kith.dev/v1alpha1, kind: Revocation, metadata: {name: r},
+          spec: {certificate: {trustDomain: example.org, serial: 4BC37B}, until: 2090-01-01T00:00:00Z, reason: x}}",
+    );
+    mesh.status_when(|status| status["serving"]["revocations"] == 2)
+        .await;
+    let (status, refused) = mesh
+        .order("/lift", json!({"what": certificate("4bc37b")}))
+        .await;
+    assert_eq!(status, 409, "{refused:#}");
+    let error = refused["error"].as_str().unwrap();
+    assert!(error.contains("another document"), "{error}");
+}
+
+/// What a sidecar says ends up on an operator's terminal.
+#[tokio::test]
+async fn what_a_sidecar_says_cannot_write_over_what_is_said_of_it() {
+    let mesh = Mesh::start(&[("mesh.yaml", MESH)]).await;
+    let mut web = mesh.sidecar("web", "shop/web-1").await;
+    web.subscribe(Kind::RevocationList, &["mesh"]).await;
+    let list = web.next().await.unwrap().unwrap();
+    let message = format!("no\u{1b}[2J\r\n20 of 20 enforce it{}", "x".repeat(100_000));
+    web.answer(&list, Some(&message)).await;
+    let status = mesh
+        .status_when(|status| status["sidecars"][0]["last_nack"] != json!(null))
+        .await;
+    let said = status["sidecars"][0]["last_nack"]["message"]
+        .as_str()
+        .unwrap();
+    assert!(said.starts_with("no\\u{1b}[2J\\r\\n20 of 20 enforce itxxx"));
+    assert!(said.len() < 3_000, "{}", said.len());
+}

@@ -29,6 +29,7 @@ async fn start(mesh: &Mesh, account: &str, node: &str) -> (Client, mpsc::Receive
         user_agent_version: "test".into(),
         state_dir: None,
         connector: Arc::new(connector),
+        identity: None,
         backoff: Backoff::default(),
     })
 }

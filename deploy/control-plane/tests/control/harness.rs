@@ -168,7 +168,11 @@ impl Mesh {
     }
 
     /// An order over the admin socket.
-    pub(crate) async fn order(&self, path: &str, body: serde_json::Value) -> (u16, serde_json::Value) {
+    pub(crate) async fn order(
+        &self,
+        path: &str,
+        body: serde_json::Value,
+    ) -> (u16, serde_json::Value) {
         let stream = UnixStream::connect(self.socket("admin")).await.unwrap();
         ask(stream, "POST", path, &body.to_string()).await
     }

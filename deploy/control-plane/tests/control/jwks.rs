@@ -320,7 +320,7 @@ async fn what_is_no_key_set_or_leads_astray_is_refused_with_the_reason() {
         ),
         (
             format!("issuer: me, jwksUri: \"{http}/cloud\""),
-            "an address of the link itself: never asked",
+            "hand out a machine's own credentials: never asked",
         ),
         (
             format!("issuer: me, jwksUri: \"{https}/down\""),
@@ -388,4 +388,28 @@ async fn keys_stay_in_force_when_the_issuer_goes_away() {
     mesh.write("tokens.yaml", &tokens(&more));
     assert_eq!(keys(&mut orders).await, compact(ONE));
     orders.silent(Duration::from_millis(100)).await;
+}
+
+/// The keys of what is served are kept, whatever the folder that isn't served wants.
+#[tokio::test]
+async fn a_bad_folder_does_not_take_away_the_keys_of_what_is_served() {
+    let issuer = Issuer::default();
+    issuer.say("/keys", 200, &[], ONE);
+    issuer.say("/other", 503, &[], "");
+    let url = format!("http://{}/keys", issuer.http().await);
+    let rule = format!("issuer: me, jwksUri: \"{url}\"");
+    let mesh = Mesh::start(&[("mesh.yaml", MESH), ("tokens.yaml", &tokens(&rule))]).await;
+    let mut orders = mesh.sidecar("orders", "shop/orders-1").await;
+    orders
+        .subscribe(Kind::WorkloadConfig, &["shop/orders-1"])
+        .await;
+    assert_eq!(keys(&mut orders).await, compact(ONE));
+    let moved = tokens(&rule.replace("/keys", "/other"));
+    // The same rule twice: each file is good, the folder is not.
+    mesh.write("tokens.yaml", &format!("{moved}---\n{moved}"));
+    let status = mesh
+        .status_when(|s| s["load"]["problems"] != serde_json::json!([]))
+        .await;
+    orders.silent(Duration::from_millis(300)).await;
+    assert_eq!(status["key_sets"][0]["source"], url, "{status:#}");
 }

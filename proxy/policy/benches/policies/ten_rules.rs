@@ -39,6 +39,24 @@ pub(crate) fn policy(number: usize) -> Policy {
     }
 }
 
+/// Denies what comes from namespace `n`.
+#[allow(dead_code)]
+pub(crate) fn against_namespace(number: usize) -> Policy {
+    Policy {
+        namespace: format!("team-{number}"),
+        name: "against".to_owned(),
+        action: Action::Deny,
+        rules: vec![Rule {
+            from: vec![Source {
+                namespaces: vec![format!("against-{number}")],
+                ..Source::default()
+            }],
+            ..Rule::default()
+        }],
+        ..Policy::default()
+    }
+}
+
 /// Whoever comes by the gateway with a token of the identity provider that has the right scope.
 #[allow(dead_code)]
 pub(crate) fn by_token() -> Policy {

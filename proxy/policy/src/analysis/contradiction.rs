@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::relation::relation;
-use crate::constraint::{Attribute, Constraint, Rule, Scope, Stage};
+use crate::constraint::{Attribute, Constraint, Rule, Stage};
 use crate::evaluate::{Facts, Http};
 use crate::model::Action;
 use crate::pattern::{Domain, Pattern, Port, PrincipalPattern, Wildcard};
@@ -122,7 +122,7 @@ fn exclude_each_other(
     };
     let excludes = |wanted: &Constraint, unwanted: &Constraint| {
         relate(wanted, unwanted).is_some_and(|relation| relation.covered)
-            && (action == Action::Allow || reaches(unwanted, wanted))
+            && (action == Action::Allow || has_one_reading(wanted, store))
     };
     match (a.negative, b.negative) {
         (true, true) => false,
@@ -130,20 +130,26 @@ fn exclude_each_other(
         (true, false) => excludes(b, a),
         (false, false) => {
             // A claim may be a list, with a value for each of them.
-            let single = !matches!(a.attribute, Attribute::Claim(..) | Attribute::Audiences(_));
-            single && relate(a, b).is_some_and(|relation| relation.disjoint)
+            let single = !matches!(
+                a.attribute,
+                Attribute::Claim(..) | Attribute::Audiences(_) | Attribute::Presenter(_)
+            );
+            single
+                && relate(a, b).is_some_and(|relation| relation.disjoint)
+                && (action == Action::Allow
+                    || has_one_reading(a, store) && has_one_reading(b, store))
         }
     }
 }
 
-/// Whoever has the one has the other: of the local trust domain, or of any (stricter rule 1).
-fn reaches(unwanted: &Constraint, wanted: &Constraint) -> bool {
-    use Attribute::{Namespace, ServiceAccount};
-    match (unwanted.attribute, wanted.attribute) {
-        (Namespace(_, unwanted), Namespace(_, wanted))
-        | (ServiceAccount(_, unwanted), ServiceAccount(_, wanted)) => {
-            unwanted == Scope::AnyTrustDomain || wanted == Scope::Local
-        }
+/// The wide reading, which counts in a DENY and AUDIT too, means nobody else.
+fn has_one_reading(constraint: &Constraint, store: &Store) -> bool {
+    match constraint.attribute {
+        Attribute::Namespace(..) | Attribute::ServiceAccount(..) => false,
+        Attribute::Principal(run) => !run
+            .of(&store.principals)
+            .iter()
+            .any(|pattern| matches!(pattern, PrincipalPattern::Exact(Domain::Any, _))),
         _ => true,
     }
 }

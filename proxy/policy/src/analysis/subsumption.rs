@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::contradiction::{holds_for, principals};
 use super::relation::relation;
-use crate::constraint::{Attribute, Constraint, Rule, Scope};
+use crate::constraint::{Attribute, Constraint, Rule};
 use crate::model::Action;
 use crate::store::Store;
 
@@ -66,14 +66,14 @@ impl Known<'_> {
         let wanted_at = (store, &wanted.attribute);
         match (known.negative, wanted.negative) {
             (false, false) => {
+                // Stricter rule 1 makes no difference here: the DENY means them in every trust domain.
                 relation(known_at, wanted_at, self.local).is_some_and(|it| it.covered)
-                    && is_within_scope(&known.attribute, &wanted.attribute)
             }
             // Of a list one element may match the one and another the other.
             (false, true) => {
                 !matches!(
                     known.attribute,
-                    Attribute::Claim(..) | Attribute::Audiences(_)
+                    Attribute::Claim(..) | Attribute::Audiences(_) | Attribute::Presenter(_)
                 ) && relation(known_at, wanted_at, self.local).is_some_and(|it| it.disjoint)
             }
             (true, true) => relation(wanted_at, known_at, self.local).is_some_and(|it| it.covered),
@@ -96,17 +96,5 @@ impl Known<'_> {
                         .iter()
                         .all(|peer| holds_for(wanted, store, peer, Action::Deny, self.local))
                 })
-    }
-}
-
-/// Stricter rule 1: the names of the local trust domain are among those of any.
-fn is_within_scope(known: &Attribute, wanted: &Attribute) -> bool {
-    use Attribute::{Namespace, ServiceAccount};
-    match (known, wanted) {
-        (Namespace(_, known), Namespace(_, wanted))
-        | (ServiceAccount(_, known), ServiceAccount(_, wanted)) => {
-            *wanted == Scope::AnyTrustDomain || *known == Scope::Local
-        }
-        _ => true,
     }
 }

@@ -117,6 +117,12 @@ impl Attribute {
         EvalError::NoSuchAttribute { name, why }
     }
 
+    /// There, and not what it is to be: whoever chose it must not pass for somebody who has none.
+    fn unreadable(self, why: &'static str) -> EvalError {
+        let name = self.as_str();
+        EvalError::UnreadableAttribute { name, why }
+    }
+
     /// Of an address attribute. IPv4-mapped IPv6 is IPv4 (security.md row 18).
     pub(super) fn address(self, env: &Env<'_>) -> IpAddr {
         match self {
@@ -157,7 +163,7 @@ impl Attribute {
             Self::AuthAudiences => self.audiences(self.token(env)?),
             Self::AuthPresenter => match self.token(env)?.claims.get("azp") {
                 Some(Json::String(presenter)) => Ok(Value::text(presenter)),
-                Some(_) => Err(self.absent("the claim `azp` is not a string")),
+                Some(_) => Err(self.unreadable("the claim `azp` is not a string")),
                 None => Err(self.absent("the token has no claim `azp`")),
             },
             Self::AuthClaims => Ok(Value::Map(Map::Claims(self.token(env)?))),
@@ -215,7 +221,7 @@ impl Attribute {
         }
         let joined = format!("{}/{}", token.issuer, token.subject);
         if joined.find("/spiffe://").or_else(|| joined.rfind('/')) != Some(token.issuer.len()) {
-            return Err(self.absent(
+            return Err(self.unreadable(
                 "issuer and subject contain slashes, compare the claims `iss` and `sub` instead",
             ));
         }
@@ -230,7 +236,7 @@ impl Attribute {
             Some(one) => std::slice::from_ref(one),
         };
         if !elements.iter().all(Json::is_string) {
-            return Err(self.absent("the token's audience is not a list of strings"));
+            return Err(self.unreadable("the token's audience is not a list of strings"));
         }
         Ok(Value::List(List::Json(elements)))
     }

@@ -61,6 +61,12 @@ pub enum EvalError {
         name: &'static str,
         why: &'static str,
     },
+    /// Unlike what is absent, `has()` doesn't deny it.
+    #[error("the attribute `{name}` can't be read: {why}")]
+    UnreadableAttribute {
+        name: &'static str,
+        why: &'static str,
+    },
     #[error("`{0}` is an attribute of a request, and this is not HTTP")]
     NoRequest(&'static str),
     #[error("no such key: {0}")]

@@ -90,8 +90,9 @@ pub(crate) fn joined(headers: &dyn Headers, name: &str) -> Vec<u8> {
     joined
 }
 
-/// Strings and lists of strings; of a list any element may match. What is no string can't be compared (stricter
-/// rule 6); CEL reads it.
+/// Strings and lists of strings; of a list any element may match. A number, boolean or object can't be compared
+/// (stricter rule 6): in an ALLOW it never matches, nor is it proof of not matching; in a DENY it does, and satisfies
+/// `notValues` too. CEL reads it.
 fn claim_value(token: &Token<'_>, path: &str, store: &Store, patterns: Patterns) -> Matched {
     let text = |text: &str| match is_split_on_spaces(path) {
         true => text

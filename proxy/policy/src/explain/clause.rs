@@ -19,7 +19,7 @@ impl Constraint {
         facts: &Facts<'_>,
         action: Action,
     ) -> ExplainedClause {
-        let matched = self.attribute.compare(store, facts);
+        let matched = self.compare(store, facts, action);
         ExplainedClause {
             clause: self.clause(stage, store),
             negative: self.negative,
@@ -27,6 +27,12 @@ impl Constraint {
             actual: self.attribute.actual(store, facts),
             holds: self.satisfied(matched, action),
             why: match matched {
+                Matched::Unknown
+                    if self.attribute.is_identity(&store.programs)
+                        && !matches!(self.attribute, Attribute::Cel(_)) =>
+                {
+                    Some(Why::WideReading)
+                }
                 Matched::Absent | Matched::Unknown => self.attribute.why(store, facts),
                 Matched::Yes | Matched::No | Matched::Open => None,
             },

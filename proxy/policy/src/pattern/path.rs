@@ -63,41 +63,64 @@ fn split_segment(path: &[u8]) -> (&[u8], &[u8]) {
     path.split_at(memchr::memchr(b'/', path).unwrap_or(path.len()))
 }
 
-/// Why a pattern that is well-formed can match no normalised path, if that is so.
+/// Why a pattern that is well-formed can match no normalised path, and what to write, if that is so.
 pub(crate) fn never_matches(value: &str) -> Option<String> {
-    let literal = value.trim_matches('*');
-    if literal.contains('?') {
-        return Some("the query is not part of the path".to_owned());
-    }
-    if !value.starts_with(['/', '*']) {
-        return Some("a path starts with `/`".to_owned());
-    }
-    // As it would look inside a path; what a wildcard cuts off is completed with a letter.
-    let sample = match Pattern::parse(value) {
-        Ok(Pattern::Prefix(prefix)) => format!("{prefix}x"),
-        Ok(Pattern::Suffix(suffix)) => format!("/x{suffix}"),
-        _ => value.replace("{**}", "x").replace("{*}", "x"),
+    // A wildcard and braces are bytes of a path like others, and what they stand for changes nothing around them: so the
+    // pattern itself is normalised. Of a suffix, only what is before it is missing.
+    let sample = match value.strip_prefix('*') {
+        Some(_) => format!("/{value}"),
+        None => value.to_owned(),
     };
-    // A prefix or suffix may cut an encoding in two: then nothing can be said.
-    let cut = |value: &str| {
-        value.ends_with('*')
-            && value[..value.len() - 1]
-                .bytes()
-                .rev()
-                .take(2)
-                .any(|b| b == b'%')
+    let why = match normalise_target("GET", sample.as_bytes(), EncodedSlash::Keep) {
+        _ if value.contains('?') => "the query is not part of the path".to_owned(),
+        _ if !sample.starts_with('/') => "a path starts with `/`".to_owned(),
+        Ok(target) if *target.path == *sample => return None,
+        Ok(_) => "paths are normalised before they are compared".to_owned(),
+        // It may end within an encoding.
+        Err(_) if cuts_an_encoding(value) => return None,
+        Err(refused) => format!("such a request is refused: {refused}"),
     };
-    if value.starts_with('*') || cut(value) {
+    Some(match corrected(value) {
+        Some(corrected) => format!("{why}; write `{corrected}`"),
+        None => why,
+    })
+}
+
+/// `/%*`, `/%C*`.
+fn cuts_an_encoding(value: &str) -> bool {
+    value
+        .strip_suffix('*')
+        .is_some_and(|prefix| prefix.bytes().rev().take(2).any(|byte| byte == b'%'))
+}
+
+/// The pattern as its author surely meant it, if there is such a one.
+fn corrected(value: &str) -> Option<String> {
+    // A whole URL, or nothing but a query.
+    let path = value.split('?').next().filter(|path| !path.is_empty())?;
+    if path.contains("://") {
         return None;
     }
-    match normalise_target("GET", sample.as_bytes(), EncodedSlash::Keep) {
-        Ok(target) if *target.path == *sample => None,
-        Ok(target) => Some(format!(
-            "paths are normalised before they are compared, and this one becomes like `{}`",
-            target.path
-        )),
-        Err(refused) => Some(format!("such a request is refused: {refused}")),
+    let mut sample = String::new();
+    if !path.starts_with('/') {
+        sample.push('/');
     }
+    for byte in path.bytes() {
+        match byte {
+            b'#' => sample.push_str("%23"),
+            0x21..=0x7e => sample.push(char::from(byte)),
+            other => sample.push_str(&format!("%{other:02X}")),
+        }
+    }
+    let normal = normalise_target("GET", sample.as_bytes(), EncodedSlash::Keep).ok()?;
+    let corrected = match path.starts_with('*') {
+        true => normal.path.strip_prefix('/')?.to_owned(),
+        false => normal.path.into_owned(),
+    };
+    // What a wildcard ended with may have changed its meaning.
+    let same_kind = corrected.starts_with('*') == value.starts_with('*')
+        && parse_path(&corrected).is_ok()
+        && never_matches(&corrected).is_none();
+    same_kind.then_some(corrected)
 }
 
 #[cfg(test)]
@@ -173,16 +196,40 @@ mod tests {
     }
 
     #[test]
-    fn patterns_that_no_normalised_path_matches_are_found() {
-        for value in [
-            "a", "/a//b", "/a/../b", "/a?b", "/%61", "/a%2fb", "/a\\b", "/a/./{*}", "/a#b", "/a b",
-            "//*", "/a%zz", "x*",
+    fn patterns_that_no_normalised_path_matches_are_found_with_what_to_write() {
+        for (value, instead) in [
+            ("a", Some("/a")),
+            ("admin/*", Some("/admin/*")),
+            ("x*", Some("/x*")),
+            ("/a//b", Some("/a/b")),
+            ("//*", Some("/*")),
+            ("/a/../b", Some("/b")),
+            ("/a/./{*}", Some("/a/{*}")),
+            ("/a//{**}", Some("/a/{**}")),
+            ("/%61", Some("/a")),
+            ("/a%2fb", Some("/a%2Fb")),
+            ("/a\\b", Some("/a/b")),
+            ("/a?b", Some("/a")),
+            ("/a#b", Some("/a%23b")),
+            ("/a b", Some("/a%20b")),
+            ("/straße", Some("/stra%C3%9Fe")),
+            ("*//b", Some("*/b")),
+            ("*%2fb", Some("*%2Fb")),
+            ("*\\b", Some("*/b")),
+            ("*/..", None),
+            ("/a%zz", None),
+            ("/..", None),
+            ("https://orders.shop/a", None),
         ] {
-            assert!(never_matches(value).is_some(), "{value}");
+            let why = never_matches(value).unwrap_or_else(|| panic!("{value}"));
+            let told = why
+                .split_once("; write `")
+                .map(|(_, rest)| rest.trim_end_matches('`'));
+            assert_eq!(told, instead, "{value}: {why}");
         }
         for value in [
             "/", "/a", "/a/", "/a/*", "*", "*/b", "*.html", "/a/{*}/b", "/a/{**}", "/a%2Fb",
-            "/%C3*", "/a%*", "/a%2*", "/a/.*",
+            "/%C3*", "/a%*", "/a%2*", "/a/.*", "/a/..*", "*.", "*./a", "*2F", "*;a=b",
         ] {
             assert_eq!(never_matches(value), None, "{value}");
         }

@@ -102,18 +102,42 @@ impl Store {
     ) -> bool {
         let mut patterns = patterns.of(&self.principals);
         if patterns.len() > FEW {
-            let path = peer.path().as_bytes();
-            let exact = patterns.partition_point(|p| !matches!(p, PrincipalPattern::Exact(..)));
-            let (others, exact) = patterns.split_at(exact);
-            let before = exact.partition_point(|p| self.path(p) < path);
-            let exact = &exact[before..];
-            let exact = &exact[..exact.partition_point(|p| self.path(p) == path)];
+            let (others, exact) = patterns.split_at(exact_start(patterns));
+            let exact = self.with_path(exact, peer.path());
             if exact.iter().any(|p| self.one(p, peer, peer_is_local)) {
                 return true;
             }
             patterns = others;
         }
         patterns.iter().any(|p| self.one(p, peer, peer_is_local))
+    }
+
+    /// Any of them, when the `*` of `*/path` stands for segments of the path too: the peer's path goes on before it. No
+    /// other principal has a wider reading than the one that [`matches_principal`](Self::matches_principal) has.
+    pub(crate) fn matches_end_of_principal(
+        &self,
+        patterns: Run<PrincipalPattern<Text>>,
+        peer: &Principal,
+    ) -> bool {
+        let patterns = patterns.of(&self.principals);
+        let exact = &patterns[exact_start(patterns)..];
+        let path = peer.path();
+        path.match_indices('/').skip(1).any(|(start, _)| {
+            self.with_path(exact, &path[start..])
+                .iter()
+                .any(|p| matches!(p, PrincipalPattern::Exact(Domain::Any, _)))
+        })
+    }
+
+    /// Of exact ones, those with this path.
+    fn with_path<'s>(
+        &self,
+        exact: &'s [PrincipalPattern<Text>],
+        path: &str,
+    ) -> &'s [PrincipalPattern<Text>] {
+        let path = path.as_bytes();
+        let exact = &exact[exact.partition_point(|p| self.path(p) < path)..];
+        &exact[..exact.partition_point(|p| self.path(p) == path)]
     }
 
     fn one(&self, pattern: &PrincipalPattern<Text>, peer: &Principal, is_local: bool) -> bool {
@@ -128,6 +152,10 @@ impl Store {
             }
         }
     }
+}
+
+fn exact_start(patterns: &[PrincipalPattern<Text>]) -> usize {
+    patterns.partition_point(|p| !matches!(p, PrincipalPattern::Exact(..)))
 }
 
 impl StoreBuilder {

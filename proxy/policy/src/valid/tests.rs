@@ -264,6 +264,33 @@ fn values_that_can_never_match_are_refused_where_a_deny_would_have_a_hole() {
             "{operation:?}"
         );
     }
+    let paths = Operation {
+        paths: strings(&["/a", "admin", "/a//b", "/a\\b", "/a%2fb", "/a/./b", "/a*b"]),
+        ..Default::default()
+    };
+    for action in [Action::Deny, Action::Audit] {
+        check_refused(
+            policy(action, vec![to(paths.clone())]),
+            &[
+                // Malformed, so that nothing more is said of it.
+                "rules[0].to[0].paths[6]",
+                "rules[0].to[0].paths[1]",
+                "rules[0].to[0].paths[2]",
+                "rules[0].to[0].paths[3]",
+                "rules[0].to[0].paths[4]",
+                "rules[0].to[0].paths[5]",
+            ],
+        );
+    }
+    let one = Operation {
+        paths: strings(&["admin//*"]),
+        ..Default::default()
+    };
+    let errors = ValidPolicy::new(policy(Action::Deny, vec![to(one)])).unwrap_err();
+    assert_eq!(
+        errors[0].message,
+        "`admin//*` matches no request: a path starts with `/`; write `/admin/*`"
+    );
 }
 
 #[test]
@@ -316,6 +343,9 @@ fn what_is_probably_not_meant_is_warned_of() {
         to(paths),
         &["rules[0].to[0].paths[1]", "rules[0].to[0].paths[2]"],
     );
+    check(Action::Audit, model::Rule::default(), &[]);
+    let no_rules = ValidPolicy::new(policy(Action::Audit, vec![])).unwrap();
+    assert_eq!(no_rules.warnings()[0].field, "rules");
     let methods = Operation {
         methods: strings(&["GET", "get"]),
         ..Default::default()

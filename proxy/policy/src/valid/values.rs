@@ -1,8 +1,10 @@
 //! Reads the strings of a field into the type of its attribute.
 
 use super::check::{At, Check};
+use super::key::header_name;
 use crate::constraint::{Attribute, Scope};
 use crate::host::is_host_byte;
+use crate::model::Action;
 use crate::pattern::{Pattern, TokenPrincipal, blocks, claim_path, never_matches, parse_path};
 use crate::ports::parse_port;
 use crate::principal::{is_segment_byte, is_trust_domain_byte};
@@ -131,20 +133,26 @@ impl Check<'_> {
         for (index, message) in refused {
             self.refuse(at.value(index), message);
         }
-        self.warn_of_values(at, kind, values);
+        self.look_at_values(at, kind, values);
         attribute
     }
 
-    fn warn_of_values(&mut self, at: At<'_>, kind: Kind<'_>, values: &[String]) {
+    fn look_at_values(&mut self, at: At<'_>, kind: Kind<'_>, values: &[String]) {
         for (index, value) in values.iter().enumerate() {
             match kind {
                 Kind::Method if value.bytes().any(|byte| byte.is_ascii_lowercase()) => self.warn(
                     at.value(index),
                     "methods are compared as they are written, and the usual ones are in upper case",
                 ),
-                Kind::Path => {
+                // Of one that cannot be read enough was said.
+                Kind::Path if parse_path(value).is_ok() => {
                     if let Some(why) = never_matches(value) {
-                        self.warn(at.value(index), format!("`{value}` matches no request: {why}"));
+                        let message = format!("`{value}` matches no request: {why}");
+                        // As with hosts and methods: in a DENY it would be a hole. In an ALLOW it allows less than meant.
+                        match self.policy.action {
+                            Action::Deny | Action::Audit => self.refuse(at.value(index), message),
+                            Action::Allow => self.warn(at.value(index), message),
+                        }
                     }
                 }
                 Kind::RequestPrincipal => {
@@ -168,33 +176,8 @@ impl Check<'_> {
     }
 }
 
-/// `request.headers[x]`, and what to say of every other key.
-fn header_name(key: &str) -> Result<&str, String> {
-    let Some(name) = key
-        .strip_prefix("request.headers[")
-        .and_then(|rest| rest.strip_suffix(']'))
-    else {
-        return Err(format!(
-            "`{key}` is not a condition; known are request.headers[name], source.ip, remote.ip, \
-             source.namespace, source.principal, source.serviceAccount, source.trustDomain, request.auth.principal, \
-             request.auth.audiences, request.auth.presenter, request.auth.claims[name], destination.ip, \
-             destination.port and connection.sni"
-        ));
-    };
-    if name.is_empty() || !name.bytes().all(is_token_byte) {
-        return Err(format!("`{name}` is not a header name"));
-    }
-    // It has no one place: HTTP/1.1 has a header, HTTP/2 a pseudo-header.
-    if name.eq_ignore_ascii_case("host") {
-        return Err(format!(
-            "`{key}` is not supported; use `hosts` or `notHosts` of an operation"
-        ));
-    }
-    Ok(name)
-}
-
 /// RFC 9110 section 5.6.2.
-fn is_token_byte(byte: u8) -> bool {
+pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

@@ -39,24 +39,6 @@ fn fields_that_exclude_each_other_are_found() {
         ),
         (
             Source {
-                namespaces: strings(&["shop", "shopping"]),
-                not_namespaces: strings(&["shop*"]),
-                ..Source::default()
-            },
-            "from.namespaces",
-            "from.notNamespaces",
-        ),
-        (
-            Source {
-                service_accounts: strings(&["web"]),
-                not_service_accounts: strings(&["shop/*"]),
-                ..Source::default()
-            },
-            "from.serviceAccounts",
-            "from.notServiceAccounts",
-        ),
-        (
-            Source {
                 ip_blocks: strings(&["10.1.0.0/16"]),
                 not_ip_blocks: strings(&["10.0.0.0/8"]),
                 ..Source::default()
@@ -79,7 +61,7 @@ fn fields_that_exclude_each_other_are_found() {
         ..Rule::default()
     };
     check_contradictions(
-        Action::Deny,
+        Action::Allow,
         conditions(
             condition("source.namespace", &["a"], &[]),
             condition("source.namespace", &["b", "c*"], &[]),
@@ -186,10 +168,9 @@ fn principals_that_cannot_have_the_identity_asked_for_are_found() {
     let message =
         "never matches: none of its principals has the identity that the other fields ask for";
     for from in [
-        // Stricter rule 1: the namespace is one of the local trust domain.
         Source {
             principals: strings(&["partner.org/ns/shop/sa/web"]),
-            namespaces: strings(&["shop"]),
+            namespaces: strings(&["other"]),
             ..Source::default()
         },
         Source {
@@ -208,7 +189,83 @@ fn principals_that_cannot_have_the_identity_asked_for_are_found() {
             ..Source::default()
         },
     ] {
-        check_contradictions(Action::Deny, source(from), &[("rules[1].from[0]", message)]);
+        for action in [Action::Allow, Action::Deny, Action::Audit] {
+            check_contradictions(
+                action,
+                source(from.clone()),
+                &[("rules[1].from[0]", message)],
+            );
+        }
+    }
+    // Stricter rule 1: to an ALLOW the namespace is one of the local trust domain.
+    let foreign = Source {
+        principals: strings(&["partner.org/ns/shop/sa/web"]),
+        namespaces: strings(&["shop"]),
+        ..Source::default()
+    };
+    let found = [("rules[1].from[0]", message)];
+    check_contradictions(Action::Allow, source(foreign.clone()), &found);
+    check_contradictions(Action::Deny, source(foreign), &[]);
+}
+
+#[test]
+fn in_a_deny_names_that_exclude_each_other_may_still_mean_somebody() {
+    let both_named = |a: Source, key: &str, b: &str| Rule {
+        from: vec![a],
+        ..condition(key, &[b], &[])
+    };
+    for (rule, message) in [
+        (
+            source(Source {
+                namespaces: strings(&["shop", "shopping"]),
+                not_namespaces: strings(&["shop*"]),
+                ..Source::default()
+            }),
+            "from.namespaces and from.notNamespaces",
+        ),
+        (
+            source(Source {
+                service_accounts: strings(&["web"]),
+                not_service_accounts: strings(&["shop/*"]),
+                ..Source::default()
+            }),
+            "from.serviceAccounts and from.notServiceAccounts",
+        ),
+        (
+            both_named(
+                Source {
+                    namespaces: strings(&["shop"]),
+                    ..Source::default()
+                },
+                "source.namespace",
+                "pay",
+            ),
+            "from.namespaces and when source.namespace",
+        ),
+        (
+            both_named(
+                Source {
+                    principals: strings(&["*/sa/web"]),
+                    ..Source::default()
+                },
+                "source.principal",
+                "cluster.local/ns/shop/*",
+            ),
+            "from.principals and when source.principal",
+        ),
+    ] {
+        let valid = policy(Action::Allow, "p", vec![rule.clone()]);
+        let warnings = valid.contradictions(&mesh());
+        let said: Vec<_> = warnings.iter().map(|it| &*it.message).collect();
+        assert_eq!(said.len(), 1, "{message}: {said:?}");
+        let words = message
+            .split(" and ")
+            .map(|it| it.trim_start_matches("when "));
+        for word in words {
+            assert!(said[0].contains(word), "{said:?}");
+        }
+        check_contradictions(Action::Deny, rule.clone(), &[]);
+        check_contradictions(Action::Audit, rule, &[]);
     }
 }
 
@@ -249,6 +306,11 @@ fn what_may_match_is_not_warned_of() {
         .when
         .extend(condition("request.auth.claims[group]", &["b"], &["c"]).when);
     check_contradictions(Action::Allow, groups, &[]);
+    let mut presenters = condition("request.auth.presenter", &["a"], &[]);
+    presenters
+        .when
+        .extend(condition("request.auth.presenter", &["b"], &[]).when);
+    check_contradictions(Action::Allow, presenters, &[]);
 }
 
 #[test]

@@ -214,3 +214,24 @@ fn what_never_decides_switches_nothing_on() {
             .is_ok()
     );
 }
+
+#[test]
+fn stricter_03_a_dry_run_policy_about_identity_would_deny_plaintext() {
+    let nobody = source(Source {
+        not_principals: strings(&["cluster.local/ns/shop/sa/web"]),
+        ..Source::default()
+    });
+    let everything = policy(Action::Allow, "all", vec![Rule::default()]);
+    let would_allow = |shadow, peer| {
+        let set = set(&[everything.clone(), shadow]);
+        let call = Call { peer, ..call() };
+        call.on(|connection, request| set.decide(connection, request))
+            .would_allow
+    };
+    let dry = |action| dry_run(action, "dry", vec![nobody.clone()]);
+    let web = Some("spiffe://cluster.local/ns/shop/sa/web");
+    assert_eq!(would_allow(dry(Action::Allow), web), Some(true));
+    assert_eq!(would_allow(dry(Action::Allow), None), Some(false));
+    let audit = stated(Action::Audit, "u", false, vec![nobody.clone()]);
+    assert_eq!(would_allow(audit, None), None);
+}

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use kith_policy::{
-    Action, Condition, DefaultAction, Mesh, Operation, Policy, Reason, Rule, Source, Verdict,
+    Action, Condition, DefaultAction, Mesh, Operation, Policy, Principal, Reason, Rule, Source,
+    Verdict,
 };
 use serde_json::Value;
 
@@ -84,8 +85,20 @@ pub(crate) fn shadows(
         })
         .collect();
     let (reason, ..) = decide(mesh, &in_force, caller, call);
+    // Stricter rule 3: with them in force, nobody without a name would get as far as a decision.
+    let only_theirs: Vec<_> = policies
+        .iter()
+        .filter(dry_run)
+        .map(|policy| Policy {
+            dry_run: false,
+            ..policy.clone()
+        })
+        .collect();
+    let connection = caller.connection();
+    let nameless = connection.peer.is_none()
+        && uses_identity(&only_theirs, connection.destination.port());
     let missed = match reason {
-        Reason::NoAllowPolicyMatches | Reason::TokenMissing => policies
+        Reason::NoAllowPolicyMatches | Reason::TokenMissing if !nameless => policies
             .iter()
             .filter(|policy| policy.dry_run && policy.action == Action::Allow)
             .map(id)
@@ -95,10 +108,13 @@ pub(crate) fn shadows(
     Shadows {
         told,
         missed,
-        would_allow: Some(matches!(
-            reason,
-            Reason::AllowedByRule | Reason::AllowedByDefault
-        )),
+        would_allow: Some(
+            !nameless
+                && matches!(
+                    reason,
+                    Reason::AllowedByRule | Reason::AllowedByDefault
+                ),
+        ),
     }
 }
 
@@ -208,6 +224,16 @@ fn text(pattern: &str, value: &str) -> bool {
     }
 }
 
+/// `*` is any text, slashes too, wherever it stands.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern, text) {
+        ([], []) => true,
+        ([b'*', pattern @ ..], _) => (0..=text.len()).any(|taken| glob(pattern, &text[taken..])),
+        ([wanted, pattern @ ..], [byte, text @ ..]) => wanted == byte && glob(pattern, text),
+        _ => false,
+    }
+}
+
 fn texts(patterns: &[String], value: &str) -> bool {
     patterns.iter().any(|pattern| text(pattern, value))
 }
@@ -251,23 +277,76 @@ impl Case<'_> {
         values: &[String],
         not: &[String],
         matches: impl Fn(&[String]) -> Option<bool>,
+        widely: impl Fn(&str) -> Vec<String>,
     ) -> bool {
+        // Where a match is against the caller, Istio's reading of a value is one, too.
+        let means = |values: &[String]| {
+            let id = self.caller.peer.as_ref().map(Principal::as_str);
+            id.is_some_and(|id| {
+                values
+                    .iter()
+                    .flat_map(|value| widely(value))
+                    .any(|wide| glob(wide.as_bytes(), id.as_bytes()))
+            })
+        };
+        let named = matches(values) == Some(true) || self.deny() && means(values);
         // Without identity nothing matches; a negative field of an ALLOW is never satisfied by it.
-        (values.is_empty() || matches(values) == Some(true))
-            && (not.is_empty() || matches(not).map_or(self.deny(), |matched| !matched))
+        let excluded = match matches(not) {
+            Some(matched) => matched || !self.deny() && means(not),
+            None => !self.deny(),
+        };
+        (values.is_empty() || named) && (not.is_empty() || !excluded)
+    }
+
+    /// What Istio's regular expressions of these fields say, with `*` for `.*`.
+    fn wide_principal(value: &str) -> Vec<String> {
+        match value.strip_prefix('*') {
+            Some(path) => vec![format!("spiffe://*{path}")],
+            None => vec![],
+        }
+    }
+
+    fn wide_namespace(value: &str) -> Vec<String> {
+        vec![format!("*/ns/{value}/*")]
+    }
+
+    fn wide_account(&self, value: &str) -> Vec<String> {
+        let account = match value.split_once('/') {
+            _ if value == "*" => "*/sa/*".to_owned(),
+            Some((namespace, account)) => format!("{namespace}/sa/{account}"),
+            None => format!("{}/sa/{value}", self.policy.namespace),
+        };
+        // Something may stand before `sa` and behind the account.
+        let spread = account.replacen("/sa/", "/*/sa/", 1);
+        [account, spread]
+            .into_iter()
+            .flat_map(|account| [format!("*/ns/{account}"), format!("*/ns/{account}/*")])
+            .collect()
     }
 
     fn source(&self, s: &Source) -> bool {
         let any_domain = !s.trust_domains.is_empty();
-        self.identity(&s.principals, &s.not_principals, |values| {
-            self.principal(values)
-        }) && self.identity(&s.namespaces, &s.not_namespaces, |values| {
-            self.namespace(values, any_domain)
-        }) && self.identity(&s.service_accounts, &s.not_service_accounts, |values| {
-            self.account(values, any_domain)
-        }) && self.identity(&s.trust_domains, &s.not_trust_domains, |values| {
-            self.trust_domain(values)
-        }) && Self::field(&s.ip_blocks, &s.not_ip_blocks, |values| {
+        self.identity(
+            &s.principals,
+            &s.not_principals,
+            |values| self.principal(values),
+            Self::wide_principal,
+        ) && self.identity(
+            &s.namespaces,
+            &s.not_namespaces,
+            |values| self.namespace(values, any_domain),
+            Self::wide_namespace,
+        ) && self.identity(
+            &s.service_accounts,
+            &s.not_service_accounts,
+            |values| self.account(values, any_domain),
+            |value| self.wide_account(value),
+        ) && self.identity(
+            &s.trust_domains,
+            &s.not_trust_domains,
+            |values| self.trust_domain(values),
+            |_| vec![],
+        ) && Self::field(&s.ip_blocks, &s.not_ip_blocks, |values| {
             in_blocks(values, self.caller.source)
         }) && Self::field(&s.remote_ip_blocks, &s.not_remote_ip_blocks, |values| {
             in_blocks(values, self.caller.remote)
@@ -464,16 +543,30 @@ impl Case<'_> {
                     v.iter().any(|value| text(&value.to_lowercase(), &sni))
                 })
             }
-            "source.principal" => self.identity(&c.values, &c.not_values, |v| self.principal(v)),
-            "source.namespace" => {
-                self.identity(&c.values, &c.not_values, |v| self.namespace(v, any_domain))
-            }
-            "source.serviceAccount" => {
-                self.identity(&c.values, &c.not_values, |v| self.account(v, any_domain))
-            }
-            "source.trustDomain" => {
-                self.identity(&c.values, &c.not_values, |v| self.trust_domain(v))
-            }
+            "source.principal" => self.identity(
+                &c.values,
+                &c.not_values,
+                |v| self.principal(v),
+                Self::wide_principal,
+            ),
+            "source.namespace" => self.identity(
+                &c.values,
+                &c.not_values,
+                |v| self.namespace(v, any_domain),
+                Self::wide_namespace,
+            ),
+            "source.serviceAccount" => self.identity(
+                &c.values,
+                &c.not_values,
+                |v| self.account(v, any_domain),
+                |value| self.wide_account(value),
+            ),
+            "source.trustDomain" => self.identity(
+                &c.values,
+                &c.not_values,
+                |v| self.trust_domain(v),
+                |_| vec![],
+            ),
             "request.auth.principal" => self.token(&c.values, &c.not_values, |v, token| {
                 request_principal(v, token, self.deny())
             }),

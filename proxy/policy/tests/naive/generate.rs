@@ -95,6 +95,13 @@ const PEERS: &[&str] = &[
     "spiffe://td/more/ns/a/sa/x",
     "spiffe://td/ns/a",
     "spiffe://td/a",
+    "spiffe://other/more/ns/a/sa/x",
+    "spiffe://other/ns/b/ns/a/sa/y/sa/x",
+    "spiffe://td/ns/ns/sa/xy",
+    "spiffe://td/ns/a/b/sa/y",
+    "spiffe://td/b/sa/x",
+    "spiffe://ns/a/sa/x",
+    "spiffe://ns/ns/b/sa/ns",
 ];
 const PRINCIPALS: &[&str] = &[
     "*",
@@ -108,13 +115,15 @@ const PRINCIPALS: &[&str] = &[
     "other/ns/a/sa/x",
     "*/ns/a/sa/x",
     "*/sa/x",
+    "*/sa/ns",
+    "*/x",
     "td/*",
     "td/ns/a*",
     "td/ns/a/sa/x*",
     "td/ns/a",
     "td/a",
 ];
-const NAMESPACES: &[&str] = &["a", "b", "ab", "a*", "*b", "*"];
+const NAMESPACES: &[&str] = &["a", "b", "ab", "a*", "*b", "*a", "s*", "ns", "sa", "*"];
 const ACCOUNTS: &[&str] = &[
     "x", "a/x", "b/x", "a/*", "*/x", "*b/x", "a/x*", "x*", "*y", "*",
 ];

@@ -29,6 +29,16 @@ pub(super) fn tell(examined: &Examined, received: &ReceivedMap<'_>, headers: &mu
     }
 }
 
+/// RFC 9113 section 8.2.1: a value neither starts nor ends with white space. One that does would be another value for a
+/// policy than for an application that trims it (security.md, row 6).
+pub(super) fn is_well_formed(headers: &HeaderMap) -> bool {
+    let white = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    headers
+        .values()
+        .map(HeaderValue::as_bytes)
+        .all(|value| !white(value.first()) && !white(value.last()))
+}
+
 /// What lets records be put together.
 pub(crate) fn set_correlation(headers: &mut HeaderMap, new_id: Option<&str>, traceparent: &[u8]) {
     if let Some(Ok(id)) = new_id.map(HeaderValue::from_str) {
@@ -102,4 +112,28 @@ pub(crate) fn describe(
         secret,
         version: "2",
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn row_06_a_value_has_no_white_space_around_it() {
+        for (value, expected) in [
+            ("", true),
+            ("admin", true),
+            ("a b\tc", true),
+            (" admin", false),
+            ("admin ", false),
+            ("\tadmin", false),
+            ("admin\t", false),
+            (" ", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append("x-role", HeaderValue::from_static("other"));
+            headers.append("x-role", HeaderValue::from_static(value));
+            assert_eq!(is_well_formed(&headers), expected, "{value:?}");
+        }
+    }
 }

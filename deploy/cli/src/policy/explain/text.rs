@@ -109,7 +109,11 @@ fn one_policy(policy: &ExplainedPolicy, marks: Marks, text: &mut String) {
         (true, false) => "matches",
         (false, false) => "does not match",
     };
-    let heading = format!("{}{dry_run} {} {says}", action(policy.action), policy.policy);
+    let heading = format!(
+        "{}{dry_run} {} {says}",
+        action(policy.action),
+        policy.policy
+    );
     line(text, 0, "");
     line(text, 0, &heading);
     for (index, rule) in policy.rules.iter().enumerate() {

@@ -1,0 +1,76 @@
+//! A sidecar that 10,000 policies of 10 rules each select: what it takes in memory, and how long after its start it
+//! enforces them.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use crate::Failure;
+use crate::measure::Figures;
+use crate::mesh::{Bench, NAMESPACE, Pair, Side};
+use crate::proc;
+
+const POLICIES: usize = 10_000;
+const RULES: usize = 10;
+
+/// How long the control plane may take with them, and how long after its start a sidecar's memory is read.
+const TAKEN_IN: Duration = Duration::from_secs(180);
+const SETTLED: Duration = Duration::from_millis(1_500);
+
+pub(crate) async fn take(bench: &Bench, pair: &Pair) -> Result<Figures, Failure> {
+    let without = restarted(pair).await?;
+    bench.lab.control().write("many-policies", &policies())?;
+    let begun = Instant::now();
+    loop {
+        let status = bench.lab.control().status().await?;
+        let served = status["serving"]["authorization_policies"].as_u64();
+        if served >= Some(POLICIES as u64) {
+            break;
+        }
+        if begun.elapsed() > TAKEN_IN {
+            return Err(
+                format!("the control plane does not serve them: {}", status["load"]).into(),
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let with = restarted(pair).await?;
+    tokio::time::sleep(SETTLED).await;
+    let sidecar = pair.sidecar(Side::Server).ok_or("there is no sidecar")?;
+    let memory = proc::memory(sidecar.pid())?;
+    bench.lab.control().remove("many-policies")?;
+    Ok(Figures::from([
+        ("many_policies_mib", memory.resident / 1024.0),
+        ("many_policies_ready_ms", with),
+        ("no_policies_ready_ms", without),
+    ]))
+}
+
+/// The server's sidecar alone, from its start until it is ready: SVID, configuration, every policy in force.
+async fn restarted(pair: &Pair) -> Result<f64, Failure> {
+    let sidecar = pair.sidecar(Side::Server).ok_or("there is no sidecar")?;
+    let begun = Instant::now();
+    sidecar.restart()?;
+    pair.server.ready(Duration::from_secs(60)).await?;
+    Ok(begun.elapsed().as_secs_f64() * 1000.0)
+}
+
+/// None of their peers is the client, which another policy allows.
+fn policies() -> String {
+    let mut yaml = String::new();
+    for policy in 0..POLICIES {
+        let _ = write!(
+            yaml,
+            "---\napiVersion: kith.dev/v1alpha1\nkind: AuthorizationPolicy\n\
+             metadata: {{namespace: {NAMESPACE}, name: many-{policy}}}\n\
+             spec:\n  selector: {{matchLabels: {{app: server}}}}\n  rules:\n"
+        );
+        for rule in 0..RULES {
+            let _ = writeln!(
+                yaml,
+                "  - from: [{{source: {{principals: [example.org/ns/team-{policy}/sa/app-{rule}]}}}}]\n    \
+                 to: [{{operation: {{methods: [GET], paths: [/items/{rule}/*]}}}}]"
+            );
+        }
+    }
+    yaml
+}
