@@ -3,6 +3,7 @@
 //! **Architecture invariant:** a `Permit` has private fields and is made here only; forwarding needs one.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -119,39 +120,63 @@ pub(crate) fn plaintext_allowed(
     Ok(())
 }
 
-/// The address that x-forwarded-for names once the trusted hops are counted from its right end; the
-/// TCP peer when none are trusted or the header does not reach that far.
+/// The address that x-forwarded-for names once the trusted hops are counted from its right end; the TCP peer when none
+/// are trusted or there is no such header. `None`: it does not reach that far, or names no address there.
 pub(crate) fn remote_address(
     snapshot: &Snapshot,
-    peer: std::net::IpAddr,
+    peer: IpAddr,
     request: &Request<'_>,
-) -> std::net::IpAddr {
-    let hops = snapshot.workload().trusted_hops as usize;
-    named_by_hops(request.headers, hops).unwrap_or(peer)
+) -> Option<IpAddr> {
+    match named_by_hops(request.headers, snapshot.workload().trusted_hops as usize) {
+        Named::Nothing => Some(peer),
+        Named::Address(address) => Some(address),
+        Named::NoAddress => None,
+    }
+}
+
+/// What trusted hops say of where a request comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// None are trusted, or none said anything.
+    Nothing,
+    Address(IpAddr),
+    /// What stands there is none, or fewer of them spoke than are trusted.
+    NoAddress,
 }
 
 /// What the outermost of so many trusted hops says; whatever stands to the left of it anybody may have written.
-pub(crate) fn named_by_hops(
-    headers: &dyn kith_policy::Headers,
-    hops: usize,
-) -> Option<std::net::IpAddr> {
+pub(crate) fn named_by_hops(headers: &dyn kith_policy::Headers, hops: usize) -> Named {
     if hops == 0 {
-        return None;
+        return Named::Nothing;
     }
     // No more of them are kept than count: a head has room for tens of thousands.
-    let mut last: VecDeque<Option<std::net::IpAddr>> = VecDeque::new();
+    let mut last: VecDeque<Option<IpAddr>> = VecDeque::new();
     headers.for_each("x-forwarded-for", &mut |value| {
         for part in value.split(|byte| *byte == b',') {
             let text = std::str::from_utf8(part).ok().map(str::trim);
             if last.len() == hops {
                 last.pop_front();
             }
-            last.push_back(text.and_then(|text| text.parse().ok()));
+            last.push_back(text.and_then(forwarded_address));
         }
     });
-    let reaches = last.len() == hops;
-    let address = last.pop_front().flatten().filter(|_| reaches)?;
-    Some(address.to_canonical())
+    match last.pop_front() {
+        None => Named::Nothing,
+        Some(Some(address)) if last.len() + 1 == hops => Named::Address(address.to_canonical()),
+        Some(_) => Named::NoAddress,
+    }
+}
+
+/// Some load balancers write a port behind it, and brackets around IPv6 then.
+fn forwarded_address(text: &str) -> Option<IpAddr> {
+    let bracketed = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    let address = match bracketed {
+        Some(address) => address.parse().ok().map(IpAddr::V6),
+        None => text.parse().ok(),
+    };
+    address.or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
 }
 
 #[cfg(test)]
@@ -169,22 +194,30 @@ mod tests {
 
     #[test]
     fn row_17_only_what_a_trusted_hop_saw_is_a_remote_address() {
+        let at = |address: &str| Named::Address(address.parse().unwrap());
         for (values, hops, expected) in [
-            (&["192.0.2.1"][..], 0, None),
-            (&["192.0.2.1"], 1, Some("192.0.2.1")),
-            (&["192.0.2.1, 10.0.0.1"], 1, Some("10.0.0.1")),
-            (&["192.0.2.1 ,10.0.0.1"], 2, Some("192.0.2.1")),
-            (&["192.0.2.1", "10.0.0.1"], 2, Some("192.0.2.1")),
-            (&["1.1.1.1,2.2.2.2", "3.3.3.3,4.4.4.4"], 3, Some("2.2.2.2")),
-            (&["192.0.2.1"], 2, None),
-            (&[], 1, None),
-            (&["::ffff:10.0.0.1"], 1, Some("10.0.0.1")),
-            (&["192.0.2.1,unknown"], 1, None),
-            (&["192.0.2.1,"], 1, None),
-            (&["10.0.0.1:80"], 1, None),
+            (&["192.0.2.1"][..], 0, Named::Nothing),
+            (&[], 1, Named::Nothing),
+            (&["192.0.2.1"], 1, at("192.0.2.1")),
+            (&["192.0.2.1, 10.0.0.1"], 1, at("10.0.0.1")),
+            (&["192.0.2.1 ,10.0.0.1"], 2, at("192.0.2.1")),
+            (&["192.0.2.1", "10.0.0.1"], 2, at("192.0.2.1")),
+            (&["1.1.1.1,2.2.2.2", "3.3.3.3,4.4.4.4"], 3, at("2.2.2.2")),
+            (&["::ffff:10.0.0.1"], 1, at("10.0.0.1")),
+            (&["10.0.0.1:80"], 1, at("10.0.0.1")),
+            (&["[2001:db8::1]"], 1, at("2001:db8::1")),
+            (&["[::ffff:10.0.0.1]:80"], 1, at("10.0.0.1")),
+            (&["192.0.2.1"], 2, Named::NoAddress),
+            (&["192.0.2.1,unknown"], 1, Named::NoAddress),
+            (&["192.0.2.1,"], 1, Named::NoAddress),
+            (&["[10.0.0.1]"], 1, Named::NoAddress),
+            (&["10.0.0.1:80:80"], 1, Named::NoAddress),
         ] {
-            let named = named_by_hops(&Said(values), hops).map(|named| named.to_string());
-            assert_eq!(named.as_deref(), expected, "{values:?} {hops}");
+            assert_eq!(
+                named_by_hops(&Said(values), hops),
+                expected,
+                "{values:?} {hops}"
+            );
         }
     }
 }

@@ -225,7 +225,7 @@ impl Live {
         Connection {
             peer: peer.map(|peer| peer.principal()),
             source: self.source.ip(),
-            remote: self.source.ip(),
+            remote: Some(self.source.ip()),
             destination: self.destination,
             sni: self.sni.get().map(String::as_str),
         }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use kith_policy::Headers;
 
+use crate::authorize::Named;
 use crate::{authorize, correlation, token};
 
 /// Ids from a caller come out well-formed, and what is sent on is read as what was recorded.
@@ -48,16 +49,18 @@ pub fn remote_address(data: &[u8]) {
         .flat_map(|value| value.split(|byte| *byte == b','))
         .collect();
     if hops == 0 || hops > entries.len() {
-        assert_eq!(named, None);
+        assert!(!matches!(named, Named::Address(_)));
         return;
     }
     for spoofed in ["192.0.2.1", "192.0.2.1, 192.0.2.2", "", ","] {
         let with = [&[spoofed.as_bytes()], &values[..]].concat();
         assert_eq!(authorize::named_by_hops(&ForwardedFor(with), hops), named);
     }
-    if let Some(address) = named {
-        let text = String::from_utf8_lossy(entries[entries.len() - hops]);
-        let said: Result<IpAddr, _> = text.trim().parse();
-        assert_eq!(said.map(|said| said.to_canonical()), Ok(address));
+    let text = String::from_utf8_lossy(entries[entries.len() - hops]);
+    let said: Result<IpAddr, _> = text.trim().parse();
+    match (said, named) {
+        (Ok(said), named) => assert_eq!(named, Named::Address(said.to_canonical())),
+        // With a port or in brackets, or no address.
+        (Err(_), named) => assert_ne!(named, Named::Nothing),
     }
 }

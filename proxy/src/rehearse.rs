@@ -65,8 +65,8 @@ pub struct Decided {
     pub explanation: Explanation,
     /// The path that policies saw.
     pub path: Option<String>,
-    /// The address that `remoteIpBlocks` saw.
-    pub remote: IpAddr,
+    /// The address that `remoteIpBlocks` saw; `None` when a trusted hop wrote none that can be understood.
+    pub remote: Option<IpAddr>,
 }
 
 impl Sidecar {
@@ -168,7 +168,7 @@ impl Sidecar {
         let mut connection = Connection {
             peer,
             source,
-            remote: source,
+            remote: Some(source),
             destination,
             sni,
         };

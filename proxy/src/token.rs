@@ -126,6 +126,10 @@ fn is_revoked(list: &Revocations, token: &Verified, now: SystemTime) -> bool {
     if list.is_empty() {
         return false;
     }
+    // A JWT-SVID of somebody who is no longer to be trusted is not, either.
+    if list.principal(token.policy_token().subject, now) {
+        return true;
+    }
     let (digest, twin) = token.digests();
     list.token(&digest, token.jti(), now) || twin.is_some_and(|twin| list.token(&twin, None, now))
 }

@@ -403,8 +403,7 @@ where
     let request = http::Request::get("https://orders.shop:9090/");
     let (answer, _) = client.send_request(request.body(()).unwrap(), true)?;
     let status = answer.await?.status().as_u16();
-    // In whatever way: what this end still has to say may find nobody.
-    let _ = connection.await.unwrap();
+    connection.await.unwrap()?;
     drop(client);
     Ok(status)
 }

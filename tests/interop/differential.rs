@@ -229,7 +229,7 @@ impl Court {
             let mut connection = Connection {
                 peer: principal.as_ref(),
                 source,
-                remote: source,
+                remote: Some(source),
                 destination: to,
                 sni,
             };
@@ -240,7 +240,7 @@ impl Court {
             }
             for _ in 0..10 {
                 let call = generate::call(rng, tokens);
-                connection.remote = generate::remote(&call, self.kith.trusted_hops, source);
+                connection.remote = Some(generate::remote(&call, self.kith.trusted_hops, source));
                 let envoy = client.allowed(&call).await.unwrap();
                 verdicts.push(self.judge(&connection, Some(&call), envoy));
             }

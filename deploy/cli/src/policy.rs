@@ -42,8 +42,8 @@ enum Command {
     /// Show how a decision comes about: every policy considered, clause by clause, and the decision.
     ///
     /// The policies come from a folder as kith-control serves it (with --workload), or from a file of tests (with --test
-    /// for the connection and request of one of them; flags that are given replace what it says). A token counts as
-    /// verified.
+    /// for the connection and request of one of them; flags that are given replace what it says). A token of a test counts
+    /// as verified; of a folder, only if a RequestAuthentication for the workload is about its issuer.
     ///
     /// Exit 0 whatever the decision, 2 when it cannot be explained.
     Explain(Box<explain::Arguments>),

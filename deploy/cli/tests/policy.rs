@@ -168,18 +168,17 @@ fn a_failed_test_says_what_was_expected_what_came_and_why() {
     check(
         &["test", "shop.yaml"],
         expect![[r#"
-        exit 1
-        shop.yaml:41 batch may write: expected allow by shop/orders, got deny (no-allow-policy-matches) because no ALLOW policy matches: shop/orders comes closest, and fails at to.methods: it wants GET, HEAD, and there is POST
-        shop.yaml:45 batch is not watched: expected allow, shadow [], would be allow, got allow by shop/orders rule 0 (allowed-by-rule), shadow [shop/next deny, shop/watch audit], would be deny because rule 0 of the ALLOW policy shop/orders matches
-        shop.yaml:49 the console is open: expected allow (allowed-by-rule), got deny by shop/no-admin rule 0 (denied-by-rule) because rule 0 of the DENY policy shop/no-admin matches
-        shop.yaml:53 anybody may read: expected allow, got deny (peer-unauthenticated) because a policy uses identity on port 8080, and there plaintext is denied (stricter rule 3)
-        shop.yaml:61 edge without a token: expected deny (no-allow-policy-matches), got deny (token-missing) because no ALLOW policy matches: shop/orders comes closest, and fails at from.requestPrincipals: the request carries no token
-        shop.yaml:68 opaque bytes elsewhere: expected allow, got deny (no-allow-policy-matches) because no ALLOW policy matches: shop/orders comes closest, and fails at to.paths: there is no HTTP request on opaque TCP
-        shop.yaml:71 a trick: expected deny (denied-by-rule), got deny (path-refused) because the path has an encoded slash or backslash (`%2F`, `%5C`), which this port does not accept
-        3 passed, 7 failed
-        ! warning: shop.yaml:10: AuthorizationPolicy shop/no-admin: spec.rules[0]: hosts, methods, paths, headers and tokens do not exist on opaque TCP: there this rule denies by its other parts alone; restrict it to HTTP ports if that is not meant
-        ! warning: shop.yaml:29: AuthorizationPolicy shop/next: spec.rules[0]: hosts, methods, paths, headers and tokens do not exist on opaque TCP: there this rule denies by its other parts alone; restrict it to HTTP ports if that is not meant
-    "#]],
+            exit 1
+            shop.yaml:41 batch may write: expected allow by shop/orders, got deny (no-allow-policy-matches) because no ALLOW policy matches: shop/orders comes closest, and fails at to.methods: it wants GET, HEAD, and there is POST
+            shop.yaml:45 batch is not watched: expected allow, shadow [], would be allow, got allow by shop/orders rule 0 (allowed-by-rule), shadow [shop/next deny, shop/watch audit], would be deny because rule 0 of the ALLOW policy shop/orders matches
+            shop.yaml:49 the console is open: expected allow (allowed-by-rule), got deny by shop/no-admin rule 0 (denied-by-rule) because rule 0 of the DENY policy shop/no-admin matches
+            shop.yaml:53 anybody may read: expected allow, got deny (peer-unauthenticated) because a policy uses identity on port 8080, and there plaintext is denied (stricter rule 3)
+            shop.yaml:61 edge without a token: expected deny (no-allow-policy-matches), got deny (token-missing) because no ALLOW policy matches: shop/orders comes closest, and fails at from.requestPrincipals: the request carries no token
+            shop.yaml:68 opaque bytes elsewhere: expected allow, got deny (no-allow-policy-matches) because no ALLOW policy matches: shop/orders comes closest, and fails at to.paths: there is no HTTP request on opaque TCP
+            shop.yaml:71 a trick: expected deny (denied-by-rule), got deny (path-refused) because the path has an encoded slash or backslash (`%2F`, `%5C`), which this port does not accept
+            3 passed, 7 failed
+            ! warning: shop.yaml:29: AuthorizationPolicy shop/next: spec.rules[0]: port 5432 of shop/workload is opaque: hosts, methods, paths, headers and tokens do not exist there, and the rule holds by its other parts alone; name the HTTP ports in `to[].operation.ports` if that is not meant
+        "#]],
     );
 }
 
@@ -221,19 +220,11 @@ fn results_as_json() {
         }
         [
           {
-            "code": "surprising",
-            "field": "spec.rules[0]",
-            "file": "shop.yaml",
-            "line": 10,
-            "message": "hosts, methods, paths, headers and tokens do not exist on opaque TCP: there this rule denies by its other parts alone; restrict it to HTTP ports if that is not meant",
-            "object": "AuthorizationPolicy shop/no-admin"
-          },
-          {
-            "code": "surprising",
+            "code": "wider-on-opaque-port",
             "field": "spec.rules[0]",
             "file": "shop.yaml",
             "line": 29,
-            "message": "hosts, methods, paths, headers and tokens do not exist on opaque TCP: there this rule denies by its other parts alone; restrict it to HTTP ports if that is not meant",
+            "message": "port 5432 of shop/workload is opaque: hosts, methods, paths, headers and tokens do not exist there, and the rule holds by its other parts alone; name the HTTP ports in `to[].operation.ports` if that is not meant",
             "object": "AuthorizationPolicy shop/next"
           }
         ]
@@ -463,6 +454,74 @@ fn an_explanation_from_a_folder() {
               Because rule 2 of the ALLOW policy shop/orders matches.
               Nothing to do; the record names the ALLOW policy and rule that matched.
         "#]],
+    );
+}
+
+#[test]
+fn a_token_that_the_sidecar_would_not_verify_decides_nothing() {
+    let explain = |workload, issuer: &str, expected| {
+        let jwt = format!(r#"{{"iss": "{issuer}", "sub": "ann"}}"#);
+        check(
+            &["explain", "tokens", "--workload", workload, "--jwt", &jwt],
+            expected,
+        );
+    };
+    explain(
+        "shop/orders-1",
+        "https://issuer.example",
+        expect![[r#"
+        exit 0
+        peer         none: plaintext
+        source       192.0.2.1
+        destination  10.0.0.2:8080, mTLS permissive
+        request      GET / of localhost
+        token        https://issuer.example/ann
+
+        ALLOW shop/people matches
+          rule 0: matches
+            yes  from[0].requestPrincipals  wants *  has https://issuer.example/ann
+
+        Decision: allow, allowed-by-rule
+          Because rule 0 of the ALLOW policy shop/people matches.
+          Nothing to do; the record names the ALLOW policy and rule that matched.
+    "#]],
+    );
+    explain(
+        "shop/orders-1",
+        "https://other.example",
+        expect![[r#"
+        exit 0
+        peer         none: plaintext
+        source       192.0.2.1
+        destination  10.0.0.2:8080, mTLS permissive
+        request      GET / of localhost
+        token        https://other.example/ann, not verified: no RequestAuthentication for this workload is about the issuer `https://other.example`, only about https://issuer.example, so it is refused
+
+        Decision: deny, token-untrusted
+          Because no RequestAuthentication for this workload is about the issuer `https://other.example`, only about https://issuer.example.
+          The token's issuer, signature, place, `nbf` or `iat` is not accepted; compare it with the RequestAuthentication and its keys, and check the clocks.
+          Without the token, or with it where no rule looks, it would be: deny, token-missing.
+    "#]],
+    );
+    explain(
+        "shop/web-1",
+        "https://issuer.example",
+        expect![[r#"
+        exit 0
+        peer         none: plaintext
+        source       192.0.2.1
+        destination  10.0.0.3:8080, mTLS permissive
+        request      GET / of localhost
+        token        https://issuer.example/ann, not verified: no RequestAuthentication is for this workload, so it is not looked at, and the answer is the one without a token
+
+        ALLOW shop/people does not match
+          rule 0: no match
+            no  from[0].requestPrincipals  wants *  the request carries no token
+
+        Decision: deny, token-missing
+          Because no ALLOW policy matches: shop/people comes closest, and fails at from.requestPrincipals: the request carries no token.
+          No token was verified; send one in the header, parameter or cookie that the RequestAuthentication names, and check that one is for this workload.
+    "#]],
     );
 }
 

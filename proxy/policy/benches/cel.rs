@@ -43,7 +43,7 @@ fn with(look: impl FnOnce(&Env<'_>)) {
     let connection = Connection {
         peer: peer.as_ref(),
         source: [10, 1, 2, 3].into(),
-        remote: [10, 1, 2, 3].into(),
+        remote: Some([10, 1, 2, 3].into()),
         destination: ([10, 9, 9, 9], 8080).into(),
         sni: None,
     };

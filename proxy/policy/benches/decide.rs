@@ -51,7 +51,7 @@ fn decide(bencher: Bencher, policies: usize, peer: &str, path: &str, allow: bool
     let connection = Connection {
         peer: Some(&peer),
         source,
-        remote: source,
+        remote: Some(source),
         destination: ([10, 9, 9, 9], 8080).into(),
         sni: None,
     };
@@ -137,7 +137,7 @@ fn by_namespace(bencher: Bencher, policies: usize, peer: &str) {
     let connection = Connection {
         peer: Some(&peer),
         source,
-        remote: source,
+        remote: Some(source),
         destination: ([10, 9, 9, 9], 8080).into(),
         sni: None,
     };
@@ -161,7 +161,7 @@ fn allowed_by_token(bencher: Bencher, policies: usize) {
     let connection = Connection {
         peer: Some(&peer),
         source,
-        remote: source,
+        remote: Some(source),
         destination: ([10, 9, 9, 9], 8080).into(),
         sni: None,
     };
@@ -224,7 +224,7 @@ fn allowed_by_rule_changing_peers(bencher: Bencher, policies: usize) {
         let connection = Connection {
             peer: Some(&peers[next]),
             source,
-            remote: source,
+            remote: Some(source),
             destination: ([10, 9, 9, 9], 8080).into(),
             sni: None,
         };

@@ -189,7 +189,9 @@ impl Attribute {
             Self::RemoteIp(blocks) => match facts.http {
                 Http::AnyRequest => Matched::Open,
                 Http::Opaque | Http::Request(_) => {
-                    in_blocks(blocks.of(&store.blocks), facts.remote).into()
+                    facts.remote.map_or(Matched::Unknown, |remote| {
+                        in_blocks(blocks.of(&store.blocks), remote).into()
+                    })
                 }
             },
             Self::Cel(index) => expression(&store.programs[index as usize], facts),

@@ -86,6 +86,8 @@ pub enum Why {
     ClaimNotText,
     /// The expression has no value (stricter rule 6); this is what went wrong.
     NoValue(String),
+    /// What a trusted hop wrote into x-forwarded-for is no address.
+    RemoteUnknown,
     /// There is no HTTP request on opaque TCP.
     OpaqueTcp,
 }
@@ -100,6 +102,7 @@ impl fmt::Display for Why {
             Self::NoServiceAccount => {
                 "the path of the peer's SPIFFE ID is not /ns/<namespace>/sa/<account>"
             }
+            Self::RemoteUnknown => "what a trusted hop wrote into x-forwarded-for is no address",
             Self::WideReading => {
                 "read widely, it means the peer's SPIFFE ID; that doubt is decided against the caller"
             }

@@ -12,8 +12,9 @@ pub struct Connection<'a> {
     /// The TCP peer.
     pub source: IpAddr,
     /// Where the request came from, after trusted hops of x-forwarded-for; `source` when none are
-    /// trusted. May differ from request to request on one connection.
-    pub remote: IpAddr,
+    /// trusted. May differ from request to request on one connection. `None`: a trusted hop did not say so that it can
+    /// be understood, which is decided against the caller.
+    pub remote: Option<IpAddr>,
     /// The address and port of this workload that the client dialled.
     pub destination: SocketAddr,
     /// The server name of the TLS handshake.

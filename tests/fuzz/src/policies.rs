@@ -81,7 +81,7 @@ pub(crate) fn cel(data: &[u8]) {
     let connection = Connection {
         peer: Some(&peer),
         source: IpAddr::from([10, 0, 0, 1]),
-        remote: IpAddr::from([10, 0, 0, 1]),
+        remote: Some(IpAddr::from([10, 0, 0, 1])),
         destination: ([10, 0, 0, 2], 8080).into(),
         sni: Some("orders.shop"),
     };

@@ -351,7 +351,12 @@ impl Scope<'_> {
             Identity::Principal => self.principal(value, narrow),
             Identity::TrustDomain => {
                 let some = wildcard(value, "[^/]*", "[^/]+");
-                vec![regex(&format!("spiffe://{some}/.*"))]
+                let mut all = vec![regex(&format!("spiffe://{some}/.*"))];
+                let mut local = self.translator.local_domains();
+                if !narrow && local.any(|name| means(value, name)) {
+                    all.push(regex(&format!("spiffe://{}/.*", self.translator.local())));
+                }
+                all
             }
             Identity::Namespace { anywhere } if narrow => {
                 let namespace = wildcard(value, "[^/]*", "[^/]+");
@@ -389,7 +394,12 @@ impl Scope<'_> {
         if let Some(path) = value.strip_prefix("*/").filter(|_| narrow) {
             return vec![regex(&format!("spiffe://[^/]+/{}", quote(path)))];
         }
-        match value.strip_prefix("cluster.local/") {
+        // One name of the local trust domain stands for all, in Istio and where it is against the caller.
+        let of_local = value.split_once('/').filter(|(domain, _)| {
+            let mut local = self.translator.local_domains();
+            *domain == "cluster.local" || !narrow && local.any(|name| name == *domain)
+        });
+        match of_local.map(|(_, path)| path) {
             Some(path) => self
                 .translator
                 .local_domains()
@@ -479,4 +489,13 @@ fn uses_http(rule: &Rule) -> bool {
             .when
             .iter()
             .any(|condition| condition.key.starts_with("request."))
+}
+
+/// A value of a policy, `*` first, last or alone.
+pub(crate) fn means(value: &str, name: &str) -> bool {
+    match (value.strip_prefix('*'), value.strip_suffix('*')) {
+        (Some(end), _) => name.ends_with(end),
+        (None, Some(start)) => name.starts_with(start),
+        (None, None) => value == name,
+    }
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::generate::Call;
 use super::kith::Kith;
+use super::rbac::means;
 use super::token::Token;
 
 /// The numbers of the rules that speak of this peer or request and of something that the policies use.
@@ -70,6 +71,17 @@ fn identity(
         })
     };
     if principals(rule).any(extra) {
+        found.insert("8");
+    }
+    // Of a principal or trust domain the name is literal, where Istio takes one of the local ones for all.
+    let alias = |value: &String| {
+        let value = value.strip_prefix("spiffe://").unwrap_or(value);
+        let named = value.split_once('/').map_or(value, |(name, _)| name);
+        let mut names = kith.mesh.trust_domain_aliases.iter();
+        !means(named, domain)
+            && (names.any(|name| means(named, name)) || means(named, &kith.mesh.trust_domain))
+    };
+    if local && (principals(rule).any(alias) || trust_domains(rule).any(alias)) {
         found.insert("8");
     }
 }
@@ -193,6 +205,19 @@ fn namespaces(rule: &Rule) -> impl Iterator<Item = &String> {
         .when
         .iter()
         .filter(|condition| condition.key == "source.namespace")
+        .flat_map(|condition| condition.values.iter().chain(&condition.not_values));
+    in_from.chain(in_when)
+}
+
+fn trust_domains(rule: &Rule) -> impl Iterator<Item = &String> {
+    let in_from = rule
+        .from
+        .iter()
+        .flat_map(|source| source.trust_domains.iter().chain(&source.not_trust_domains));
+    let in_when = rule
+        .when
+        .iter()
+        .filter(|condition| condition.key == "source.trustDomain")
         .flat_map(|condition| condition.values.iter().chain(&condition.not_values));
     in_from.chain(in_when)
 }

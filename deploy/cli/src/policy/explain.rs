@@ -2,6 +2,7 @@
 
 mod json;
 mod text;
+mod unverified;
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use super::attempt::{self, Attempt, ConnectionStated, OneOrMore, Protocol, Reque
 use super::in_force::{about, in_folder};
 use super::suite::{self, Suite};
 use super::{print, refuse};
+use unverified::{Answer, Unverified};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -53,7 +55,7 @@ pub(super) struct Arguments {
     /// A header; may be given often.
     #[arg(long, value_name = "NAME=VALUE")]
     header: Vec<String>,
-    /// A verified token: `{"iss": …, "sub": …, "aud": …, "claims": {…}}`.
+    /// A token: `{"iss": …, "sub": …, "aud": …, "claims": {…}}`.
     #[arg(long, value_name = "JSON")]
     jwt: Option<String>,
     /// Print everything as JSON.
@@ -84,22 +86,41 @@ fn explain(arguments: &mut Arguments) -> Result<String, Vec<Problem>> {
     let mut start = start(arguments)?;
     let stated = arguments.stated(&mut start);
     let (connection, request) = stated.map_err(|message| vec![about(&path, message)])?;
-    let attempt = Attempt::new(&connection, request.as_ref()).map_err(|mistakes| {
+    let mut attempt = Attempt::new(&connection, request.as_ref()).map_err(|mistakes| {
         let problems = mistakes.into_iter().map(|(field, message)| {
             let message = format!("{}: {message}", flag(&field));
             about(&path, message)
         });
         problems.collect::<Vec<_>>()
     })?;
-    let outcome = attempt.ask(&start.sidecar);
+    // A test says of its token that it is verified. Of a folder, its documents say whether it is.
+    let unverified = match arguments.workload {
+        Some(_) => Unverified::take(&mut attempt, &start.sidecar),
+        None => None,
+    };
+    let answer = match &unverified {
+        Some(unverified) => unverified.answer(&attempt, &start.sidecar),
+        None => Answer {
+            outcome: attempt.ask(&start.sidecar),
+            without: None,
+        },
+    };
     if arguments.json {
-        return Ok(format!("{:#}\n", json::of(&outcome, &start.sidecar)));
+        let explained = json::of(&answer, unverified.as_ref(), &start.sidecar);
+        return Ok(format!("{explained:#}\n"));
     }
     let marks = match std::io::stdout().is_terminal() {
         true => text::MARKS,
         false => text::WORDS,
     };
-    Ok(text::of(&attempt, &outcome, &start.sidecar, marks))
+    let unverified = unverified.as_ref();
+    Ok(text::of(
+        &attempt,
+        unverified,
+        &answer,
+        &start.sidecar,
+        marks,
+    ))
 }
 
 fn start(arguments: &Arguments) -> Result<Start, Vec<Problem>> {

@@ -167,6 +167,21 @@ fn rules_that_never_match_and_rules_in_the_shadow_of_others_are_named() {
 }
 
 #[test]
+fn an_audit_without_rules_is_told_to_be_of_no_use() {
+    check(
+        &[
+            (POLICY, "shop/a", "{action: AUDIT}"),
+            (POLICY, "shop/b", "{action: AUDIT, rules: [{}]}"),
+            // Istio's way to allow nothing.
+            (POLICY, "shop/c", "{}"),
+        ],
+        expect![[r#"
+            surprising: f.yaml:31: AuthorizationPolicy shop/a: spec.rules: an AUDIT without rules never matches; to audit everything, write one empty rule
+        "#]],
+    );
+}
+
+#[test]
 fn names_that_nobody_has_are_told() {
     check(
         &[

@@ -62,7 +62,27 @@ fn take_away(tree: &mut Value, path: &Path) -> bool {
     }
 }
 
+/// Keys that are known only to be refused with their own reason: nobody is told to write them instead of another.
+const REFUSED: [&str; 4] = [
+    "targetRef",
+    "targetRefs",
+    "provider",
+    "spaceDelimitedClaims",
+];
+
 fn in_our_words(message: &str) -> String {
+    if message.starts_with("unknown field ") {
+        return REFUSED.iter().fold(message.to_owned(), |message, refused| {
+            message.replace(&format!(", `{refused}`"), "")
+        });
+    }
+    // The reader's own names for things are nobody's business.
+    if let Some((found, _)) = message.split_once(", expected struct ") {
+        return match found.strip_prefix("invalid type: ") {
+            Some(found) => format!("{found} where a map is expected"),
+            None => "a list where a map is expected".to_owned(),
+        };
+    }
     let quotable = ["integer ", "floating point ", "boolean "];
     match message
         .strip_prefix("invalid type: ")

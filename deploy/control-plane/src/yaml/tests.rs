@@ -339,8 +339,56 @@ fn refuses_what_a_mesh_of_sidecars_does_not_do_by_name() {
 }
 
 #[test]
+fn whatever_is_wrong_with_the_shape_of_a_document_is_told_at_once() {
+    for (spec, expected) in [
+        (
+            "  selecter: {}\n  action: BLOCK\n  rules:\n  - to:\n    - operation: {ports: [80], path: [/a], methods: GET}\n  - form: []\n  - {}\n  - when: [{key: a, value: b}]",
+            expect![[r#"
+                f.yaml:5: spec.selecter: unknown field `selecter`, expected one of `selector`, `dryRun`, `action`, `rules`
+                f.yaml:6: spec.action: unknown variant `BLOCK`, expected one of `ALLOW`, `DENY`, `AUDIT`
+                f.yaml:9: spec.rules[0].to[0].operation.methods: invalid type: string "GET", expected a sequence
+                f.yaml:9: spec.rules[0].to[0].operation.path: unknown field `path`, expected one of `hosts`, `notHosts`, `ports`, `notPorts`, `methods`, `notMethods`, `paths`, `notPaths`
+                f.yaml:9: spec.rules[0].to[0].operation.ports[0]: integer `80` where a string is expected: put it in quotes
+                f.yaml:10: spec.rules[1].form: unknown field `form`, expected one of `from`, `to`, `when`
+                f.yaml:12: spec.rules[3].when[0].value: unknown field `value`, expected one of `cel`, `key`, `values`, `notValues`
+            "#]],
+        ),
+        // What is taken away for its mistake is not missing.
+        (
+            "  rules:\n  - from: [{source: {}, sorce: {}}, {source: 1}]\n  - to: [{}]",
+            expect![[r#"
+                f.yaml:6: spec.rules[0].from[0].sorce: unknown field `sorce`, expected `source`
+                f.yaml:6: spec.rules[0].from[1].source: integer `1` where a map is expected
+            "#]],
+        ),
+        (
+            "  rules: [{}, [], 1]",
+            expect![[r#"
+            f.yaml:5: spec.rules[1]: a list where a map is expected
+        "#]],
+        ),
+        (
+            "  action: 1\n  dryRun: \"yes\"",
+            expect![[r#"
+            f.yaml:5: spec.action: integer `1` where a string is expected: put it in quotes
+            f.yaml:6: spec.dryRun: invalid type: string "yes", expected a boolean
+        "#]],
+        ),
+    ] {
+        check_policy(spec, expected);
+    }
+}
+
+#[test]
 fn a_condition_is_a_key_with_values_or_cel() {
     for (spec, expected) in [
+        (
+            // What is recommended instead of `spaceDelimitedClaims`.
+            "  rules:\n  - when:\n    - cel: '(\" \" + request.auth.claims.roles + \" \").contains(\" admin \")'",
+            expect![[r#"
+                mesh 0 workloads 0 services 0 authorization 1 peer 0 tokens 0 revocations 0
+            "#]],
+        ),
         (
             "  rules:\n  - when:\n    - cel: \"request.method == 'GET'\"",
             expect![[r#"
@@ -856,6 +904,13 @@ fn refuses_token_rules_that_no_token_could_satisfy_safely() {
             "#]],
         ),
         (
+            &format!("  - issuer: a\n{uri}\n    spaceDelimitedClaims: [roles]\n    jwksUrl: b"),
+            expect![[r#"
+                f.yaml:8: spec.jwtRules[0].spaceDelimitedClaims: is not supported: `scope` and `permission` are always split on spaces, so remove them; for another claim write a condition, such as `cel: (" " + request.auth.claims.roles + " ").contains(" admin ")`
+                f.yaml:9: spec.jwtRules[0].jwksUrl: unknown field `jwksUrl`, expected one of `issuer`, `spiffeTrustDomain`, `audiences`, `jwksUri`, `jwks_uri`, `jwks`, `fromHeaders`, `fromParams`, `fromCookies`, `outputPayloadToHeader`, `forwardOriginalToken`, `outputClaimToHeaders`, `timeout`, `clockSkew`, `requireBoundTokens`
+            "#]],
+        ),
+        (
             &format!("  - issuer: a\n{uri}\n    jwksUrl: b"),
             expect![[r#"
                 f.yaml:8: spec.jwtRules[0].jwksUrl: unknown field `jwksUrl`, expected one of `issuer`, `spiffeTrustDomain`, `audiences`, `jwksUri`, `jwks_uri`, `jwks`, `fromHeaders`, `fromParams`, `fromCookies`, `outputPayloadToHeader`, `forwardOriginalToken`, `outputClaimToHeaders`, `timeout`, `clockSkew`, `requireBoundTokens`
@@ -932,7 +987,7 @@ fn refuses_policies_that_the_engine_cannot_honour() {
         (
             "  rules:\n  - when:\n    - key: request.heeders[x]\n      values: [a]",
             expect![[r#"
-                f.yaml:7: spec.rules[0].when[0].key: `request.heeders[x]` is not a condition; known are request.headers[name], source.ip, remote.ip, source.namespace, source.principal, source.serviceAccount, source.trustDomain, request.auth.principal, request.auth.audiences, request.auth.presenter, request.auth.claims[name], destination.ip, destination.port and connection.sni
+                f.yaml:7: spec.rules[0].when[0].key: `request.heeders[x]` is not a condition, `request.headers[x]` is; known are request.headers[name], source.ip, remote.ip, source.namespace, source.principal, source.serviceAccount, source.trustDomain, request.auth.principal, request.auth.audiences, request.auth.presenter, request.auth.claims[name], destination.ip, destination.port and connection.sni; paths, methods, hosts and ports belong in `to`, and whatever else in `cel`
             "#]],
         ),
         (

@@ -65,11 +65,11 @@ fn check_validates_a_folder_without_serving_it() {
         dir.path(),
         &["check", "."],
         expect![[r#"
-        exit 2
-        ./other.yaml:1: not valid YAML: unclosed bracket '['
-        ./policy.yaml:5: spec.selectors: unknown field `selectors`, expected one of `selector`, `targetRef`, `targetRefs`, `provider`, `dryRun`, `action`, `rules`
-        .: 2 problems
-    "#]],
+            exit 2
+            ./other.yaml:1: not valid YAML: unclosed bracket '['
+            ./policy.yaml:5: spec.selectors: unknown field `selectors`, expected one of `selector`, `dryRun`, `action`, `rules`
+            .: 2 problems
+        "#]],
     );
     check(
         dir.path(),

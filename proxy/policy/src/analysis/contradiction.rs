@@ -122,7 +122,7 @@ fn exclude_each_other(
     };
     let excludes = |wanted: &Constraint, unwanted: &Constraint| {
         relate(wanted, unwanted).is_some_and(|relation| relation.covered)
-            && (action == Action::Allow || has_one_reading(wanted, store))
+            && (action == Action::Allow || has_one_reading(wanted, store, local))
     };
     match (a.negative, b.negative) {
         (true, true) => false,
@@ -137,21 +137,33 @@ fn exclude_each_other(
             single
                 && relate(a, b).is_some_and(|relation| relation.disjoint)
                 && (action == Action::Allow
-                    || has_one_reading(a, store) && has_one_reading(b, store))
+                    || has_one_reading(a, store, local) && has_one_reading(b, store, local))
         }
     }
 }
 
 /// The wide reading, which counts in a DENY and AUDIT too, means nobody else.
-fn has_one_reading(constraint: &Constraint, store: &Store) -> bool {
+fn has_one_reading(constraint: &Constraint, store: &Store, local: &[Arc<str>]) -> bool {
     match constraint.attribute {
         Attribute::Namespace(..) | Attribute::ServiceAccount(..) => false,
-        Attribute::Principal(run) => !run
-            .of(&store.principals)
-            .iter()
-            .any(|pattern| matches!(pattern, PrincipalPattern::Exact(Domain::Any, _))),
+        Attribute::TrustDomain(run) => {
+            local.len() < 2 || !local.iter().any(|name| store.matches(run, name.as_bytes()))
+        }
+        Attribute::Principal(run) => !run.of(&store.principals).iter().any(|&pattern| match store
+            .principal(pattern)
+        {
+            PrincipalPattern::Exact(Domain::Any, _) => true,
+            PrincipalPattern::Exact(Domain::Named(name), _)
+            | PrincipalPattern::Prefix(Domain::Named(name), _) => has_aliases(name, local),
+            _ => false,
+        }),
         _ => true,
     }
+}
+
+/// One name of the local trust domain may stand for the others.
+fn has_aliases(name: &str, local: &[Arc<str>]) -> bool {
+    local.len() > 1 && local.iter().any(|local| **local == *name)
 }
 
 /// Every principal that is meant is known, and none satisfies all that is said of the identity.
@@ -168,7 +180,7 @@ fn no_principal_fits(
     constraints
         .iter()
         .filter(|constraint| !constraint.negative)
-        .filter_map(|constraint| principals(&constraint.attribute, store, local))
+        .filter_map(|constraint| principals(&constraint.attribute, store, action, local))
         .any(|peers| {
             !peers.iter().any(|peer| {
                 constraints
@@ -183,6 +195,7 @@ fn no_principal_fits(
 pub(super) fn principals(
     attribute: &Attribute,
     store: &Store,
+    action: Action,
     local: &[Arc<str>],
 ) -> Option<Vec<Principal>> {
     let Attribute::Principal(run) = attribute else {
@@ -197,8 +210,10 @@ pub(super) fn principals(
             |domain: &str| peers.extend(Principal::parse(&format!("spiffe://{domain}{path}")));
         match domain {
             Domain::Any => return None,
-            Domain::Named(name) => add(name),
-            Domain::Local => local.iter().for_each(|name| add(name)),
+            Domain::Named(name) if action == Action::Allow || !has_aliases(name, local) => {
+                add(name)
+            }
+            Domain::Named(_) | Domain::Local => local.iter().for_each(|name| add(name)),
         }
     }
     Some(peers)
@@ -216,7 +231,7 @@ pub(super) fn holds_for(
     let connection = Connection {
         peer: Some(peer),
         source: nowhere,
-        remote: nowhere,
+        remote: Some(nowhere),
         destination: (nowhere, 0).into(),
         sni: None,
     };

@@ -90,7 +90,9 @@ impl Known<'_> {
                 .constraints
                 .iter()
                 .filter(|known| !known.negative)
-                .filter_map(|known| principals(&known.attribute, self.rule.store, self.local))
+                .filter_map(|known| {
+                    principals(&known.attribute, self.rule.store, Action::Allow, self.local)
+                })
                 .any(|peers| {
                     peers
                         .iter()

@@ -124,13 +124,15 @@ impl Attribute {
     }
 
     /// Of an address attribute. IPv4-mapped IPv6 is IPv4 (security.md row 18).
-    pub(super) fn address(self, env: &Env<'_>) -> IpAddr {
-        match self {
-            Self::RemoteIp => env.connection.remote,
+    pub(super) fn address(self, env: &Env<'_>) -> Result<IpAddr, EvalError> {
+        let address = match self {
+            Self::RemoteIp => env.connection.remote.ok_or_else(|| {
+                self.unreadable("what a trusted hop wrote into x-forwarded-for is no address")
+            })?,
             Self::DestinationIp => env.connection.destination.ip(),
             _ => env.connection.source,
-        }
-        .to_canonical()
+        };
+        Ok(address.to_canonical())
     }
 
     pub(super) fn read<'v>(self, env: &'v Env<'v>) -> Result<Value<'v>, EvalError> {
@@ -140,7 +142,7 @@ impl Attribute {
             Self::SourceNamespace => self.workload(env, Principal::namespace),
             Self::SourceServiceAccount => self.workload(env, Principal::service_account),
             Self::SourceIp | Self::RemoteIp | Self::DestinationIp => {
-                Ok(Value::owned_text(&self.address(env).to_string()))
+                Ok(Value::owned_text(&self.address(env)?.to_string()))
             }
             Self::DestinationPort => Ok(Value::Int(env.connection.destination.port().into())),
             Self::ConnectionSni => match env.connection.sni {

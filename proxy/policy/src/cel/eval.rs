@@ -138,7 +138,7 @@ impl<'v> Evaluator<'v> {
                 self.in_cidr(&text, *range).map(Value::Bool)
             }
             Expr::AddressIn(attribute, range) => {
-                Ok(Value::Bool(range.contains(&attribute.address(self.env))))
+                Ok(Value::Bool(range.contains(&attribute.address(self.env)?)))
             }
             Expr::Macro(parts) => self.expand(parts, scopes),
             // Above.

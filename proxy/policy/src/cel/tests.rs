@@ -95,7 +95,7 @@ impl Case {
         let connection = Connection {
             peer: self.peer.as_ref(),
             source: self.source,
-            remote: self.remote,
+            remote: Some(self.remote),
             destination: self.destination,
             sni: self.sni,
         };

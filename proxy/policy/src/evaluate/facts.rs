@@ -11,10 +11,12 @@ use crate::{Connection, Principal, Request};
 #[derive(Clone)]
 pub(crate) struct Facts<'a> {
     pub(crate) connection: &'a Connection<'a>,
-    /// The peer is of the local trust domain or an alias of it.
+    /// The local trust domain and its aliases.
+    pub(crate) local: &'a [Arc<str>],
+    /// The peer is of one of them.
     pub(crate) peer_is_local: bool,
     pub(crate) source: IpAddr,
-    pub(crate) remote: IpAddr,
+    pub(crate) remote: Option<IpAddr>,
     pub(crate) destination: IpAddr,
     pub(crate) http: Http<'a>,
     /// A request without a token may yet get one, whichever.
@@ -33,14 +35,19 @@ pub(crate) enum Http<'a> {
 }
 
 impl<'a> Facts<'a> {
-    pub(crate) fn new(connection: &'a Connection<'a>, http: Http<'a>, local: &[Arc<str>]) -> Self {
+    pub(crate) fn new(
+        connection: &'a Connection<'a>,
+        http: Http<'a>,
+        local: &'a [Arc<str>],
+    ) -> Self {
         Self {
+            local,
             connection,
             peer_is_local: connection
                 .peer
                 .is_some_and(|peer| local.iter().any(|domain| **domain == *peer.trust_domain())),
             source: connection.source.to_canonical(),
-            remote: connection.remote.to_canonical(),
+            remote: connection.remote.map(|remote| remote.to_canonical()),
             destination: connection.destination.ip().to_canonical(),
             http,
             any_token: false,

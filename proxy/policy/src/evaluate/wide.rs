@@ -1,5 +1,6 @@
 //! The wide reading of who a policy means: Istio's (its `pilot/pkg/security/authz/model/generator.go`), in which a
-//! namespace stands anywhere in a SPIFFE ID, of whatever trust domain, and a `*` takes in whole segments.
+//! namespace stands anywhere in a SPIFFE ID, of whatever trust domain, a `*` takes in whole segments, and the local trust
+//! domain and its aliases (`bundle.go` beside it) stand for one another.
 //!
 //! A match that is for the caller needs the narrow reading (stricter rules 1 and 8). One that is against the caller, in a
 //! DENY or in what an ALLOW excludes, must not be escaped by it: there, what only the wide reading matches is
@@ -22,7 +23,14 @@ impl Attribute {
             return false;
         };
         match *self {
-            Self::Principal(patterns) => store.matches_end_of_principal(patterns, peer),
+            Self::Principal(patterns) => {
+                store.matches_end_of_principal(patterns, peer)
+                    || facts.peer_is_local && store.means_alias(patterns, peer, facts.local)
+            }
+            Self::TrustDomain(patterns) => {
+                facts.peer_is_local
+                    && (facts.local.iter()).any(|name| store.matches(patterns, name.as_bytes()))
+            }
             Self::Namespace(patterns, _) => in_namespace(store, patterns, peer.as_str()),
             Self::ServiceAccount(accounts, _) => accounts
                 .of(&store.accounts)

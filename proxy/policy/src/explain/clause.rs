@@ -105,7 +105,7 @@ impl Attribute {
             }
             Self::TrustDomain(_) => facts.peer()?.trust_domain().to_owned(),
             Self::SourceIp(_) => facts.source.to_string(),
-            Self::RemoteIp(_) => facts.remote.to_string(),
+            Self::RemoteIp(_) => facts.remote?.to_string(),
             Self::DestinationIp(_) => facts.destination.to_string(),
             Self::DestinationPort(_) => facts.port().to_string(),
             Self::Sni(_) => facts.sni()?.to_owned(),
@@ -167,6 +167,7 @@ impl Attribute {
                     Ok(_) => return None,
                 }
             }
+            Self::RemoteIp(_) => Why::RemoteUnknown,
             _ => match (self, request) {
                 (_, None) => Why::OpaqueTcp,
                 (Self::Host(_), Some(request)) => match facts.host(request) {

@@ -94,7 +94,7 @@ impl Reader<'_> {
                     )),
                     None => self.trust_domains_of(scope),
                 },
-                Attribute::TrustDomain(domains) => domain_keys(domains, store),
+                Attribute::TrustDomain(domains) => self.domain_keys(domains, store),
                 _ => None,
             })
             .fold(None, finer)
@@ -111,6 +111,27 @@ impl Reader<'_> {
         std::iter::once(plain).chain(odd.into_iter().take(count))
     }
 
+    /// A trust domain, and those that it may stand for.
+    fn names_of<'n>(&'n self, name: &'n str) -> impl Iterator<Item = &'n str> {
+        let aliases = match self.wide && self.local.iter().any(|local| **local == *name) {
+            true => self.local,
+            false => &[],
+        };
+        let others = aliases.iter().map(|alias| &**alias);
+        std::iter::once(name).chain(others.filter(move |alias| *alias != name))
+    }
+
+    fn domain_keys(self, domains: Run<Pattern<Text>>, store: &Store) -> Option<Keys> {
+        let mut keys = Vec::new();
+        for domain in store.exact_only(domains)? {
+            keys.extend(
+                self.names_of(domain)
+                    .map(|name| (Kind::TrustDomain, hash(name))),
+            );
+        }
+        Some(Keys::new(keys))
+    }
+
     /// Whose namespaces and accounts may be meant, whatever they are.
     fn trust_domains_of(self, scope: Scope) -> Option<Keys> {
         (scope == Scope::Local && !self.wide).then(|| Keys::trust_domains(self.local))
@@ -122,7 +143,10 @@ impl Reader<'_> {
             match store.principal(pattern) {
                 PrincipalPattern::Any => return None,
                 PrincipalPattern::Exact(domain, path) => match domain {
-                    Domain::Named(name) => keys.push((Kind::Id, id(hash(name), hash(path)))),
+                    Domain::Named(name) => keys.extend(
+                        self.names_of(name)
+                            .map(|name| (Kind::Id, id(hash(name), hash(path)))),
+                    ),
                     Domain::Local => keys.extend(
                         self.local
                             .iter()
@@ -139,7 +163,10 @@ impl Reader<'_> {
                 },
                 PrincipalPattern::Prefix(domain, prefix) => match (whole_lead(prefix), domain) {
                     (Some(lead), _) => keys.push((Kind::Lead, hash(lead))),
-                    (None, Domain::Named(name)) => keys.push((Kind::TrustDomain, hash(name))),
+                    (None, Domain::Named(name)) => keys.extend(
+                        self.names_of(name)
+                            .map(|name| (Kind::TrustDomain, hash(name))),
+                    ),
                     (None, Domain::Local) => keys.extend(
                         self.local
                             .iter()
@@ -175,15 +202,6 @@ impl Reader<'_> {
         }
         Some(Keys::new(keys))
     }
-}
-
-fn domain_keys(domains: Run<Pattern<Text>>, store: &Store) -> Option<Keys> {
-    let domains = store.exact_only(domains)?;
-    Some(Keys::new(
-        domains
-            .map(|domain| (Kind::TrustDomain, hash(domain)))
-            .collect(),
-    ))
 }
 
 fn namespace_key(namespace: &str) -> (Kind, u64) {

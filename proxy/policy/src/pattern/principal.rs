@@ -1,6 +1,8 @@
 //! Principals: the trust domain and the path are compared apart (rows 10 and 11).
 
 use super::text::Pattern;
+use std::sync::Arc;
+
 use crate::principal::{Principal, check_segment, check_trust_domain, is_segment_byte};
 use crate::store::{Run, Store, StoreBuilder, Text, append};
 
@@ -112,8 +114,30 @@ impl Store {
         patterns.iter().any(|p| self.one(p, peer, peer_is_local))
     }
 
-    /// Any of them, when the `*` of `*/path` stands for segments of the path too: the peer's path goes on before it. No
-    /// other principal has a wider reading than the one that [`matches_principal`](Self::matches_principal) has.
+    /// Any of them, when one name of the local trust domain stands for all: `local` has them, and the peer is of one.
+    pub(crate) fn means_alias(
+        &self,
+        patterns: Run<PrincipalPattern<Text>>,
+        peer: &Principal,
+        local: &[Arc<str>],
+    ) -> bool {
+        let of_local = |domain: Domain<&str>| match domain {
+            Domain::Named(name) => local.iter().any(|local| **local == *name),
+            Domain::Local | Domain::Any => false,
+        };
+        let patterns = patterns.of(&self.principals).iter();
+        patterns
+            .map(|&pattern| self.principal(pattern))
+            .any(|pattern| match pattern {
+                PrincipalPattern::Any => false,
+                PrincipalPattern::Exact(domain, path) => path == peer.path() && of_local(domain),
+                PrincipalPattern::Prefix(domain, prefix) => {
+                    peer.path().starts_with(prefix) && of_local(domain)
+                }
+            })
+    }
+
+    /// Any of them, when the `*` of `*/path` stands for segments of the path too: the peer's path goes on before it.
     pub(crate) fn matches_end_of_principal(
         &self,
         patterns: Run<PrincipalPattern<Text>>,

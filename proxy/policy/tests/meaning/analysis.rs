@@ -29,9 +29,9 @@ fn fields_that_exclude_each_other_are_found() {
             Source {
                 principals: strings(&[
                     "cluster.local/ns/shop/sa/web",
-                    "example.org/ns/shop/sa/api",
+                    "partner.org/ns/shop/sa/api",
                 ]),
-                not_principals: strings(&["cluster.local/ns/shop/*"]),
+                not_principals: strings(&["*/ns/shop/sa/api", "cluster.local/ns/shop/*"]),
                 ..Source::default()
             },
             "from.principals",

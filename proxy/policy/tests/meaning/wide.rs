@@ -302,3 +302,32 @@ fn rule_8_the_wide_reading_is_explained() {
         (false, Some(narrow.to_owned()))
     );
 }
+
+/// Istio writes a policy anew for each name of the local trust domain.
+#[test]
+fn rule_1_one_name_of_the_local_trust_domain_stands_for_all_in_a_deny_and_for_itself_in_an_allow() {
+    for (principal, peer, allow, deny) in [
+        ("example.org/ns/shop/sa/web", ALIAS, false, true),
+        ("example.org/ns/shop/*", ALIAS, false, true),
+        ("example.org/*", ALIAS, false, true),
+        ("example.org/ns/shop/sa/web", FOREIGN, false, false),
+        ("partner.example/ns/shop/sa/web", ALIAS, false, false),
+    ] {
+        let named = Source {
+            principals: strings(&[principal]),
+            ..Source::default()
+        };
+        check(&source(named), &from(peer), allow, deny);
+    }
+    for (domain, peer, allow, deny) in [
+        ("example.org", ALIAS, false, true),
+        ("example.*", ALIAS, false, true),
+        ("example.org", FOREIGN, false, false),
+    ] {
+        let named = Source {
+            trust_domains: strings(&[domain]),
+            ..Source::default()
+        };
+        check(&source(named), &from(peer), allow, deny);
+    }
+}

@@ -95,8 +95,8 @@ pub(crate) fn shadows(
         })
         .collect();
     let connection = caller.connection();
-    let nameless = connection.peer.is_none()
-        && uses_identity(&only_theirs, connection.destination.port());
+    let nameless =
+        connection.peer.is_none() && uses_identity(&only_theirs, connection.destination.port());
     let missed = match reason {
         Reason::NoAllowPolicyMatches | Reason::TokenMissing if !nameless => policies
             .iter()
@@ -109,11 +109,7 @@ pub(crate) fn shadows(
         told,
         missed,
         would_allow: Some(
-            !nameless
-                && matches!(
-                    reason,
-                    Reason::AllowedByRule | Reason::AllowedByDefault
-                ),
+            !nameless && matches!(reason, Reason::AllowedByRule | Reason::AllowedByDefault),
         ),
     }
 }
@@ -299,11 +295,38 @@ impl Case<'_> {
     }
 
     /// What Istio's regular expressions of these fields say, with `*` for `.*`.
-    fn wide_principal(value: &str) -> Vec<String> {
-        match value.strip_prefix('*') {
-            Some(path) => vec![format!("spiffe://*{path}")],
-            None => vec![],
+    fn wide_principal(&self, value: &str) -> Vec<String> {
+        let value = value.strip_prefix("spiffe://").unwrap_or(value);
+        match (value.strip_prefix('*'), value.split_once('/')) {
+            (Some(path), _) => vec![format!("spiffe://*{path}")],
+            (None, Some((domain, path))) if self.is_local(domain) && domain != "cluster.local" => {
+                let names = self.local();
+                names
+                    .map(|name| format!("spiffe://{name}/{path}"))
+                    .collect()
+            }
+            _ => vec![],
         }
+    }
+
+    /// Of the trust domain and all of its aliases, if the value means one of them.
+    fn wide_trust_domain(&self, value: &str) -> Vec<String> {
+        let means_local = self
+            .local()
+            .any(|name| glob(value.as_bytes(), name.as_bytes()));
+        match means_local {
+            true => self
+                .local()
+                .map(|name| format!("spiffe://{name}/*"))
+                .collect(),
+            false => vec![],
+        }
+    }
+
+    fn local(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.mesh.trust_domain)
+            .chain(&self.mesh.trust_domain_aliases)
+            .map(String::as_str)
     }
 
     fn wide_namespace(value: &str) -> Vec<String> {
@@ -330,7 +353,7 @@ impl Case<'_> {
             &s.principals,
             &s.not_principals,
             |values| self.principal(values),
-            Self::wide_principal,
+            |value| self.wide_principal(value),
         ) && self.identity(
             &s.namespaces,
             &s.not_namespaces,
@@ -345,7 +368,7 @@ impl Case<'_> {
             &s.trust_domains,
             &s.not_trust_domains,
             |values| self.trust_domain(values),
-            |_| vec![],
+            |value| self.wide_trust_domain(value),
         ) && Self::field(&s.ip_blocks, &s.not_ip_blocks, |values| {
             in_blocks(values, self.caller.source)
         }) && Self::field(&s.remote_ip_blocks, &s.not_remote_ip_blocks, |values| {
@@ -547,7 +570,7 @@ impl Case<'_> {
                 &c.values,
                 &c.not_values,
                 |v| self.principal(v),
-                Self::wide_principal,
+                |value| self.wide_principal(value),
             ),
             "source.namespace" => self.identity(
                 &c.values,
@@ -565,7 +588,7 @@ impl Case<'_> {
                 &c.values,
                 &c.not_values,
                 |v| self.trust_domain(v),
-                |_| vec![],
+                |value| self.wide_trust_domain(value),
             ),
             "request.auth.principal" => self.token(&c.values, &c.not_values, |v, token| {
                 request_principal(v, token, self.deny())

@@ -48,7 +48,7 @@ impl Caller {
         Connection {
             peer: self.peer.as_ref(),
             source: self.source,
-            remote: self.remote,
+            remote: Some(self.remote),
             destination: self.destination,
             sni: self.sni.as_deref(),
         }

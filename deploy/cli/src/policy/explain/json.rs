@@ -4,9 +4,21 @@ use kith_policy::{Action, ExplainedClause, ExplainedPolicy, ExplainedRule};
 use kith_proxy::rehearse::{Outcome, Sidecar};
 use serde_json::{Value, json};
 
+use super::unverified::{Answer, Unverified};
 use crate::policy::because::because;
 
-pub(super) fn of(outcome: &Outcome, sidecar: &Sidecar) -> Value {
+pub(super) fn of(answer: &Answer, unverified: Option<&Unverified>, sidecar: &Sidecar) -> Value {
+    let mut explained = of_outcome(&answer.outcome, sidecar);
+    if let Some(unverified) = unverified {
+        explained["token_not_verified"] = unverified.why.as_str().into();
+    }
+    if let Some(without) = &answer.without {
+        explained["without_token"] = of_outcome(without, sidecar);
+    }
+    explained
+}
+
+fn of_outcome(outcome: &Outcome, sidecar: &Sidecar) -> Value {
     match outcome {
         Outcome::Refused { reason, .. } => json!({
             "decision": "deny",
@@ -41,7 +53,7 @@ pub(super) fn of(outcome: &Outcome, sidecar: &Sidecar) -> Value {
                 "next_step": decision.reason.next_step(),
                 "revision": &*decision.revision,
                 "path": decided.path,
-                "remote": decided.remote.to_string(),
+                "remote": decided.remote.map(|remote| remote.to_string()),
                 "policies": policies.collect::<Vec<_>>(),
             })
         }

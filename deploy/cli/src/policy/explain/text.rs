@@ -7,6 +7,7 @@ use kith_proxy::rehearse::{Decided, Outcome, Sidecar};
 use kith_proxy::snapshot::MtlsMode;
 
 use super::json::action;
+use super::unverified::{Answer, Unverified};
 use crate::policy::attempt::Attempt;
 use crate::policy::because::because;
 
@@ -29,9 +30,16 @@ pub(super) const WORDS: Marks = Marks {
     fails: "no",
 };
 
-pub(super) fn of(attempt: &Attempt, outcome: &Outcome, sidecar: &Sidecar, marks: Marks) -> String {
+pub(super) fn of(
+    attempt: &Attempt,
+    unverified: Option<&Unverified>,
+    answer: &Answer,
+    sidecar: &Sidecar,
+    marks: Marks,
+) -> String {
     let mut text = String::new();
-    facts(attempt, outcome, sidecar, &mut text);
+    let Answer { outcome, without } = answer;
+    facts(attempt, unverified, outcome, sidecar, &mut text);
     let (allow, reason, decision) = match outcome {
         Outcome::Refused { reason, .. } => (false, *reason, None),
         Outcome::Decided(decided) => {
@@ -46,10 +54,24 @@ pub(super) fn of(attempt: &Attempt, outcome: &Outcome, sidecar: &Sidecar, marks:
         }
     };
     verdict(allow, reason, decision, &because(outcome), &mut text);
+    if let Some(Outcome::Decided(without)) = without {
+        let Decision { allow, reason, .. } = &without.explanation.decision;
+        let says = format!(
+            "Without the token, or with it where no rule looks, it would be: {}, {reason}.",
+            allowed(*allow)
+        );
+        line(&mut text, 1, &says);
+    }
     text
 }
 
-fn facts(attempt: &Attempt, outcome: &Outcome, sidecar: &Sidecar, text: &mut String) {
+fn facts(
+    attempt: &Attempt,
+    unverified: Option<&Unverified>,
+    outcome: &Outcome,
+    sidecar: &Sidecar,
+    text: &mut String,
+) {
     let port = attempt.destination.port();
     let mtls = match sidecar.mtls(port) {
         MtlsMode::Strict => "strict",
@@ -86,15 +108,21 @@ fn facts(attempt: &Attempt, outcome: &Outcome, sidecar: &Sidecar, text: &mut Str
             if let Some(path) = path.filter(|path| *path != request.path) {
                 rows.push(("path", format!("{path}, as policies see it")));
             }
-            let token = match &request.token {
-                None => "none".to_owned(),
-                Some(token) => format!("{}/{}", token.issuer, token.subject),
+            let token = match (&request.token, unverified) {
+                (None, Some(unverified)) => unverified.says(),
+                (None, None) => "none".to_owned(),
+                (Some(token), _) => format!("{}/{}", token.issuer, token.subject),
             };
             rows.push(("token", token));
         }
     }
-    if let Some(decided) = decided.filter(|it| it.remote != attempt.source.ip().to_canonical()) {
-        let remote = format!("{}, by x-forwarded-for", decided.remote);
+    if let Some(decided) =
+        decided.filter(|it| it.remote != Some(attempt.source.ip().to_canonical()))
+    {
+        let remote = decided.remote.map_or_else(
+            || "unknown: x-forwarded-for is not understood".to_owned(),
+            |remote| format!("{remote}, by x-forwarded-for"),
+        );
         rows.push(("remote", remote));
     }
     for (name, value) in rows {
@@ -208,8 +236,7 @@ fn verdict(
     text: &mut String,
 ) {
     line(text, 0, "");
-    let allowed = if allow { "allow" } else { "deny" };
-    line(text, 0, &format!("Decision: {allowed}, {reason}"));
+    line(text, 0, &format!("Decision: {}, {reason}", allowed(allow)));
     line(text, 1, &format!("Because {because}."));
     line(text, 1, reason.next_step());
     let Some(decision) = decision else {
@@ -228,10 +255,16 @@ fn verdict(
         line(text, 1, &says);
     }
     if let Some(would_allow) = decision.would_allow {
-        let would_be = if would_allow { "allow" } else { "deny" };
-        let says = format!("With the dry-run policies in force it would be: {would_be}.");
+        let says = format!(
+            "With the dry-run policies in force it would be: {}.",
+            allowed(would_allow)
+        );
         line(text, 1, &says);
     }
+}
+
+fn allowed(allow: bool) -> &'static str {
+    if allow { "allow" } else { "deny" }
 }
 
 fn line(text: &mut String, indent: usize, content: &str) {
