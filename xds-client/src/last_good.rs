@@ -25,6 +25,7 @@ use tracing::{info, warn};
 
 use crate::api::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 use crate::client::Shared;
+use crate::ledger::{Held, Revisions};
 
 const HEADER: &str = "kith last good resources 1\n";
 const FILE_NAME: &str = "last-good";
@@ -44,7 +45,7 @@ pub(crate) struct LastGood {
 /// What this process knows about the file; the lock also makes writes take turns.
 #[derive(Default)]
 struct OnDisk {
-    revision: u64,
+    revisions: Revisions,
     checksum: Option<u64>,
 }
 
@@ -80,12 +81,12 @@ pub(crate) async fn keep(store: Option<Arc<LastGood>>, shared: &Shared) {
 
 /// Writes what is held if it has changed; false if there was nothing to do.
 pub(crate) async fn save_now(store: Arc<LastGood>, shared: &Shared) -> bool {
-    let seen = store.disk().revision;
-    let Some((revision, held)) = shared.ledger().held_since(seen) else {
+    let seen = store.disk().revisions;
+    let Some(held) = shared.ledger().held_since(seen) else {
         return false;
     };
     let path = store.path();
-    let written = spawn_blocking(move || store.write(revision, &held)).await;
+    let written = spawn_blocking(move || store.write(&held)).await;
     if let Ok(Err(error)) = written {
         warn!(
             path = %path.display(),
@@ -160,10 +161,18 @@ impl LastGood {
         Ok(remembered)
     }
 
-    fn write(&self, revision: u64, held: &[DeltaDiscoveryResponse]) -> io::Result<()> {
+    fn write(&self, held: &Held) -> io::Result<()> {
+        // What can't be read is not used either.
+        let kept = match held.revocations_only {
+            true => self.read().unwrap_or_default(),
+            false => Vec::new(),
+        };
+        let kept = kept.iter().filter(|response| {
+            !(held.responses.iter()).any(|held| held.type_url == response.type_url)
+        });
         let mut disk = self.disk();
         let mut body = self.owner.clone().into_bytes();
-        for response in held {
+        for response in held.responses.iter().chain(kept) {
             body.extend(response.encode_length_delimited_to_vec());
         }
         let checksum = fnv1a(&body);
@@ -171,7 +180,7 @@ impl LastGood {
             self.replace(checksum, &body)?;
         }
         *disk = OnDisk {
-            revision,
+            revisions: held.revisions,
             checksum: Some(checksum),
         };
         Ok(())

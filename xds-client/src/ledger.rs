@@ -43,8 +43,24 @@ pub(crate) struct Ledger {
     facts: Facts,
     /// When a request was last sent for the facts alone.
     facts_sent: Option<Instant>,
-    /// Grows when what is held changes.
-    revision: u64,
+    held: Revisions,
+}
+
+/// Each grows when what is held changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Revisions {
+    /// Of anything.
+    all: u64,
+    /// Of the revocation list.
+    revocations: u64,
+}
+
+/// What is to be remembered.
+pub(crate) struct Held {
+    pub(crate) revisions: Revisions,
+    pub(crate) responses: Vec<DeltaDiscoveryResponse>,
+    /// The revocation list alone: the others are in the middle of an update, and what is remembered of them stays.
+    pub(crate) revocations_only: bool,
 }
 
 #[derive(Default)]
@@ -68,6 +84,13 @@ struct Unanswered {
     changed: Vec<WireResource>,
     removed: Vec<String>,
     refused: Vec<Rejection>,
+}
+
+impl Unanswered {
+    fn is_about(&self, name: &str) -> bool {
+        self.changed.iter().any(|resource| resource.name == name)
+            || self.removed.iter().any(|removed| removed == name)
+    }
 }
 
 enum Origin {
@@ -118,7 +141,7 @@ impl Ledger {
             answers: VecDeque::new(),
             facts: Facts::default(),
             facts_sent: None,
-            revision: 0,
+            held: Revisions::default(),
         }
     }
 
@@ -140,7 +163,7 @@ impl Ledger {
             let settled_at = settle.then_some(last_sequence);
             forgotten |= book.forget(name, settled_at);
         }
-        self.revision += u64::from(forgotten);
+        self.held.all += u64::from(forgotten);
     }
 
     /// Makes `names` the exact subscription.
@@ -199,10 +222,16 @@ impl Ledger {
             return None;
         }
         let Answer { request, enforced } = self.answers.pop_front().or_else(|| {
-            let subscription = self
-                .books
-                .iter_mut()
-                .find_map(|(kind, book)| book.next_request(kind.type_url()));
+            let unanswered = &self.unanswered;
+            let subscription = self.books.iter_mut().find_map(|(kind, book)| {
+                // What the consumer is about to put in force is not what is held.
+                let under_way = |name: &str| {
+                    unanswered
+                        .values()
+                        .any(|delivery| delivery.kind == *kind && delivery.is_about(name))
+                };
+                book.next_request(kind.type_url(), under_way)
+            });
             subscription.map(Answer::from)
         })?;
         let first = !std::mem::replace(&mut self.stream.node_sent, true);
@@ -349,17 +378,30 @@ impl Ledger {
             .any(|delivery| matches!(delivery.origin, Origin::Disk))
     }
 
-    /// What is held, if it differs from `seen` and is of one piece: while something is unanswered, what
-    /// is held may be half of an update.
-    pub(crate) fn held_since(&self, seen: u64) -> Option<(u64, Vec<DeltaDiscoveryResponse>)> {
-        if self.revision == seen || !self.unanswered.is_empty() {
-            return None;
+    /// What is held, if it differs from `seen` and is of one piece: while something is unanswered, what is held may be half
+    /// of an update. A revocation list is whole by itself, and does not wait for the rest.
+    pub(crate) fn held_since(&self, seen: Revisions) -> Option<Held> {
+        let whole = self.unanswered.is_empty();
+        let remember = |(kind, book): (&Kind, &Book)| book.remember(kind.type_url());
+        if whole && self.held.all != seen.all {
+            return Some(Held {
+                revisions: self.held,
+                responses: self.books.iter().filter_map(remember).collect(),
+                revocations_only: false,
+            });
         }
-        let held = self
-            .books
-            .iter()
-            .filter_map(|(kind, book)| book.remember(kind.type_url()));
-        Some((self.revision, held.collect()))
+        let news = !whole && self.held.revocations != seen.revocations;
+        news.then(|| Held {
+            revisions: Revisions {
+                revocations: self.held.revocations,
+                ..seen
+            },
+            responses: (self.books.iter())
+                .filter(|(kind, _)| **kind == Kind::RevocationList)
+                .filter_map(remember)
+                .collect(),
+            revocations_only: true,
+        })
     }
 
     fn record(
@@ -386,7 +428,8 @@ impl Ledger {
                 news |= book.remove(name, sequence);
             }
         }
-        self.revision += u64::from(news);
+        self.held.all += u64::from(news);
+        self.held.revocations += u64::from(news && kind == Kind::RevocationList);
     }
 
     fn has_unanswered(&self, kind: Kind) -> bool {

@@ -10,16 +10,17 @@ use crate::schema;
 /// What a resource is about. The order is the order in which kinds are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    WorkloadConfig,
+    /// First: nobody is dealt with before it is known who is no longer to be trusted.
     RevocationList,
+    WorkloadConfig,
     AuthorizationPolicy,
     Address,
 }
 
 impl Kind {
     pub const ALL: [Kind; 4] = [
-        Kind::WorkloadConfig,
         Kind::RevocationList,
+        Kind::WorkloadConfig,
         Kind::AuthorizationPolicy,
         Kind::Address,
     ];

@@ -74,7 +74,13 @@ impl Book {
         self.news = true;
     }
 
-    pub(super) fn next_request(&mut self, type_url: &str) -> Option<DeltaDiscoveryRequest> {
+    /// `under_way` are names about which the consumer has something that it did not answer yet: whatever is held of
+    /// them is on its way out, and the server must send what is right now.
+    pub(super) fn next_request(
+        &mut self,
+        type_url: &str,
+        under_way: impl Fn(&str) -> bool,
+    ) -> Option<DeltaDiscoveryRequest> {
         if !std::mem::take(&mut self.news) {
             return None;
         }
@@ -91,6 +97,7 @@ impl Book {
                 initial_resource_versions: self
                     .held
                     .iter()
+                    .filter(|(name, _)| !under_way(name))
                     .map(|(name, held)| (name.clone(), held.version.clone()))
                     .collect(),
                 ..Default::default()

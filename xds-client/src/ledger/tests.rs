@@ -125,11 +125,12 @@ fn what_is_held_is_not_written_while_something_is_unanswered() {
     let first = deliver(&mut ledger, "1", vec![resource("a", "1")], &[]);
     let second = deliver(&mut ledger, "2", vec![resource("b", "1")], &[]);
     accept(&mut ledger, &second);
-    assert!(ledger.held_since(0).is_none());
+    assert!(ledger.held_since(Revisions::default()).is_none());
     accept(&mut ledger, &first);
-    let (revision, remembered) = ledger.held_since(0).unwrap();
+    let remembered = ledger.held_since(Revisions::default()).unwrap();
+    let revision = remembered.revisions;
     assert_eq!(
-        remembered[0].resources,
+        remembered.responses[0].resources,
         [resource("a", "1"), resource("b", "1")]
     );
     assert!(ledger.held_since(revision).is_none());

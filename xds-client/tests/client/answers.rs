@@ -298,7 +298,7 @@ async fn tells_facts_with_the_first_request_with_answers_and_when_they_change() 
     };
     client.set_facts(facts(1));
     let mut control_plane = ControlPlane::start(&dir.path().join("xds"));
-    let (mut session, first, _) = control_plane.greeted_session().await;
+    let (mut session, _, first) = control_plane.greeted_session().await;
     assert_eq!(
         said(&first, "svid_serial"),
         Some(StringValue("0a1b".to_owned()))

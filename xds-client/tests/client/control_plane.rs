@@ -81,21 +81,21 @@ impl ControlPlane {
         patient("a stream", self.sessions.recv()).await.unwrap()
     }
 
-    /// The next stream, its first two requests read: (stream, WorkloadConfig, RevocationList).
+    /// The next stream, its first two requests read, the RevocationList's first: (stream, WorkloadConfig, RevocationList).
     pub(crate) async fn greeted_session(
         &mut self,
     ) -> (Session, DeltaDiscoveryRequest, DeltaDiscoveryRequest) {
         let mut session = self.session().await;
-        let config = session.request().await;
         let revocations = session.request().await;
+        let config = session.request().await;
         assert_eq!(
-            config.node.as_ref().unwrap().id,
+            revocations.node.as_ref().unwrap().id,
             NODE,
             "xDS: the first request says who asks"
         );
         assert_eq!(config.type_url, Kind::WorkloadConfig.type_url());
         assert_eq!(config.resource_names_subscribe, [NODE]);
-        assert_eq!(revocations.node, None);
+        assert_eq!(config.node, None);
         assert_eq!(revocations.type_url, Kind::RevocationList.type_url());
         assert_eq!(revocations.resource_names_subscribe, ["mesh"]);
         (session, config, revocations)

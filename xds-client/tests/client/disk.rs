@@ -251,9 +251,11 @@ async fn ignores_what_another_node_left() {
         ..client_config(&dir.path().join("xds"))
     });
     let mut session = control_plane.session().await;
-    let request = session.request().await;
-    assert_eq!(request.resource_names_subscribe, ["shop/other"]);
-    assert!(request.initial_resource_versions.is_empty());
+    for name in ["mesh", "shop/other"] {
+        let request = session.request().await;
+        assert_eq!(request.resource_names_subscribe, [name]);
+        assert!(request.initial_resource_versions.is_empty());
+    }
 }
 
 #[tokio::test]

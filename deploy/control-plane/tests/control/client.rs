@@ -120,3 +120,104 @@ async fn the_sidecars_client_follows_edits_and_survives_a_restart_of_the_control
     .await;
     mesh.status_when(current).await;
 }
+
+/// Revoked, lifted, revoked again: the stream ends while the lift is being enforced, and the list of now is the one
+/// that the client held before it. What it puts in force last must be that one all the same.
+#[tokio::test]
+async fn what_was_under_way_when_a_stream_ended_is_not_taken_for_what_is_held() {
+    let revoked = "{apiVersion: kith.dev/v1alpha1, kind: Revocation, metadata: {name: r}, spec: {token: {jti: a}, until: 2099-01-01T00:00:00Z, reason: x}}";
+    let mut mesh = Mesh::start(&[("mesh.yaml", MESH), ("r.yaml", revoked)]).await;
+    let (client, mut deliveries) = start(&mesh, "orders", "shop/orders-1").await;
+    let entries = |delivery: &Delivery| match delivery.changed.first().map(|it| &it.resource) {
+        Some(Resource::RevocationList(list)) => Some(list.revocations.len()),
+        _ => None,
+    };
+    let mut seen = (false, false);
+    apply_until(&client, &mut deliveries, |it| {
+        seen.0 |= entries(it) == Some(1);
+        seen.1 |= it.kind == Kind::WorkloadConfig;
+        seen == (true, true)
+    })
+    .await;
+    mesh.write("r.yaml", "# lifted\n");
+    let lift = tokio::time::timeout(DEADLINE, deliveries.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(entries(&lift), Some(0));
+    mesh.stop_server().await;
+    mesh.write("r.yaml", revoked);
+    mesh.start_server().await;
+    mesh.status_when(|status| status["sidecars"][0]["subscriptions"]["RevocationList"] == 1)
+        .await;
+    // In force only now.
+    lift.finish(Vec::new());
+    tokio::time::timeout(
+        std::time::Duration::from_secs(3),
+        apply_until(&client, &mut deliveries, |it| entries(it) == Some(1)),
+    )
+    .await
+    .expect("the control plane takes the list of before for the one in force");
+}
+
+/// A configuration that can't be put in force (it names a policy that is refused, say) stays unanswered. What is
+/// revoked meanwhile, and acknowledged, must outlive a restart all the same.
+#[tokio::test]
+async fn what_is_revoked_is_kept_on_disk_while_a_configuration_is_incomplete() {
+    let revoked = "{apiVersion: kith.dev/v1alpha1, kind: Revocation, metadata: {name: r}, spec: {token: {jti: a}, until: 2099-01-01T00:00:00Z, reason: x}}";
+    let mesh = Mesh::start(&[("mesh.yaml", MESH)]).await;
+    let dir = mesh.dir.path().join("state");
+    let tls = TlsConnector::from(client_config(&mesh.identity("orders").await, &[b"h2"]));
+    let xds = mesh.xds;
+    let config = |reachable: bool| {
+        let tls = tls.clone();
+        let connector = move || {
+            let tls = tls.clone();
+            let connecting = async move {
+                if !reachable {
+                    std::future::pending::<()>().await;
+                }
+                let stream = TcpStream::connect(xds).await?;
+                let stream: Box<dyn AsyncIo> = Box::new(tls.connect(server_name(), stream).await?);
+                Ok(stream)
+            };
+            Box::pin(connecting) as kith_xds_client::BoxFuture<_>
+        };
+        Config {
+            authority: xds.to_string(),
+            node_id: "shop/orders-1".into(),
+            user_agent_version: "test".into(),
+            state_dir: Some(dir.clone()),
+            connector: Arc::new(connector),
+            identity: None,
+            backoff: Backoff::default(),
+        }
+    };
+    let entries = |delivery: &Delivery| match delivery.changed.first().map(|it| &it.resource) {
+        Some(Resource::RevocationList(list)) => Some(list.revocations.len()),
+        _ => None,
+    };
+    let (client, mut deliveries) = Client::start(config(true));
+    apply_until(&client, &mut deliveries, |it| entries(it) == Some(0)).await;
+    mesh.write("more.yaml", &policy("a", "GET"));
+    let stuck = tokio::time::timeout(DEADLINE, deliveries.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(stuck.kind, Kind::WorkloadConfig);
+    mesh.write("r.yaml", revoked);
+    apply_until(&client, &mut deliveries, |it| entries(it) == Some(1)).await;
+    mesh.status_when(|status| {
+        status["sidecars"][0]["revocations"]["version"] == status["revocations"]
+    })
+    .await;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let (again, mut remembered) = Client::start(config(false));
+    tokio::time::timeout(
+        std::time::Duration::from_secs(3),
+        apply_until(&again, &mut remembered, |it| entries(it) == Some(1)),
+    )
+    .await
+    .expect("forgotten");
+    drop(stuck);
+}
