@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::{HeaderValue, Request};
+use http::Request;
 use kith_policy::Reason;
 
 use super::{ATTEMPTS, NO_ENDPOINT, Nowhere, Outbound, Route, establish_one, route};
@@ -84,8 +84,8 @@ async fn one_request(
     let (parts, mut body) = request.into_parts();
     let grpc = is_grpc(&parts.headers);
     let head_only = parts.method == http::Method::HEAD;
-    let given = parts.headers.get("x-request-id").cloned();
-    let (request_id, new_id) = correlation::request_id(given.as_ref().map(HeaderValue::as_bytes));
+    let given = single(&parts.headers, "x-request-id").map(<[u8]>::to_vec);
+    let (request_id, new_id) = correlation::request_id(given.as_deref());
     let (trace, traceparent) = correlation::trace(single(&parts.headers, "traceparent"));
     record.request_id(request_id.as_str().as_bytes());
     record.trace = Some(trace);

@@ -61,7 +61,8 @@ fn policy(name: &str, path: &str) -> mesh::AuthorizationPolicy {
 }
 
 #[tokio::test]
-async fn rows_22_23_a_resource_that_cannot_be_honoured_is_refused_whole_with_its_field_and_the_rest_applies() {
+async fn rows_22_23_a_resource_that_cannot_be_honoured_is_refused_whole_with_its_field_and_the_rest_applies()
+ {
     let lab = Lab::new(LabOptions::default()).await.unwrap();
     let stage = lab
         .workload(

@@ -11,8 +11,10 @@ mod policies;
 mod resources;
 mod tokens;
 
-/// The targets by name, and what each reads.
-const TARGETS: [(&str, fn(&[u8])); 14] = [
+/// A name, and what reads the input.
+type Target = (&'static str, fn(&[u8]));
+
+const TARGETS: [Target; 14] = [
     ("detect", http1::detect),
     ("request", http1::request),
     ("response", http1::response),

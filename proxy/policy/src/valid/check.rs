@@ -51,6 +51,11 @@ impl<'a> At<'a> {
         }
     }
 
+    /// `not_…`: what is excluded.
+    pub(super) fn is_negative(&self) -> bool {
+        self.name.starts_with("not_")
+    }
+
     /// A value of this field.
     pub(super) fn value(self, index: usize) -> Self {
         Self {

@@ -148,10 +148,12 @@ impl Check<'_> {
                 Kind::Path if parse_path(value).is_ok() => {
                     if let Some(why) = never_matches(value) {
                         let message = format!("`{value}` matches no request: {why}");
-                        // As with hosts and methods: in a DENY it would be a hole. In an ALLOW it allows less than meant.
-                        match self.policy.action {
-                            Action::Deny | Action::Audit => self.refuse(at.value(index), message),
-                            Action::Allow => self.warn(at.value(index), message),
+                        // As with hosts and methods: in a DENY, or in what an ALLOW excludes, it would be a hole. In what an
+                        // ALLOW names it allows less than meant.
+                        if self.policy.action == Action::Allow && !at.is_negative() {
+                            self.warn(at.value(index), message);
+                        } else {
+                            self.refuse(at.value(index), message);
                         }
                     }
                 }
