@@ -786,8 +786,8 @@ async fn a_list_that_cannot_be_honoured_or_is_taken_back_leaves_the_one_before_i
         egress_mode: mesh::EgressMode::Refuse.into(),
         ..mesh::WorkloadConfig::default()
     };
-    control.subscription(Kind::WorkloadConfig).await;
     control.subscription(Kind::RevocationList).await;
+    control.subscription(Kind::WorkloadConfig).await;
     // Before the configuration: it is in the first snapshot all the same.
     let list = |what: &[&str]| {
         let entry = |id: &&str| mesh::Revocation {
