@@ -131,7 +131,7 @@ impl Control {
         });
     }
 
-    async fn deliver(&mut self, delivery: Delivery) {
+    async fn deliver(&mut self, mut delivery: Delivery) {
         let rejections = match delivery.kind {
             Kind::WorkloadConfig => self.workload_config(&delivery),
             Kind::AuthorizationPolicy => self.authorization_policies(&delivery),
@@ -159,6 +159,8 @@ impl Control {
         match delivery.kind {
             Kind::WorkloadConfig | Kind::AuthorizationPolicy => {
                 if rejections.is_empty() && delivery.refused.is_empty() {
+                    // Translated by now; while thousands of policies come in, only the answer to them need be kept.
+                    delivery.changed = Vec::new();
                     self.waiting.push(delivery);
                 } else {
                     // The good ones of the response still take effect; the NACK need not wait for that.

@@ -17,23 +17,12 @@ const TAKEN_IN: Duration = Duration::from_secs(180);
 const SETTLED: Duration = Duration::from_millis(1_500);
 
 pub(crate) async fn take(bench: &Bench, pair: &Pair) -> Result<Figures, Failure> {
-    let without = restarted(pair).await?;
+    let without = restarted(bench, pair).await?;
     bench.lab.control().write("many-policies", &policies())?;
-    let begun = Instant::now();
-    loop {
-        let status = bench.lab.control().status().await?;
-        let served = status["serving"]["authorization_policies"].as_u64();
-        if served >= Some(POLICIES as u64) {
-            break;
-        }
-        if begun.elapsed() > TAKEN_IN {
-            return Err(
-                format!("the control plane does not serve them: {}", status["load"]).into(),
-            );
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-    let with = restarted(pair).await?;
+    in_force(bench, POLICIES).await?;
+    // Written to disk within a second, so that the sidecar begins with them.
+    tokio::time::sleep(SETTLED).await;
+    let with = restarted(bench, pair).await?;
     tokio::time::sleep(SETTLED).await;
     let sidecar = pair.sidecar(Side::Server).ok_or("there is no sidecar")?;
     let memory = proc::memory(sidecar.pid())?;
@@ -45,13 +34,35 @@ pub(crate) async fn take(bench: &Bench, pair: &Pair) -> Result<Figures, Failure>
     ]))
 }
 
-/// The server's sidecar alone, from its start until it is ready: SVID, configuration, every policy in force.
-async fn restarted(pair: &Pair) -> Result<f64, Failure> {
+/// The server's sidecar alone, from its start until it says that every policy is in force.
+async fn restarted(bench: &Bench, pair: &Pair) -> Result<f64, Failure> {
     let sidecar = pair.sidecar(Side::Server).ok_or("there is no sidecar")?;
     let begun = Instant::now();
     sidecar.restart()?;
     pair.server.ready(Duration::from_secs(60)).await?;
-    Ok(begun.elapsed().as_secs_f64() * 1000.0)
+    let ready = begun.elapsed().as_secs_f64() * 1000.0;
+    in_force(bench, 0).await?;
+    Ok(ready)
+}
+
+/// Waits until so many policies are served, and every sidecar has acknowledged what it should have.
+async fn in_force(bench: &Bench, policies: usize) -> Result<(), Failure> {
+    let begun = Instant::now();
+    loop {
+        let status = bench.lab.control().status().await?;
+        let served = status["serving"]["authorization_policies"].as_u64();
+        let sidecars = status["sidecars"].as_array().cloned().unwrap_or_default();
+        let current = |sidecar: &serde_json::Value| {
+            sidecar["revision_wanted"] == sidecar["revision_acknowledged"]
+        };
+        if served >= Some(policies as u64) && sidecars.len() == 2 && sidecars.iter().all(current) {
+            return Ok(());
+        }
+        if begun.elapsed() > TAKEN_IN {
+            return Err(format!("they are not in force: {status:#}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// None of their peers is the client, which another policy allows.

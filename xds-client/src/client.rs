@@ -30,7 +30,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> AsyncIo for T {}
 pub type Connector = Arc<dyn Fn() -> BoxFuture<io::Result<Box<dyn AsyncIo>>> + Send + Sync>;
 
 /// How many deliveries may wait for a consumer that is busy before the stream is no longer read.
-const WAITING_DELIVERIES: usize = 16;
+const WAITING_DELIVERIES: usize = 2;
 
 /// The one name under which the control plane publishes the revocation list.
 const REVOCATION_LIST: &str = "mesh";

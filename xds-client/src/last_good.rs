@@ -8,7 +8,7 @@
 //! kith last good resources 1\n      format and its version
 //! <checksum, 16 hex digits>\n       of everything below
 //! <node id> <authority>\n           whose they are
-//! <length><DeltaDiscoveryResponse>  once per kind: the resources as they came
+//! <length><DeltaDiscoveryResponse>  the resources as they came, a few hundred of one kind in each
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -26,6 +26,7 @@ use tracing::{info, warn};
 use crate::api::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 use crate::client::Shared;
 use crate::ledger::{Held, Revisions};
+use crate::resource::Kind;
 
 const HEADER: &str = "kith last good resources 1\n";
 const FILE_NAME: &str = "last-good";
@@ -167,13 +168,13 @@ impl LastGood {
             true => self.read().unwrap_or_default(),
             false => Vec::new(),
         };
-        let kept = kept.iter().filter(|response| {
-            !(held.responses.iter()).any(|held| held.type_url == response.type_url)
-        });
         let mut disk = self.disk();
         let mut body = self.owner.clone().into_bytes();
-        for response in held.responses.iter().chain(kept) {
-            body.extend(response.encode_length_delimited_to_vec());
+        body.extend_from_slice(&held.encoded);
+        for response in kept {
+            if response.type_url != Kind::RevocationList.type_url() {
+                body.extend(response.encode_length_delimited_to_vec());
+            }
         }
         let checksum = fnv1a(&body);
         if disk.checksum != Some(checksum) {

@@ -2,7 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use prost::Message as _;
+
 use super::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, WireResource};
+
+/// Resources in one remembered response.
+const REMEMBERED_AT_ONCE: usize = 64;
 
 #[derive(Default)]
 pub(super) struct Book {
@@ -149,13 +154,18 @@ impl Book {
         }
     }
 
-    /// What is held, in the form in which it came.
-    pub(super) fn remember(&self, type_url: &str) -> Option<DeltaDiscoveryResponse> {
-        (!self.held.is_empty()).then(|| DeltaDiscoveryResponse {
-            type_url: type_url.to_owned(),
-            resources: self.held.values().cloned().collect(),
-            ..Default::default()
-        })
+    /// Appends what is held, in the form in which it came. A few resources at a time: with 10,000 policies, one message of
+    /// all of them would take their memory twice, and decoded at the next start several times.
+    pub(super) fn remember(&self, type_url: &str, encoded: &mut Vec<u8>) {
+        let mut held = self.held.values().peekable();
+        while held.peek().is_some() {
+            let response = DeltaDiscoveryResponse {
+                type_url: type_url.to_owned(),
+                resources: held.by_ref().take(REMEMBERED_AT_ONCE).cloned().collect(),
+                ..Default::default()
+            };
+            encoded.extend(response.encode_length_delimited_to_vec());
+        }
     }
 
     /// Whether the delivery with this number has the last word on a name.

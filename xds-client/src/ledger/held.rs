@@ -1,7 +1,6 @@
 //! What is held, for those who remember it.
 
-use super::{Book, Ledger};
-use crate::api::envoy::service::discovery::v3::DeltaDiscoveryResponse;
+use super::Ledger;
 use crate::resource::Kind;
 
 /// Each grows when what is held changes.
@@ -16,7 +15,8 @@ pub(crate) struct Revisions {
 /// What is to be remembered.
 pub(crate) struct Held {
     pub(crate) revisions: Revisions,
-    pub(crate) responses: Vec<DeltaDiscoveryResponse>,
+    /// Responses, each behind its length.
+    pub(crate) encoded: Vec<u8>,
     /// The revocation list alone: the others are in the middle of an update, and what is remembered of them stays.
     pub(crate) revocations_only: bool,
 }
@@ -25,12 +25,20 @@ impl Ledger {
     /// What is held, if it differs from `seen` and is of one piece: while something is unanswered, what is held may be half
     /// of an update. A revocation list is whole by itself, and does not wait for the rest.
     pub(crate) fn held_since(&self, seen: Revisions) -> Option<Held> {
+        let remember = |only: Option<Kind>| {
+            let mut encoded = Vec::new();
+            for (kind, book) in &self.books {
+                if only.is_none_or(|only| only == *kind) {
+                    book.remember(kind.type_url(), &mut encoded);
+                }
+            }
+            encoded
+        };
         let whole = self.unanswered.is_empty();
-        let remember = |(kind, book): (&Kind, &Book)| book.remember(kind.type_url());
         if whole && self.held.all != seen.all {
             return Some(Held {
                 revisions: self.held,
-                responses: self.books.iter().filter_map(remember).collect(),
+                encoded: remember(None),
                 revocations_only: false,
             });
         }
@@ -40,10 +48,7 @@ impl Ledger {
                 revocations: self.held.revocations,
                 ..seen
             },
-            responses: (self.books.iter())
-                .filter(|(kind, _)| **kind == Kind::RevocationList)
-                .filter_map(remember)
-                .collect(),
+            encoded: remember(Some(Kind::RevocationList)),
             revocations_only: true,
         })
     }
