@@ -99,7 +99,10 @@ pub(crate) async fn save_now(store: Arc<LastGood>, shared: &Shared) -> bool {
 }
 
 impl LastGood {
+    /// Makes the folder: now, since one that somebody takes away later is not wanted any more.
     pub(crate) fn new(dir: &Path, node_id: &str, authority: &str) -> LastGood {
+        // Whether it can be written to is found out, and said, when there is something to write.
+        _ = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         LastGood {
             dir: dir.to_owned(),
             owner: format!("{node_id} {authority}\n"),
@@ -188,10 +191,6 @@ impl LastGood {
     }
 
     fn replace(&self, checksum: u64, body: &[u8]) -> io::Result<()> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.dir)?;
         let temporary = self.dir.join(format!("{FILE_NAME}.new"));
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -146,7 +146,7 @@ impl<'a> Reader<'a> {
             return Err(vec![self.problem("", message.to_owned())]);
         }
         if self.document.get("kind").is_some() {
-            let message = "this is a policy, not a file of tests: name it in `policyFiles` of one";
+            let message = "this belongs into a folder of policies and is no file of tests: name it in `policyFiles` of one";
             return Err(vec![self.problem("kind", message.to_owned())]);
         }
         let stated: Stated = match self.typed("", self.document.to_json()) {

@@ -91,7 +91,7 @@ pub(crate) async fn revoked(scene: &mut Scene) -> Seen {
     let again = gateway.get(charge).await?;
     expect(again.status == 200, || describe(&again))?;
     Ok(format!(
-        "{} sidecars confirmed within {} ms, {closed} connections closed, others go on; payments: {}; lifted: 200",
+        "{} sidecars confirmed within {} ms, {closed} connections closed (the feeds, and what its sidecar kept for reuse), others go on; payments: {}; lifted: 200",
         confirmed.len(),
         took.as_millis(),
         describe(&after)
