@@ -18,13 +18,17 @@ mod admin;
 pub mod catalog;
 pub mod check;
 pub mod cli;
+pub mod crd;
 mod http;
+pub mod inject;
 pub mod jwks;
+mod kubernetes;
 pub mod problem;
 pub mod resolve;
 pub mod serve;
 mod status;
 mod watch;
+mod webhook;
 pub mod yaml;
 
 pub use problem::Problem;

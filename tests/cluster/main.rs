@@ -1,0 +1,1 @@
+//! Kith in a cluster: a real etcd and a real API server; the harness plays the node.
