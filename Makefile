@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: all fmt lint deny test policy-test soak interop fuzz bench policy-bench demo tools
+.PHONY: all fmt lint deny test policy-test soak interop fuzz scale bench policy-bench demo tools
 
 all: lint test
 
@@ -36,6 +36,13 @@ interop: tools
 # Every target for a minute, two at a time: about ten minutes. `make fuzz SECONDS=600` for longer.
 fuzz:
 	tests/fuzz/run $(SECONDS)
+
+# The control plane at the size of a large cluster: 10,000 pods on a real API server, a simulated sidecar for each.
+scale:
+	tests/cluster/setup.sh
+	$(CARGO) build --release -p kith-control
+	$(CARGO) build --release -p kith-tests --bin kith-scale
+	target/release/kith-scale $(SCALE)
 
 demo: tools
 	$(CARGO) run --release --bin kith -- demo $(DEMO)
