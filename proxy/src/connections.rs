@@ -252,6 +252,11 @@ impl Live {
         self.doubted_until.set(None);
     }
 
+    /// Its peer is a Kith, authenticated.
+    pub(crate) fn is_kith(&self) -> bool {
+        self.mesh.borrow().as_ref().is_some_and(|mesh| mesh.kith)
+    }
+
     /// A request that the connection's own task carries.
     pub(crate) fn set_in_flight(&self, requests: u32) {
         self.in_flight.set(requests);
