@@ -7,6 +7,8 @@ pub(super) mod write;
 mod tests;
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +84,31 @@ impl Count {
     }
 }
 
+/// The policies of one sidecar. Two are equal when they are the same in memory: a policy is encoded once for all that it
+/// selects, and one that was not is only counted in two parts.
+struct Policies<'a>(&'a [Arc<Encoded>]);
+
+impl Hash for Policies<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Folded before it is hashed, since there may be thousands. What is folded comes from the allocator, and not
+        // from whoever writes policies.
+        let fold = |sum: u64, policy: &Arc<Encoded>| {
+            let mixed = sum.rotate_left(5) ^ Arc::as_ptr(policy).addr() as u64;
+            mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        };
+        state.write_u64(self.0.iter().fold(0, fold));
+    }
+}
+
+impl PartialEq for Policies<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let pairs = || self.0.iter().zip(other.0);
+        self.0.len() == other.0.len() && pairs().all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+}
+
+impl Eq for Policies<'_> {}
+
 /// All counts, by what they are about.
 pub(super) struct Tally<'a> {
     /// By the revision of the configuration.
@@ -97,9 +124,9 @@ pub(super) struct Tally<'a> {
 impl<'a> Tally<'a> {
     /// One pass over the sidecars, whatever the number of policies.
     pub(super) fn of(catalog: &'a Catalog, heard: &Heard, silent: usize) -> Self {
-        // A policy is encoded once for all that it selects: where it is stands for its name, until the end, and so a
-        // name is not hashed for each sidecar. One that is encoded twice is counted in two parts and joined.
-        let mut policies: HashMap<*const Encoded, (&'a str, Count)> = HashMap::new();
+        // Sidecars of one application have the same policies: counted as one set, and taken apart at the end, so that
+        // a mesh-wide policy is not looked up for each sidecar.
+        let mut sets: HashMap<Policies<'a>, Count> = HashMap::new();
         let mut authentications: HashMap<(&'static str, &'a str), Count> = HashMap::new();
         let mut all = Count::default();
         let mut revocations = Count::default();
@@ -116,23 +143,23 @@ impl<'a> Tally<'a> {
             let revoked = said.and_then(|said| said.revocations.as_deref());
             all.add(configured);
             revocations.add(standing(revoked == Some(list)));
-            for (name, policy) in node.policies() {
-                let counted = policies.entry(std::ptr::from_ref(policy));
-                counted.or_insert((name, Count::default())).1.add(configured);
-            }
+            let set = sets.entry(Policies(&node.policies));
+            set.or_default().add(configured);
             for (kind, name) in &node.authentications {
                 let counted = authentications.entry((*kind, &**name));
                 counted.or_default().add(configured);
             }
         }
-        let mut by_name: HashMap<&'a str, Count> = HashMap::with_capacity(policies.len());
-        for (name, count) in policies.into_values() {
-            by_name.entry(name).or_default().join(count);
+        let mut policies: HashMap<&'a str, Count> = HashMap::new();
+        for (set, count) in sets {
+            for policy in set.0 {
+                policies.entry(policy.name()).or_default().join(count);
+            }
         }
         Self {
             all,
             revocations,
-            policies: by_name,
+            policies,
             authentications,
             silent,
         }
@@ -140,19 +167,17 @@ impl<'a> Tally<'a> {
 
     /// None: a kind that no sidecar enforces by itself.
     fn count(&self, key: &ObjectKey) -> Option<Count> {
-        let name = || format!("{}/{}", key.namespace, key.name);
-        match key.kind {
-            "AuthorizationPolicy" => {
-                Some(self.policies.get(&*name()).copied().unwrap_or_default())
-            }
+        let name = format!("{}/{}", key.namespace, key.name);
+        let found = match key.kind {
+            "AuthorizationPolicy" => self.policies.get(&*name),
             "PeerAuthentication" | "RequestAuthentication" => {
-                let found = self.authentications.get(&(key.kind, &*name()));
-                Some(found.copied().unwrap_or_default())
+                self.authentications.get(&(key.kind, &*name))
             }
-            "MeshConfig" => Some(self.all),
-            "Revocation" => Some(self.revocations),
-            _ => None,
-        }
+            "MeshConfig" => Some(&self.all),
+            "Revocation" => Some(&self.revocations),
+            _ => return None,
+        };
+        Some(found.copied().unwrap_or_default())
     }
 }
 
@@ -175,8 +200,10 @@ pub(super) fn desired(
             r#type: kind.into(),
             status: status.into(),
             observed_generation: generation,
-            last_transition_time: since
-                .map_or_else(|| now.to_owned(), |since| since.last_transition_time.clone()),
+            last_transition_time: since.map_or_else(
+                || now.to_owned(),
+                |since| since.last_transition_time.clone(),
+            ),
             reason: reason.into(),
             message,
         }
@@ -237,7 +264,9 @@ fn enforced(
     }
     if silent > 0 {
         let noun = if silent == 1 { "replica" } else { "replicas" };
-        message += &format!("; what sidecars of {silent} other {noun} of the control plane enforce is unknown");
+        message += &format!(
+            "; what sidecars of {silent} other {noun} of the control plane enforce is unknown"
+        );
     }
     (false, "Waiting", message)
 }

@@ -95,12 +95,24 @@ mod tests {
     fn every_replicas_sidecars_count_and_one_that_two_have_counts_if_they_agree() {
         let mut heard = Heard::default();
         let now = Instant::now();
-        heard.update([&says(&[("a", "1"), ("b", "1")]), &says(&[("b", "2"), ("c", "1")])], now);
+        heard.update(
+            [
+                &says(&[("a", "1"), ("b", "1")]),
+                &says(&[("b", "2"), ("c", "1")]),
+            ],
+            now,
+        );
         assert_eq!(revision(&heard, "a"), Some("1"));
         assert_eq!(revision(&heard, "c"), Some("1"));
-        assert_eq!((heard.of("b").is_some(), revision(&heard, "b")), (true, None));
+        assert_eq!(
+            (heard.of("b").is_some(), revision(&heard, "b")),
+            (true, None)
+        );
         // The old connection of `b` is gone.
-        heard.update([&says(&[("a", "1")]), &says(&[("b", "2"), ("c", "1")])], now);
+        heard.update(
+            [&says(&[("a", "1")]), &says(&[("b", "2"), ("c", "1")])],
+            now,
+        );
         assert_eq!(revision(&heard, "b"), Some("2"));
         assert_eq!(heard.next_forgotten(), None);
     }
@@ -113,7 +125,10 @@ mod tests {
         heard.update([&a], begun);
         heard.update([], begun + Duration::from_secs(1));
         assert_eq!(revision(&heard, "a"), Some("1"));
-        assert_eq!(heard.next_forgotten(), Some(begun + Duration::from_secs(1) + GRACE));
+        assert_eq!(
+            heard.next_forgotten(),
+            Some(begun + Duration::from_secs(1) + GRACE)
+        );
         // Still gone: the time counts from when it left.
         heard.update([], begun + GRACE);
         assert_eq!(revision(&heard, "a"), Some("1"));

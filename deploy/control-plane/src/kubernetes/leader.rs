@@ -247,10 +247,7 @@ impl Candidate {
         match tokio::time::timeout(RELEASE, replaced).await {
             Ok(Ok(_)) => info!(lease = self.name, "released"),
             Ok(Err(error)) => warn!(lease = self.name, %error, "not released: it will run out"),
-            Err(_) => warn!(
-                lease = self.name,
-                "not released in time: it will run out"
-            ),
+            Err(_) => warn!(lease = self.name, "not released in time: it will run out"),
         }
     }
 }

@@ -116,7 +116,7 @@ pub(crate) async fn operate(operation: Operation, stopping: watch::Receiver<bool
 async fn lead(operation: &Operation) {
     let state = &operation.state;
     let mut verdicts = operation.verdicts.clone();
-    let mut catalogs = state.catalog.subscribe();
+    let mut catalogs = state.follow_served();
     let mut moves = state.moves.subscribe();
     let (said, mut replies) = watch::channel(Replies::new());
     let mut asking = JoinSet::new();
@@ -133,15 +133,15 @@ async fn lead(operation: &Operation) {
         let replies_now = replies.borrow_and_update().clone();
         // In this order: what a verdict is about is in every catalog from then on.
         let verdicts_now = verdicts.borrow_and_update().clone();
-        let catalog = catalogs.borrow_and_update().clone();
+        let served = catalogs.borrow_and_update().clone();
         let mut next = None;
         let mut took = Duration::ZERO;
-        if let Some(catalog) = catalog {
+        if let Some(served) = served {
             let local = by_node(state.acknowledgements());
             let about = Arc::clone(&verdicts_now);
             // Ten thousand sidecars take a while, and streams are served on this thread.
             let counted = tokio::task::spawn_blocking(move || {
-                let due = round.count(&catalog, &about, &local, &replies_now);
+                let due = round.count(&served.catalog, &about, &local, &replies_now);
                 (round, due)
             });
             let due;

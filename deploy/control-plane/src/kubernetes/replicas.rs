@@ -79,9 +79,9 @@ pub(crate) async fn follow(
             }
         });
         for address in wanted {
-            asking.entry(address).or_insert_with(|| {
-                tasks.spawn(ask(address, identity.clone(), replies.clone()))
-            });
+            asking
+                .entry(address)
+                .or_insert_with(|| tasks.spawn(ask(address, identity.clone(), replies.clone())));
         }
         while tasks.try_join_next().is_some() {}
         if addresses.changed().await.is_err() {
@@ -180,7 +180,10 @@ async fn connect(
     let stream = tls.connect(server_name(), stream).await?;
     let svid = peer_svid(stream.get_ref().1, Usage::Server).map_err(io::Error::other)?;
     if svid.id() != own.principal() {
-        let other = format!("{} answers there, which is not this control plane", svid.id());
+        let other = format!(
+            "{} answers there, which is not this control plane",
+            svid.id()
+        );
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, other));
     }
     Ok((stream, svid))

@@ -144,11 +144,12 @@ mod tests {
     fn they_pick_what_looking_at_each_of_them_would() {
         let mut random = fastrand::Rng::with_seed(42);
         let mut labels = |most: usize| -> BTreeMap<String, String> {
+            let count = random.usize(..=most);
             let label = |_| {
                 let (key, value) = (random.u8(b'a'..=b'd'), random.u8(b'x'..=b'z'));
                 (char::from(key).to_string(), char::from(value).to_string())
             };
-            (0..random.usize(..=most)).map(label).collect()
+            (0..count).map(label).collect()
         };
         let namespaces = ["root", "shop", "bank", "nobody"];
         let mut picked = 0;

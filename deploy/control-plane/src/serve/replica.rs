@@ -219,7 +219,11 @@ mod tests {
             let gone = message.gone.iter().map(|node| format!("-{node}"));
             let mut parts: Vec<String> = changed.chain(gone).collect();
             parts.sort();
-            format!("{}{}", parts.join(" "), if message.complete { "." } else { "" })
+            format!(
+                "{}{}",
+                parts.join(" "),
+                if message.complete { "." } else { "" }
+            )
         });
         each.collect()
     }

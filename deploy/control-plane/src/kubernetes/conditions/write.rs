@@ -77,7 +77,7 @@ struct Written {
 
 /// How a write ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(in crate::kubernetes) enum End {
     Done,
     /// The object is gone, or another of that name is there.
     Gone,
@@ -167,7 +167,13 @@ impl Writer {
     }
 
     /// Takes note of how a write ended.
-    pub(super) fn ended(&mut self, write: Write, verdicts: &Verdicts, end: End, now: Instant) {
+    pub(in crate::kubernetes) fn ended(
+        &mut self,
+        write: Write,
+        verdicts: &Verdicts,
+        end: End,
+        now: Instant,
+    ) {
         let Write { key, status, .. } = write;
         let Some(memory) = self.objects.get_mut(&key) else {
             return;
@@ -184,7 +190,9 @@ impl Writer {
                 self.forbidden.remove(key.kind);
                 memory.written = Some(Written {
                     status,
-                    seen: verdicts.get(&key).and_then(|verdict| verdict.status.clone()),
+                    seen: verdicts
+                        .get(&key)
+                        .and_then(|verdict| verdict.status.clone()),
                     at: now,
                 });
                 memory.differs = None;
@@ -241,7 +249,9 @@ impl Writer {
             let done = end == End::Done;
             self.ended(write, verdicts, end, Instant::now());
             if !done {
-                next = Some(next.map_or(Instant::now() + PAUSE, |next| next.min(Instant::now() + PAUSE)));
+                next = Some(next.map_or(Instant::now() + PAUSE, |next| {
+                    next.min(Instant::now() + PAUSE)
+                }));
             }
         }
         next

@@ -44,7 +44,11 @@ fn a_lease_is_claimed_when_it_is_free_and_renewed_when_it_is_ours() {
     check(&[(0, spec("a", 0))], 0, "renew");
     // However long ago: the process was restarted under the same name, and nobody claimed it meanwhile.
     check(&[(0, spec("a", 0))], 100, "renew");
-    check(&[(0, spec("b", 0)), (5, released(&spec("b", 0), wall(5)))], 5, "claim");
+    check(
+        &[(0, spec("b", 0)), (5, released(&spec("b", 0), wall(5)))],
+        5,
+        "claim",
+    );
 }
 
 #[test]
@@ -52,16 +56,32 @@ fn a_lease_of_another_runs_out_by_what_was_seen_here_and_not_by_its_times() {
     check(&[(0, spec("b", 0))], 14, "wait until 15");
     check(&[(0, spec("b", 0))], 15, "claim");
     // Read again, nothing new: it still runs out 15 s after it was first seen.
-    check(&[(0, spec("b", 0)), (10, spec("b", 0))], 14, "wait until 15");
+    check(
+        &[(0, spec("b", 0)), (10, spec("b", 0))],
+        14,
+        "wait until 15",
+    );
     check(&[(0, spec("b", 0)), (10, spec("b", 0))], 15, "claim");
     // Renewed.
-    check(&[(0, spec("b", 0)), (10, spec("b", 5))], 24, "wait until 25");
+    check(
+        &[(0, spec("b", 0)), (10, spec("b", 5))],
+        24,
+        "wait until 25",
+    );
     // The holder's clock is a day behind or ahead, or goes backwards: a change is a sign of life.
     check(&[(0, spec("b", -86_400))], 14, "wait until 15");
     check(&[(0, spec("b", 86_400))], 15, "claim");
-    check(&[(0, spec("b", 9)), (10, spec("b", 2))], 24, "wait until 25");
+    check(
+        &[(0, spec("b", 9)), (10, spec("b", 2))],
+        24,
+        "wait until 25",
+    );
     // Another holder with the same time.
-    check(&[(0, spec("b", 0)), (10, spec("c", 0))], 24, "wait until 25");
+    check(
+        &[(0, spec("b", 0)), (10, spec("c", 0))],
+        24,
+        "wait until 25",
+    );
 }
 
 #[test]
@@ -95,9 +115,15 @@ fn a_claim_counts_transitions_and_a_renewal_does_not() {
     };
     let a = Some("a".to_owned());
     let first = held("a", None, wall(1));
-    assert_eq!(summary(first.clone()), (a.clone(), Some(1), Some(1), Some(0)));
+    assert_eq!(
+        summary(first.clone()),
+        (a.clone(), Some(1), Some(1), Some(0))
+    );
     let renewed = held("a", Some(&first), wall(6));
-    assert_eq!(summary(renewed.clone()), (a.clone(), Some(1), Some(6), Some(0)));
+    assert_eq!(
+        summary(renewed.clone()),
+        (a.clone(), Some(1), Some(6), Some(0))
+    );
     let given_up = released(&renewed, wall(7));
     assert_eq!(summary(given_up.clone()), (None, None, Some(7), Some(0)));
     let taken = held("b", Some(&given_up), wall(8));

@@ -84,10 +84,7 @@ mod tests {
                 json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"]}),
                 vec!["10.96.0.1", "fd00::1"],
             ),
-            (
-                json!({"clusterIP": "None", "clusterIPs": ["None"]}),
-                vec![],
-            ),
+            (json!({"clusterIP": "None", "clusterIPs": ["None"]}), vec![]),
             (json!({}), vec![]),
         ] {
             let found = service(spec.clone()).unwrap().addresses;
@@ -98,7 +95,8 @@ mod tests {
 
     #[test]
     fn an_external_name_has_nothing_to_resolve() {
-        let spec = json!({"type": "ExternalName", "externalName": "example.com", "ports": [{"port": 80}]});
+        let spec =
+            json!({"type": "ExternalName", "externalName": "example.com", "ports": [{"port": 80}]});
         assert_eq!(service(spec), None);
     }
 

@@ -98,10 +98,7 @@ impl Endpoint {
 
 /// The endpoints that get traffic. Those that are leaving but still answer are better than nobody: a rollout of a single
 /// replica would fail requests otherwise.
-pub(crate) fn in_use<'a>(
-    endpoints: &[&'a Endpoint],
-    publish_not_ready: bool,
-) -> Vec<&'a Endpoint> {
+pub(crate) fn in_use<'a>(endpoints: &[&'a Endpoint], publish_not_ready: bool) -> Vec<&'a Endpoint> {
     let having = |wanted: fn(&Endpoint) -> bool| -> Vec<&'a Endpoint> {
         let endpoints = endpoints.iter().copied();
         endpoints.filter(|endpoint| wanted(endpoint)).collect()
