@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::lease::{Decision, GIVE_UP, LOOK, Observation, RENEW, decide, held, jittered, released};
+use super::permission::in_full;
 
 /// One request about the Lease. Longer, and the next attempt would come too late to keep it.
 const DEADLINE: Duration = Duration::from_secs(4);
@@ -199,7 +200,7 @@ impl Candidate {
                  leases.coordination.k8s.io in namespace {} ({})",
                 self.namespace, status.message
             ),
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => in_full(&error),
             Err(_) => format!("no answer from the API server in {} s", DEADLINE.as_secs()),
         };
         if self.fault.as_ref() != Some(&fault) {

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Which object of the cluster. The kind is Kith's own or Istio's; the group follows from where it is looked up.
+/// Which object of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ObjectKey {
+    /// `AuthorizationPolicy` of `kith.dev/v1alpha1`; a kind of Istio's with its group, `AuthorizationPolicy.security.istio.io`.
     pub(crate) kind: &'static str,
     /// Empty for kinds of cluster scope.
     pub(crate) namespace: String,

@@ -393,7 +393,7 @@ const WEB: &str = "AuthorizationPolicy/shop/web";
 
 #[test]
 fn what_is_written_is_not_written_again_although_the_watch_lags() {
-    let mut desk = Desk::new(&[WEB, "Istio/shop/web"]);
+    let mut desk = Desk::new(&[WEB, "AuthorizationPolicy.security.istio.io/shop/web"]);
     desk.lags = true;
     assert_eq!(desk.round(0, "", || End::Done).0, [WEB], "not Istio's");
     assert_eq!(desk.round(300, "", || End::Done), (vec![], None));

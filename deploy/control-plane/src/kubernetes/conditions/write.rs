@@ -5,30 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
+use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{Status, Tally, desired};
+use crate::kubernetes::kind::DocumentKind;
 use crate::kubernetes::operate::Numbers;
+use crate::kubernetes::permission::in_full;
 use crate::kubernetes::verdict::{ObjectKey, Verdict, Verdicts};
 
 /// The name of what is ours, for server-side apply.
 const MANAGER: &str = "kith-control";
-const GROUP: &str = "kith.dev";
-const VERSION: &str = "v1alpha1";
-/// Kinds that have a status from us: name, plural, whether they have a namespace.
-const KINDS: [(&str, &str, bool); 7] = [
-    ("AuthorizationPolicy", "authorizationpolicies", true),
-    ("PeerAuthentication", "peerauthentications", true),
-    ("RequestAuthentication", "requestauthentications", true),
-    ("Workload", "workloads", true),
-    ("Service", "services", true),
-    ("MeshConfig", "meshconfigs", false),
-    ("Revocation", "revocations", false),
-];
 
 /// Writes in one round, and at a time. With the pause between rounds: 80 a second at most.
 const ROUND: usize = 20;
@@ -205,10 +195,11 @@ impl Writer {
             End::Forbidden(message) => {
                 self.forbidden.insert(key.kind, now + REFUSED);
                 if self.said.insert(key.kind) {
-                    let plural = known(key.kind).map_or("", |(_, plural, _)| plural);
+                    let plural = known(key.kind).map_or("", DocumentKind::plural);
                     warn!(
                         message,
-                        "statuses of this kind are not written: grant patch on {plural}/status in API group {GROUP}"
+                        "statuses of this kind are not written: allow the verb patch on {plural}/status of API group \
+                         kith.dev in the ClusterRole of this control plane"
                     );
                 }
             }
@@ -273,16 +264,11 @@ impl Memory {
 
 impl Write {
     async fn send(&self, client: &Client) -> End {
-        let Some((kind, plural, namespaced)) = known(self.key.kind) else {
-            return End::Refused("not a kind of ours".into());
+        let Some(kind) = known(self.key.kind) else {
+            return End::Refused("not a kind of Kith's".into());
         };
-        let resource = ApiResource {
-            group: GROUP.into(),
-            version: VERSION.into(),
-            api_version: format!("{GROUP}/{VERSION}"),
-            kind: kind.into(),
-            plural: plural.into(),
-        };
+        let resource = kind.resource();
+        let namespaced = !self.key.namespace.is_empty();
         let api: Api<DynamicObject> = if namespaced {
             Api::namespaced_with(client.clone(), &self.key.namespace, &resource)
         } else {
@@ -295,7 +281,7 @@ impl Write {
         }
         let body = json!({
             "apiVersion": resource.api_version,
-            "kind": kind,
+            "kind": resource.kind,
             "metadata": metadata,
             "status": self.status,
         });
@@ -321,10 +307,12 @@ fn end_of(error: kube::Error) -> End {
             409 | 429 | 500.. => End::Later(status.message),
             _ => End::Refused(status.message),
         },
-        error => End::Later(error.to_string()),
+        error => End::Later(in_full(&error)),
     }
 }
 
-fn known(kind: &str) -> Option<(&'static str, &'static str, bool)> {
-    KINDS.into_iter().find(|(name, ..)| *name == kind)
+/// Kith's own kinds; Istio's are not ours to write to.
+fn known(kind: &str) -> Option<DocumentKind> {
+    let mut kinds = DocumentKind::KITH.into_iter();
+    kinds.find(|one| one.key() == kind)
 }
