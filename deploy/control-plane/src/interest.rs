@@ -268,3 +268,150 @@ impl Few {
 fn of<'n>(names: &'n Names, name: &str) -> &'n [u32] {
     names.get(name).map_or(&[], Few::ids)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn changed(nodes: &[&str], addresses: &[&str], revocations: bool) -> Changed {
+        let names = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect();
+        Changed {
+            nodes: names(nodes),
+            addresses: names(addresses),
+            revocations,
+        }
+    }
+
+    /// Node, addresses, `revocations`: what is pending.
+    fn taken(listener: &Listener) -> String {
+        let pending = listener.take();
+        let mut all: Vec<&str> = Vec::new();
+        all.extend(pending.node.then_some("node"));
+        all.extend(pending.addresses.iter().map(AsRef::as_ref));
+        all.extend(pending.revocations.then_some("revocations"));
+        assert_eq!(pending.is_empty(), all.is_empty());
+        all.join(" ")
+    }
+
+    #[test]
+    fn a_stream_is_told_of_its_own_names_and_of_no_other() {
+        let interest = Arc::new(Interest::default());
+        let mut web = interest.listen("shop/web");
+        let mut orders = interest.listen("shop/orders");
+        web.add_addresses(["10.0.0.1", "none.example", "10.0.0.1"]);
+        orders.add_addresses(["10.0.0.1"]);
+        orders.set_revocations(true);
+        let publish = |changed: &Changed| interest.publish(changed, false);
+
+        assert_eq!(publish(&changed(&["shop/other"], &["10.9.9.9"], false)), 0);
+        assert_eq!(publish(&changed(&["shop/web"], &[], false)), 1);
+        assert_eq!((taken(&web), taken(&orders)), ("node".into(), "".into()));
+        assert_eq!(
+            publish(&changed(&[], &["10.0.0.1", "none.example"], true)),
+            2
+        );
+        // Told twice before it looks, it looks once.
+        assert_eq!(publish(&changed(&[], &["10.0.0.1"], false)), 2);
+        assert_eq!(taken(&web), "10.0.0.1 none.example");
+        assert_eq!(taken(&orders), "10.0.0.1 revocations");
+        // Whoever publishes says it, or the list itself does.
+        assert_eq!(interest.publish(&Changed::default(), true), 1);
+        assert_eq!(
+            (taken(&web), taken(&orders)),
+            ("".into(), "revocations".into())
+        );
+
+        web.remove_addresses(["10.0.0.1", "never added"]);
+        orders.set_revocations(false);
+        assert_eq!(publish(&changed(&[], &["10.0.0.1"], true)), 1);
+        assert_eq!(
+            (taken(&web), taken(&orders)),
+            ("".into(), "10.0.0.1".into())
+        );
+        drop(orders);
+        assert_eq!(publish(&changed(&["shop/orders"], &["10.0.0.1"], true)), 0);
+        drop(web);
+        let listeners = interest.lock();
+        assert!(listeners.inboxes.is_empty() && listeners.revocations.is_empty());
+        assert!(listeners.nodes.is_empty() && listeners.addresses.is_empty());
+    }
+
+    #[test]
+    fn two_streams_of_one_node_are_both_told() {
+        let interest = Arc::new(Interest::default());
+        let (one, other) = (interest.listen("shop/web"), interest.listen("shop/web"));
+        assert_eq!(
+            interest.publish(&changed(&["shop/web"], &[], false), false),
+            2
+        );
+        drop(one);
+        assert_eq!(
+            interest.publish(&changed(&["shop/web"], &[], false), false),
+            1
+        );
+        assert_eq!(taken(&other), "node");
+    }
+
+    #[tokio::test]
+    async fn who_was_told_before_waiting_does_not_wait() {
+        let interest = Arc::new(Interest::default());
+        let listener = interest.listen("shop/web");
+        interest.publish(&changed(&["shop/web"], &[], false), false);
+        let wait = std::time::Duration::from_secs(10);
+        tokio::time::timeout(wait, listener.woken()).await.unwrap();
+        assert_eq!(taken(&listener), "node");
+    }
+
+    #[test]
+    fn any_sequence_tells_everybody_what_is_theirs() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let interest = Arc::new(Interest::default());
+        let name = |random: &mut fastrand::Rng| format!("a{}", random.u8(..20));
+        let mut streams: Vec<(Listener, BTreeSet<String>)> = Vec::new();
+        let mut told = 0;
+        for _ in 0..3000 {
+            match random.u8(..8) {
+                0 => {
+                    let listener = interest.listen(&name(&mut random));
+                    streams.push((listener, BTreeSet::new()));
+                }
+                1 if streams.len() > 8 => {
+                    streams.swap_remove(random.usize(..streams.len()));
+                }
+                2..=5 if !streams.is_empty() => {
+                    let at = random.usize(..streams.len());
+                    let (listener, names) = &mut streams[at];
+                    let name = name(&mut random);
+                    if random.bool() {
+                        listener.add_addresses([name.as_str()]);
+                        names.insert(name);
+                    } else {
+                        listener.remove_addresses([name.as_str()]);
+                        names.remove(&name);
+                    }
+                }
+                _ => {
+                    let names: Vec<String> = (0..3).map(|_| name(&mut random)).collect();
+                    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                    let news = changed(&names[..1], &names, false);
+                    let woken = interest.publish(&news, false);
+                    let mut expected = 0;
+                    for (listener, held) in &streams {
+                        let pending = listener.take();
+                        let addresses: BTreeSet<&str> =
+                            pending.addresses.iter().map(AsRef::as_ref).collect();
+                        let theirs = names.iter().copied().filter(|name| held.contains(*name));
+                        assert_eq!(addresses, theirs.collect());
+                        assert_eq!(pending.node, &**listener.node() == names[0]);
+                        expected += usize::from(!pending.is_empty());
+                    }
+                    assert_eq!(woken, expected);
+                    told += woken;
+                }
+            }
+        }
+        assert!(told > 1000, "{told}");
+    }
+}

@@ -166,4 +166,6 @@ fn document_warnings(loaded: &Loaded) -> impl Iterator<Item = Problem> {
 }
 
 #[cfg(test)]
+mod scale;
+#[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 //! folder ─► watch ─► yaml ─► resolve ─► Catalog ─► one stream a sidecar ─► subscriptions ─► responses
 //! ```
 
+mod admit;
 mod facts;
 mod peer;
 pub(crate) mod replica;

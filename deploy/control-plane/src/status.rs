@@ -147,6 +147,10 @@ impl Serialize for Subscribed {
     }
 }
 
+#[allow(
+    dead_code,
+    reason = "a folder has no conditions to write; a cluster does"
+)]
 /// What one connected sidecar enforces now, as it said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Acknowledgement {
@@ -255,6 +259,10 @@ impl State {
         self.interest.publish(changed, other_list);
     }
 
+    #[allow(
+        dead_code,
+        reason = "a folder has no conditions to write; a cluster does"
+    )]
     /// What each connected sidecar enforces now. Whoever waits for it to change looks again when `moves` grew.
     pub(crate) fn acknowledgements(&self) -> Vec<Acknowledgement> {
         let acknowledgement = |sidecar: &Sidecar| Acknowledgement {

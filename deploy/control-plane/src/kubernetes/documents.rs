@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::kind::DocumentKind;
-use super::object::Id;
+use super::object::{self, Id};
 use super::read::{Object, key, read, told};
 use super::substitute::substitute;
 use super::verdict::{ObjectKey, Verdict, Verdicts};
@@ -51,6 +51,15 @@ pub(crate) struct Settled<R> {
 }
 
 impl Documents {
+    /// Every object of a kind, by id.
+    pub(crate) fn ids(&self, kind: DocumentKind) -> Vec<Id> {
+        let of_kind = self.known.iter();
+        let of_kind = of_kind.filter(|(_, known)| known.kind == kind);
+        of_kind
+            .map(|(key, _)| object::id(Some(&key.namespace), &key.name))
+            .collect()
+    }
+
     /// True when it means something else than before: a status that was written does not.
     pub(crate) fn apply(&mut self, kind: DocumentKind, id: &Id, object: Object) -> bool {
         let key = key(kind, id);
@@ -70,7 +79,7 @@ impl Documents {
         self.known.remove(&key(kind, id)).is_some()
     }
 
-    /// The ids there are of a kind.
+    /// How many there are of a kind.
     pub(crate) fn count(&self, kind: DocumentKind) -> usize {
         self.known
             .values()
@@ -101,10 +110,7 @@ impl Documents {
                 broken.insert(key, 0);
             }
         }
-        let by_file: HashMap<String, &ObjectKey> = self
-            .documents()
-            .map(|(key, _)| (key.to_string(), key))
-            .collect();
+        let by_file = self.by_file();
         loop {
             let loaded = self.join(&mesh, &broken);
             let problems = match make(&loaded) {
@@ -129,15 +135,22 @@ impl Documents {
                 if !finding.problems.contains(&found) {
                     finding.problems.push(found);
                 }
+                // Its name may be the contradiction: what holds in its place has another.
                 broken
                     .entry(key)
                     .and_modify(|tried| *tried += 1)
-                    .or_insert(0);
+                    .or_insert(1);
             }
             if !left.is_empty() {
                 return Err((left, findings));
             }
         }
+    }
+
+    /// The objects by what names them in problems.
+    pub(crate) fn by_file(&self) -> HashMap<String, &ObjectKey> {
+        let known = self.known.keys();
+        known.map(|key| (key.to_string(), key)).collect()
     }
 
     /// What is said of every object, `findings` and all; what did not change is the same as before.

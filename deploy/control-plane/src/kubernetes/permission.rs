@@ -46,6 +46,16 @@ impl Trouble {
         }
     }
 
+    /// For metrics.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::NotInstalled => "not-installed",
+            Self::Forbidden { .. } => "forbidden",
+            Self::Expired => "expired",
+            Self::Other(_) => "other",
+        }
+    }
+
     /// For people; `resource` and `group` as RBAC has them.
     pub(crate) fn describe(&self, resource: &str, group: &str) -> String {
         match self {

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::kind::DocumentKind;
-use crate::catalog::content_hash;
+use crate::catalog::Version;
 use crate::yaml::value::{Address, Host, Labels};
 
 /// The longest name of an object.
@@ -260,7 +260,7 @@ impl Broken<'_> {
             0 => Some(bounded(format!("{name}.{kind}"))),
             1 => Some(format!(
                 "{kind}.{}",
-                content_hash(&[kind.as_bytes(), b"/", name.as_bytes()])
+                Version::of(&[kind.as_bytes(), b"/", name.as_bytes()])
             )),
             _ => None,
         }
@@ -281,7 +281,7 @@ fn bounded(name: String) -> String {
     if name.len() <= LONGEST_NAME {
         name
     } else {
-        format!("unreadable.{}", content_hash(&[name.as_bytes()]))
+        format!("unreadable.{}", Version::of(&[name.as_bytes()]))
     }
 }
 

@@ -50,6 +50,50 @@ pub(crate) enum Event<T> {
     Listed,
 }
 
+/// What an event means for how much is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Listing,
+    Listed,
+    Other,
+}
+
+impl Change {
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Namespace(_) => Kind::Namespace,
+            Self::ServiceAccount(_) => Kind::ServiceAccount,
+            Self::Pod(_) => Kind::Pod,
+            Self::Service(_) => Kind::Service,
+            Self::Slice(_) => Kind::EndpointSlice,
+            Self::Document(kind, _) => Kind::Document(*kind),
+            Self::Trouble(kind, _) => *kind,
+        }
+    }
+
+    pub(crate) fn step(&self) -> Step {
+        match self {
+            Self::Namespace(event) => event.step(),
+            Self::ServiceAccount(event) => event.step(),
+            Self::Pod(event) => event.step(),
+            Self::Service(event) => event.step(),
+            Self::Slice(event) => event.step(),
+            Self::Document(_, event) => event.step(),
+            Self::Trouble(..) => Step::Other,
+        }
+    }
+}
+
+impl<T> Event<T> {
+    fn step(&self) -> Step {
+        match self {
+            Self::Listing => Step::Listing,
+            Self::Listed => Step::Listed,
+            Self::Applied(..) | Self::Deleted(_) => Step::Other,
+        }
+    }
+}
+
 /// Watches all kinds until dropped.
 pub(crate) fn start(
     client: &Client,

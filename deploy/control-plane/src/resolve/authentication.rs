@@ -15,6 +15,10 @@ use crate::yaml::{Document, Loaded, Place, RequestAuthentication, field_in_yaml}
 #[derive(Debug)]
 pub(super) struct Tokens {
     rules: Selectors<Token>,
+    #[allow(
+        dead_code,
+        reason = "a folder is always read as a whole; what changes bit by bit needs it"
+    )]
     /// What was found of those that met at some workload already.
     met: Mutex<HashMap<Vec<usize>, Arc<[Problem]>>>,
 }
@@ -81,6 +85,10 @@ impl Tokens {
         problems
     }
 
+    #[allow(
+        dead_code,
+        reason = "a folder is always read as a whole; what changes bit by bit needs it"
+    )]
     /// What is wrong with those that meet at one workload; each of them is good by itself. Many workloads have the same.
     pub(super) fn refused_together(&self, numbers: &[usize]) -> Arc<[Problem]> {
         if numbers.len() < 2 {

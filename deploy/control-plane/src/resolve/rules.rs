@@ -68,6 +68,10 @@ pub(crate) struct Placed {
 }
 
 /// Why a workload cannot be served: nothing of it may be guessed, so it gets nothing.
+#[allow(
+    dead_code,
+    reason = "a folder is always read as a whole; what changes bit by bit needs it"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Misplaced {
     /// Its service account makes no SPIFFE ID.
@@ -90,6 +94,10 @@ impl fmt::Display for Misplaced {
 
 impl std::error::Error for Misplaced {}
 
+#[allow(
+    dead_code,
+    reason = "a folder is always read as a whole; what changes bit by bit needs it"
+)]
 impl Rules {
     /// An issuer whose keys are not among `keys` gets none, so that no token of it is trusted.
     ///

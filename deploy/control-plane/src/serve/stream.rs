@@ -12,13 +12,14 @@ use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
+use super::admit::{admit, authorize};
 use super::facts::Facts;
 use super::peer::Peer;
 use super::subscriptions::{Answer, Nack, Subscriptions};
 use crate::catalog::{Catalog, REVOCATION_LIST, Version};
 use crate::interest::Listener;
 use crate::problem::printable;
-use crate::status::{Enforced, LastNack, Listed, Served, Sidecar, Source, State, Svid};
+use crate::status::{Enforced, LastNack, Listed, Served, Sidecar, State, Svid};
 
 /// A stream says who it is in its first request, and has no reason to wait with it.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -103,7 +104,7 @@ async fn follow(
 
     // Until there was something good to serve nothing is known, and nothing is said: a removal would be a lie.
     state.something_served().await;
-    let listener = admit(state, &node, peer).await?;
+    let listener = admit(state, &node, peer.svid.id()).await?;
     info!(node, principal = peer.svid.as_str(), address = %peer.address, "sidecar connected");
 
     let mut stream = Stream::new(listener, peer, responses, state);
@@ -123,68 +124,9 @@ async fn follow(
     }
 }
 
-/// Waits for a node that is not known yet for as long as the source of what is served allows.
-async fn admit(state: &Arc<State>, node: &str, peer: &Peer) -> Result<Listener, Status> {
-    let deadline = tokio::time::Instant::now() + state.patience;
-    let listener = state.interest.listen(node);
-    loop {
-        listener.take();
-        let catalog = current(state)?.catalog;
-        let refused = match authorize(&catalog, node, peer, state.source) {
-            Ok(()) => return Ok(listener),
-            Err(refused) => refused,
-        };
-        // Somebody else's stays somebody else's.
-        let known = node.is_empty() || catalog.node(node).is_some();
-        drop(catalog);
-        if known
-            || tokio::time::timeout_at(deadline, listener.woken())
-                .await
-                .is_err()
-        {
-            return Err(refused);
-        }
-    }
-}
-
-fn current(state: &State) -> Result<Served, Status> {
+pub(super) fn current(state: &State) -> Result<Served, Status> {
     let served = state.served();
     served.ok_or_else(|| Status::unavailable("nothing is loaded yet"))
-}
-
-/// A node's resources go to the principal that its Workload or pod has, and to nobody else.
-fn authorize(catalog: &Catalog, node: &str, peer: &Peer, source: Source) -> Result<(), Status> {
-    let principal = peer.svid.id();
-    if node.is_empty() {
-        return Err(Status::permission_denied(
-            "the first request names no node: set `node.id` to `namespace/name`",
-        ));
-    }
-    let Some(declared) = catalog.node(node) else {
-        return Err(Status::permission_denied(match source {
-            Source::Files => format!(
-                "no Workload `{node}` with a sidecar is declared here: declare it, or correct KITH_NODE_ID"
-            ),
-            Source::Cluster => format!(
-                "no pod `{node}` with a Kith sidecar is known to the Kubernetes API: let the pod be injected, or \
-                 correct KITH_NODE_ID"
-            ),
-        }));
-    };
-    if declared.principal == *principal {
-        return Ok(());
-    }
-    let declared = &declared.principal;
-    Err(Status::permission_denied(match source {
-        Source::Files => format!(
-            "Workload `{node}` is {declared}, and your SVID says {principal}: correct KITH_NODE_ID, the Workload, \
-             or the registration entry at the SPIFFE authority"
-        ),
-        Source::Cluster => format!(
-            "pod `{node}` is {declared} by its service account, and your SVID says {principal}: correct KITH_NODE_ID, \
-             the pod's service account, or the registration entry at the SPIFFE authority"
-        ),
-    }))
 }
 
 /// The subscriptions of a stream, joined to the wire and to `/status`.
@@ -254,7 +196,8 @@ impl<'a> Stream<'a> {
         let served = current(self.state)?;
         // A workload that is gone loses its resources; one that is somebody else's now, the stream.
         if pending.node && served.catalog.node(&self.node).is_some() {
-            authorize(&served.catalog, &self.node, peer, self.state.source)?;
+            let principal = peer.svid.id();
+            authorize(&served.catalog, &self.node, principal, self.state.source)?;
         }
         if pending.revocations {
             self.list_seen = Some(served.lists);

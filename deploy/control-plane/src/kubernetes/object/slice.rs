@@ -98,20 +98,24 @@ impl Endpoint {
 
 /// The endpoints that get traffic. Those that are leaving but still answer are better than nobody: a rollout of a single
 /// replica would fail requests otherwise.
-pub(crate) fn in_use<'a>(endpoints: &[&'a Endpoint], publish_not_ready: bool) -> Vec<&'a Endpoint> {
-    let having = |wanted: fn(&Endpoint) -> bool| -> Vec<&'a Endpoint> {
-        let endpoints = endpoints.iter().copied();
-        endpoints.filter(|endpoint| wanted(endpoint)).collect()
-    };
+pub(crate) fn in_use<'a>(
+    endpoints: Vec<(&'a Endpoint, &'a Slice)>,
+    publish_not_ready: bool,
+) -> Vec<(&'a Endpoint, &'a Slice)> {
     if publish_not_ready {
-        return endpoints.to_vec();
+        return endpoints;
     }
-    let ready = having(|endpoint| endpoint.ready);
-    if ready.is_empty() {
-        having(|endpoint| endpoint.serving)
-    } else {
-        ready
-    }
+    let some_ready = endpoints.iter().any(|(endpoint, _)| endpoint.ready);
+    let endpoints = endpoints.into_iter();
+    endpoints
+        .filter(|(endpoint, _)| {
+            if some_ready {
+                endpoint.ready
+            } else {
+                endpoint.serving
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -232,10 +236,12 @@ mod tests {
             ready,
             serving,
         });
+        let slice = slice(json!({})).unwrap();
         let check = |among: &[usize], publish_not_ready, expected: &[usize]| {
-            let among: Vec<_> = among.iter().map(|at| &given[*at]).collect();
-            let expected: Vec<_> = expected.iter().map(|at| &given[*at]).collect();
-            assert_eq!(in_use(&among, publish_not_ready), expected);
+            let of = |list: &[usize]| -> Vec<_> {
+                list.iter().map(|at| (&given[*at], &slice)).collect()
+            };
+            assert_eq!(in_use(of(among), publish_not_ready), of(expected));
         };
         check(&[0, 1, 2], false, &[0]);
         check(&[1, 2], false, &[1]);
