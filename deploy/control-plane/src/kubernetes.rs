@@ -14,14 +14,19 @@
 //! a version that expires, a permission that is withdrawn: what was known stays in force.
 
 mod client;
+mod conditions;
 mod documents;
 mod follow;
 pub(crate) mod health;
+mod heard;
 mod kind;
+mod leader;
 mod model;
 mod object;
+mod operate;
 mod permission;
 mod read;
+mod replicas;
 mod store;
 mod substitute;
 pub(crate) mod verdict;

@@ -8,6 +8,7 @@
 mod admit;
 mod facts;
 mod peer;
+pub(crate) mod replica;
 mod source;
 mod stream;
 mod subscriptions;
@@ -33,8 +34,10 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{error, info, warn};
 
 use self::peer::Peer;
+use self::replica::api::replica_server::ReplicaServer;
 use self::source::Bound;
 pub use self::source::Source;
+pub(crate) use self::stream::identity_lost;
 use crate::http::{self, Listener};
 use crate::jwks::{Fetcher, Web};
 pub use crate::kubernetes::{ClientError, Settings as Kubernetes};
@@ -162,6 +165,11 @@ impl Server {
         let accepting = tasks.spawn(peer::accept(xds, tls, accepted));
 
         let (stopping, stop_seen) = watch::channel(false);
+        let replica = replica::Replica {
+            state: Arc::clone(&state),
+            identity: identity.clone(),
+            stopping: stop_seen.clone(),
+        };
         let service = Discovery {
             state,
             identity: identity.clone(),
@@ -173,6 +181,7 @@ impl Server {
             .max_concurrent_streams(Some(4));
         let serving = server
             .add_service(AggregatedDiscoveryServiceServer::new(service))
+            .add_service(ReplicaServer::new(replica))
             .serve_with_incoming_shutdown(ReceiverStream::new(connections), async {
                 let mut stop_seen = stop_seen;
                 // An error means that the sender is gone, which is a stop as well.

@@ -101,6 +101,8 @@ pub(crate) struct Sidecar {
     pub(crate) revision_wanted: Option<Version>,
     /// The last revision that it said is in force.
     pub(crate) revision_enforced: Option<Version>,
+    /// The revision that is in force now: none while any part of another may be.
+    pub(crate) in_force: Option<Version>,
     pub(crate) behind_since: Option<Instant>,
     pub(crate) last_nack: Option<Box<LastNack>>,
     pub(crate) subscriptions: Subscribed,
@@ -223,6 +225,12 @@ impl State {
         self.served.borrow().clone()
     }
 
+    /// For whoever has to know of every change of what is served, and needs all of it. Streams do not: they would wake
+    /// each time.
+    pub(crate) fn follow_served(&self) -> watch::Receiver<Option<Served>> {
+        self.served.subscribe()
+    }
+
     /// The catalog that is served now, if any. Not to be kept for long: it keeps everything in it.
     pub(crate) fn catalog(&self) -> Option<Arc<Catalog>> {
         Some(self.served()?.catalog)
@@ -259,8 +267,11 @@ impl State {
     pub(crate) fn acknowledgements(&self) -> Vec<Acknowledgement> {
         let acknowledgement = |sidecar: &Sidecar| Acknowledgement {
             node: Arc::clone(&sidecar.node),
-            revision: sidecar.revision_enforced.map(|it| it.to_string()),
-            revocations: (sidecar.revocations.as_ref()).map(|it| it.version.to_string()),
+            revision: sidecar.in_force.map(|it| it.to_string()),
+            // While a list is unanswered that one may be in force.
+            revocations: (sidecar.revocations.as_ref())
+                .filter(|_| !sidecar.unanswered_list)
+                .map(|it| it.version.to_string()),
         };
         self.look_at_sidecars(|sidecars| sidecars.map(acknowledgement).collect())
     }

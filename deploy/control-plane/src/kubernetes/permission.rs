@@ -85,7 +85,7 @@ impl Trouble {
 }
 
 /// An error with its causes: the outermost of a client's says only that something failed.
-fn in_full(error: &dyn std::error::Error) -> String {
+pub(super) fn in_full(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

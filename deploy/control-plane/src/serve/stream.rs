@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use kith_certs::IdentitySource;
+use kith_certs::{IdentitySource, PeerSvid};
 use kith_xds_client::Kind;
 use kith_xds_client::api::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
@@ -43,7 +43,7 @@ pub(super) async fn run(
 ) {
     let end = tokio::select! {
         end = follow(&peer, &mut requests, &responses, &state) => end,
-        reason = identity_lost(&peer, &identity) => Err(Status::unauthenticated(reason)),
+        reason = identity_lost(&peer.svid, &identity) => Err(Status::unauthenticated(reason)),
         _ = stopping.wait_for(|stopping| *stopping) => {
             Err(Status::unavailable("this control plane is stopping: connect again"))
         }
@@ -60,12 +60,11 @@ pub(super) async fn run(
 }
 
 /// A connection lives only as long as its peer's SVID and the trust in it (identity.md, X.509-SVID rule 6).
-async fn identity_lost(peer: &Peer, identity: &IdentitySource) -> String {
+pub(crate) async fn identity_lost(svid: &PeerSvid, identity: &IdentitySource) -> String {
     let mut snapshots = identity.subscribe();
     loop {
         let now = SystemTime::now();
-        let lease = peer
-            .svid
+        let lease = svid
             .not_after()
             .duration_since(now)
             .unwrap_or(Duration::ZERO);
@@ -74,7 +73,7 @@ async fn identity_lost(peer: &Peer, identity: &IdentitySource) -> String {
                 .into();
         }
         if let Some(snapshot) = snapshots.borrow_and_update().clone()
-            && let Err(error) = snapshot.still_trusts(&peer.svid, now)
+            && let Err(error) = snapshot.still_trusts(svid, now)
         {
             return format!("the SVID that opened this stream is no longer trusted: {error}");
         }
@@ -159,6 +158,7 @@ impl<'a> Stream<'a> {
             connected_since: SystemTime::now(),
             revision_wanted: None,
             revision_enforced: None,
+            in_force: None,
             behind_since: None,
             last_nack: None,
             subscriptions: Default::default(),
@@ -323,6 +323,7 @@ impl<'a> Stream<'a> {
             .into_iter()
             .chain(self.subscriptions.behind_since());
         let behind_since = behind_since.min();
+        let settled = in_force.filter(|_| !self.subscriptions.configuration_awaits_answer());
         let subscriptions = self.subscriptions.counts();
         let list_seen = self.list_seen;
         let refused = self.subscriptions.refused();
@@ -331,7 +332,10 @@ impl<'a> Stream<'a> {
             .awaits_answer(Kind::RevocationList, REVOCATION_LIST);
         let mut moved = false;
         self.listed.update(|sidecar| {
-            moved = sidecar.unanswered_list != unanswered_list || sidecar.list_seen != list_seen;
+            moved = sidecar.unanswered_list != unanswered_list
+                || sidecar.list_seen != list_seen
+                || sidecar.in_force != settled;
+            sidecar.in_force = settled;
             sidecar.unanswered_list = unanswered_list;
             sidecar.list_seen = list_seen;
             sidecar.revision_wanted = wanted;

@@ -243,6 +243,12 @@ impl Subscriptions {
             .any(|push| push.kind == kind && push.names.iter().any(|(pushed, _)| &**pushed == name))
     }
 
+    /// Whether a part of the configuration was sent that the client has not answered, and may have put in force.
+    pub(super) fn configuration_awaits_answer(&self) -> bool {
+        let part = |kind| matches!(kind, Kind::WorkloadConfig | Kind::AuthorizationPolicy);
+        self.outstanding.values().any(|push| part(push.kind))
+    }
+
     /// How many names stand refused.
     pub(super) fn refused(&self) -> usize {
         self.refused.len()

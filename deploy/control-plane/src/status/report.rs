@@ -198,6 +198,7 @@ mod tests {
             connected_since: now - Duration::from_secs(60),
             revision_wanted: None,
             revision_enforced: None,
+            in_force: None,
             behind_since: None,
             last_nack: None,
             subscriptions: Subscribed::default(),
