@@ -241,3 +241,75 @@ fn unsafe_stays_out() {
         }
     }
 }
+
+/// What stands between braces or in `by (…)` and `on (…)` of a query, up to what it is compared with.
+fn labels_of(query: &str) -> BTreeSet<String> {
+    let mut labels = BTreeSet::new();
+    for (open, close) in [("{", '}'), (" by (", ')'), (" on (", ')')] {
+        for part in query.split(open).skip(1) {
+            let (inside, _) = part.split_once(close).unwrap();
+            // A comma inside of quotes would be none of ours.
+            let names = inside
+                .split(',')
+                .filter_map(|it| it.split(['=', '!']).next());
+            labels.extend(names.map(|name| name.trim().to_owned()));
+        }
+    }
+    labels.remove("");
+    labels
+}
+
+#[test]
+fn the_dashboard_asks_for_metrics_and_labels_that_the_sidecar_has() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let code = read("proxy/src/telemetry/metrics/families.rs");
+    let metrics: BTreeSet<&str> = code
+        .split('"')
+        .filter(|text| text.starts_with("kith_"))
+        .collect();
+    let mut known: BTreeSet<&str> = code
+        .split("\" =>")
+        .filter_map(|text| text.rsplit('"').next())
+        .collect();
+    // What whoever scrapes adds, and the bucket of a histogram.
+    known.extend(["namespace", "pod", "le"]);
+
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&read("deploy/dashboards/kith.json")).unwrap();
+    let mut queries = Vec::new();
+    let mut inside = vec![&dashboard];
+    while let Some(value) = inside.pop() {
+        inside.extend(value.as_array().into_iter().flatten());
+        for (key, value) in value.as_object().into_iter().flatten() {
+            match value.as_str() {
+                Some(text) if key == "expr" || key == "query" => queries.push(text),
+                _ => inside.push(value),
+            }
+        }
+    }
+    let mut shown = BTreeSet::new();
+    for query in queries.iter().filter(|query| query.contains("kith_")) {
+        for name in query
+            .split(|it: char| !(it.is_ascii_lowercase() || it == '_'))
+            .filter(|word| word.starts_with("kith_"))
+        {
+            let name = ["_bucket", "_count", "_sum"]
+                .iter()
+                .find_map(|end| name.strip_suffix(end))
+                .unwrap_or(name);
+            assert!(metrics.contains(name), "{name} is no metric: {query}");
+            shown.insert(name);
+        }
+        let unknown: Vec<String> = labels_of(query)
+            .into_iter()
+            .filter(|label| !known.contains(label.as_str()))
+            .collect();
+        assert!(unknown.is_empty(), "no such labels {unknown:?}: {query}");
+    }
+    assert_eq!(
+        shown,
+        metrics,
+        "every metric is for somebody to look at: {:?}",
+        metrics.difference(&shown).collect::<Vec<_>>()
+    );
+}
