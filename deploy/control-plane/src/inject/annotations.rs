@@ -97,7 +97,8 @@ impl Choices {
             }
             if key == STATUS {
                 if value != INJECTED {
-                    let message = format!("`{value}`: the injector writes this annotation: remove it");
+                    let message =
+                        format!("`{value}`: the injector writes this annotation: remove it");
                     problems.push(Mistake::new(at(name), message));
                 }
                 continue;
@@ -233,7 +234,11 @@ impl<'a> Reader<'a> {
         self.parse(&said, parse)
     }
 
-    fn parse<T>(&mut self, said: &Said<'_>, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+    fn parse<T>(
+        &mut self,
+        said: &Said<'_>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
         let parsed = parse(said.text);
         parsed
             .map_err(|expected| {
@@ -266,8 +271,14 @@ impl<'a> Reader<'a> {
             let parsed = Quantity::parse(text)
                 .ok_or_else(|| "expected a quantity such as 100m, 0.5 or 64Mi".to_owned())?;
             if parsed < least {
-                let least = if least == Quantity::MILLI { "1m" } else { "1Mi" };
-                return Err(format!("too little for anything to run; expected at least {least}"));
+                let least = if least == Quantity::MILLI {
+                    "1m"
+                } else {
+                    "1Mi"
+                };
+                return Err(format!(
+                    "too little for anything to run; expected at least {least}"
+                ));
             }
             Ok(parsed)
         };
@@ -311,7 +322,9 @@ fn network(text: &str) -> Result<String, String> {
     let arguments = ["kith-proxy", "capture", "--exclude-outbound-cidrs", text];
     match command_line(arguments.map(Into::into)) {
         Ok(_) if !text.starts_with('-') => Ok(text.to_owned()),
-        _ => Err("expected addresses or networks such as 10.0.0.0/8, with commas between them".into()),
+        _ => Err(
+            "expected addresses or networks such as 10.0.0.0/8, with commas between them".into(),
+        ),
     }
 }
 
@@ -329,7 +342,11 @@ fn access_log(text: &str) -> Result<String, String> {
 
 /// `30`, `30s`, `1m`.
 fn seconds(text: &str) -> Result<u64, String> {
-    let expected = || format!("expected whole seconds up to an hour, such as 30, 30s or 1m ({MOST_SECONDS} at most)");
+    let expected = || {
+        format!(
+            "expected whole seconds up to an hour, such as 30, 30s or 1m ({MOST_SECONDS} at most)"
+        )
+    };
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let seconds = if digits {
         text.parse().map_err(|_| expected())?

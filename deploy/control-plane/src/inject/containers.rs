@@ -32,7 +32,8 @@ pub(super) fn add(pod: &mut Pod, choices: &Choices, answered: &Answered, setting
     ];
     let ours = ours.into_iter().filter_map(into_object);
     pod.init_containers.splice(0..0, ours);
-    pod.volumes.extend(volumes(choices, settings).filter_map(into_object));
+    pod.volumes
+        .extend(volumes(choices, settings).filter_map(into_object));
     pod.annotate(STATUS, INJECTED);
     pod.annotate(VERSION, &settings.version);
 }
@@ -54,8 +55,14 @@ fn capture(choices: &Choices, settings: &Settings) -> Value {
         }
     };
     let ports = |ports: &BTreeSet<u16>| ports.iter().map(u16::to_string).collect();
-    exclude("--exclude-inbound-ports", ports(&choices.exclude_inbound_ports));
-    exclude("--exclude-outbound-ports", ports(&choices.exclude_outbound_ports));
+    exclude(
+        "--exclude-inbound-ports",
+        ports(&choices.exclude_inbound_ports),
+    );
+    exclude(
+        "--exclude-outbound-ports",
+        ports(&choices.exclude_outbound_ports),
+    );
     exclude(
         "--exclude-outbound-cidrs",
         choices.exclude_outbound_cidrs.iter().cloned().collect(),
@@ -131,9 +138,9 @@ fn resources(choices: &Choices) -> Value {
     let mut resources = Object::new();
     for (kind, amounts) in [("limits", &choices.limits), ("requests", &choices.requests)] {
         let both = [("cpu", &amounts.cpu), ("memory", &amounts.memory)];
-        let said = both.into_iter().filter_map(|(name, amount)| {
-            Some((name.to_owned(), Value::from(amount.as_deref()?)))
-        });
+        let said = both
+            .into_iter()
+            .filter_map(|(name, amount)| Some((name.to_owned(), Value::from(amount.as_deref()?))));
         let said: Object = said.collect();
         if !said.is_empty() {
             resources.insert(kind.into(), said.into());
@@ -143,9 +150,7 @@ fn resources(choices: &Choices) -> Value {
 }
 
 fn environment(choices: &Choices, answered: &Answered, settings: &Settings) -> Vec<Value> {
-    let field = |name: &str, path: &str| {
-        json!({ "name": name, "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": path } } })
-    };
+    let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": path } } });
     let value = |name: &str, value: &str| json!({ "name": name, "value": value });
     let socket = &settings.workload_api.socket_name;
     let mut environment = vec![

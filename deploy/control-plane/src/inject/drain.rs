@@ -64,6 +64,9 @@ fn pause(container: &mut Object, delay: u64, warnings: &mut Vec<String>) {
             }
         }
         // The API server will say so.
-        Some(_) => warnings.push(format!("container `{}`: lifecycle is not a map", name(container))),
+        Some(_) => warnings.push(format!(
+            "container `{}`: lifecycle is not a map",
+            name(container)
+        )),
     }
 }

@@ -138,7 +138,11 @@ fn split_separator(text: &str) -> (&str, &str) {
         return ("", text);
     }
     let rest = line[3..].trim();
-    let length = if rest.is_empty() || rest.starts_with('#') { line.len() } else { 3 };
+    let length = if rest.is_empty() || rest.starts_with('#') {
+        line.len()
+    } else {
+        3
+    };
     text.split_at(length)
 }
 
@@ -148,7 +152,11 @@ fn read(file: &Path, text: &str) -> Result<Option<Node>, Vec<Problem>> {
         let line = line.trim();
         !(line.is_empty() || line.starts_with('#') || line == "...")
     };
-    if !text.lines().filter(|line| !line.starts_with('%')).any(says_something) {
+    if !text
+        .lines()
+        .filter(|line| !line.starts_with('%'))
+        .any(says_something)
+    {
         return Ok(None);
     }
     Ok(trees(file, text)?.into_iter().next())
@@ -178,7 +186,8 @@ fn inject_document(
         return Ok((None, work.left));
     }
     let write = |value: &Value| {
-        yaml(value, node).map_err(|error| vec![(String::new(), format!("cannot be written as YAML: {error}"))])
+        yaml(value, node)
+            .map_err(|error| vec![(String::new(), format!("cannot be written as YAML: {error}"))])
     };
     let separator = match separator {
         "" => String::new(),
@@ -245,7 +254,10 @@ impl Work<'_> {
             return;
         };
         let name = display_name(object);
-        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
+        let namespace = object["metadata"]["namespace"]
+            .as_str()
+            .unwrap_or("default")
+            .to_owned();
         let mut pod = object;
         let mut at = at.to_owned();
         for key in path {
@@ -263,9 +275,13 @@ impl Work<'_> {
     fn pod(&mut self, pod: &mut Value, namespace: &str, name: &str, at: &str) {
         let labels = BTreeMap::from([(NAMESPACE_LABEL.to_owned(), "enabled".to_owned())]);
         match inject(pod, namespace, &labels, self.settings) {
-            Ok(Outcome::Injected { pod: injected, warnings }) => {
+            Ok(Outcome::Injected {
+                pod: injected,
+                warnings,
+            }) => {
                 let warnings = warnings.into_iter();
-                self.warnings.extend(warnings.map(|it| format!("{name}: {at}{it}")));
+                self.warnings
+                    .extend(warnings.map(|it| format!("{name}: {at}{it}")));
                 let (Value::Object(into), Value::Object(from)) = (pod, injected) else {
                     return;
                 };

@@ -24,7 +24,10 @@ pub(super) struct Pod {
 
 /// The name of a container or volume, which [`Pod::read`] has seen.
 pub(super) fn name(object: &Object) -> &str {
-    object.get("name").and_then(Value::as_str).unwrap_or_default()
+    object
+        .get("name")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// An init container that stays, beside the application.
@@ -53,7 +56,10 @@ impl Pod {
             spec,
         };
         if problems.is_empty() && pod.containers.is_empty() {
-            problems.push(Mistake::new("spec.containers", "expected at least one container"));
+            problems.push(Mistake::new(
+                "spec.containers",
+                "expected at least one container",
+            ));
         }
         if problems.is_empty() {
             Ok(pod)
@@ -75,7 +81,11 @@ impl Pod {
         let at = |list: &'static str| {
             move |(index, container)| (format!("spec.{list}[{index}]"), container)
         };
-        let init = self.init_containers.iter().enumerate().map(at("initContainers"));
+        let init = self
+            .init_containers
+            .iter()
+            .enumerate()
+            .map(at("initContainers"));
         init.chain(self.containers.iter().enumerate().map(at("containers")))
     }
 
@@ -105,7 +115,8 @@ impl Pod {
             .into_iter()
             .partition(ours);
         self.init_containers = kept;
-        self.volumes.retain(|volume| !containers::is_our_volume(volume));
+        self.volumes
+            .retain(|volume| !containers::is_our_volume(volume));
         self.annotations.remove(STATUS);
         self.annotations.remove(VERSION);
         let removed: Vec<Object> = removed;
@@ -124,7 +135,8 @@ impl Pod {
             init_containers,
             volumes,
         } = self;
-        let list = |objects: Vec<Object>| Value::Array(objects.into_iter().map(Value::Object).collect());
+        let list =
+            |objects: Vec<Object>| Value::Array(objects.into_iter().map(Value::Object).collect());
         metadata.insert("annotations".into(), annotations.into_iter().collect());
         spec.insert("containers".into(), list(containers));
         spec.insert("initContainers".into(), list(init_containers));

@@ -55,7 +55,10 @@ pub(super) fn rewrite(pod: &mut Pod, grace: u64, problems: &mut Vec<Mistake>) ->
             };
             let key = format!("{container_name}/{kind}");
             let (handler, what) = question;
-            answered.0.insert(key.clone(), json!({ handler: what, "timeoutSeconds": timeout }));
+            answered.0.insert(
+                key.clone(),
+                json!({ handler: what, "timeoutSeconds": timeout }),
+            );
             probe.remove(handler);
             probe.insert(
                 "httpGet".into(),
@@ -69,7 +72,10 @@ pub(super) fn rewrite(pod: &mut Pod, grace: u64, problems: &mut Vec<Mistake>) ->
 /// Gives probes back what they said before they were rewritten, as the sidecar that was injected then knows it.
 pub(super) fn restore(pod: &mut Pod, sidecar: &Object, problems: &mut Vec<Mistake>) {
     let environment = sidecar.get("env").and_then(Value::as_array);
-    let variable = environment.into_iter().flatten().find(|it| it["name"] == VARIABLE);
+    let variable = environment
+        .into_iter()
+        .flatten()
+        .find(|it| it["name"] == VARIABLE);
     let text = variable.and_then(|it| it["value"].as_str()).unwrap_or("{}");
     let known: Object = serde_json::from_str(&text.replace("$$", "$")).unwrap_or_default();
     for (at, container) in pod.lasting_containers() {
@@ -82,7 +88,9 @@ pub(super) fn restore(pod: &mut Pod, sidecar: &Object, problems: &mut Vec<Mistak
             let before = known.get(&key).and_then(Value::as_object);
             let before = before.filter(|_| probe["httpGet"]["path"] == path(&key).as_str());
             let handler = before.and_then(|before| {
-                HANDLERS.iter().find_map(|handler| Some((*handler, before.get(*handler)?)))
+                HANDLERS
+                    .iter()
+                    .find_map(|handler| Some((*handler, before.get(*handler)?)))
             });
             if let Some((handler, what)) = handler {
                 probe.remove("httpGet");
@@ -146,7 +154,10 @@ impl Ports {
         if let Some(name) = port.as_str() {
             let found = self.named.iter().find(|(known, _)| known == name);
             return found.map(|(_, number)| *number).ok_or_else(|| {
-                format!("container `{}` has no port named `{name}`: declare it, or write its number", self.container)
+                format!(
+                    "container `{}` has no port named `{name}`: declare it, or write its number",
+                    self.container
+                )
             });
         }
         let number = port.as_u64().and_then(|number| u16::try_from(number).ok());
@@ -168,7 +179,11 @@ fn question(probe: &Object, ports: &Ports) -> Result<Option<(&'static str, Value
         return Ok(None);
     }
     let port = ports.number(what.get("port").unwrap_or(&Value::Null))?;
-    let text = |key: &str| what.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let text = |key: &str| {
+        what.get(key)
+            .and_then(Value::as_str)
+            .filter(|text| !text.is_empty())
+    };
     let mut question = json!({ "port": port });
     match handler {
         "httpGet" => {

@@ -24,7 +24,10 @@ pub(super) fn check(
     }
     let selected_os = &spec.get("nodeSelector").unwrap_or(&Value::Null)["kubernetes.io/os"];
     for (field, os) in [
-        ("spec.os.name", &spec.get("os").unwrap_or(&Value::Null)["name"]),
+        (
+            "spec.os.name",
+            &spec.get("os").unwrap_or(&Value::Null)["name"],
+        ),
         ("spec.nodeSelector.kubernetes.io/os", selected_os),
     ] {
         if os.as_str() == Some("windows") {
@@ -42,7 +45,10 @@ pub(super) fn check(
         if VOLUMES.contains(&name(volume)) {
             problems.push(Mistake::new(
                 format!("spec.volumes[{index}].name"),
-                format!("`{}` is the name of a volume of the sidecar: rename it", name(volume)),
+                format!(
+                    "`{}` is the name of a volume of the sidecar: rename it",
+                    name(volume)
+                ),
             ));
         }
     }
@@ -75,7 +81,9 @@ fn check_container(
     for (index, port) in list(container, "ports").enumerate() {
         let number = port["containerPort"].as_u64();
         let tcp = port["protocol"].as_str().is_none_or(|it| it == "TCP");
-        if let Some(number) = number.filter(|number| tcp && OWN_PORTS.map(u64::from).contains(number)) {
+        if let Some(number) =
+            number.filter(|number| tcp && OWN_PORTS.map(u64::from).contains(number))
+        {
             problems.push(Mistake::new(
                 format!("{at}.ports[{index}].containerPort"),
                 format!("{number} is a port of the sidecar: let the application listen on another"),
@@ -84,7 +92,10 @@ fn check_container(
     }
     // What a sidecar trusts after a restart is nothing for an application to write, and it has a name only from now on.
     for (index, mount) in list(container, "volumeMounts").enumerate() {
-        if let Some(volume) = mount["name"].as_str().filter(|volume| VOLUMES.contains(volume)) {
+        if let Some(volume) = mount["name"]
+            .as_str()
+            .filter(|volume| VOLUMES.contains(volume))
+        {
             let advice = if volume == STATE_VOLUME {
                 "remove the mount"
             } else {

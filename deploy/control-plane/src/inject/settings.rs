@@ -92,7 +92,12 @@ impl ControlPlane {
     }
 
     pub fn spiffe_id(&self, trust_domain: &str) -> String {
-        let default = || format!("spiffe://{trust_domain}/ns/{}/sa/kith-control", self.namespace);
+        let default = || {
+            format!(
+                "spiffe://{trust_domain}/ns/{}/sa/kith-control",
+                self.namespace
+            )
+        };
         self.spiffe_id.clone().unwrap_or_else(default)
     }
 }
@@ -142,14 +147,26 @@ impl Settings {
         let mut documents = trees(file, text)?;
         let node = match (documents.pop(), documents.is_empty()) {
             (Some(node), true) => node,
-            (None, _) => return Err(vec![problem(0, "", "is empty: needs image, captureImage and trustDomain".into())]),
-            (Some(_), false) => return Err(vec![problem(0, "", "holds more than one document".into())]),
+            (None, _) => {
+                return Err(vec![problem(
+                    0,
+                    "",
+                    "is empty: needs image, captureImage and trustDomain".into(),
+                )]);
+            }
+            (Some(_), false) => {
+                return Err(vec![problem(0, "", "holds more than one document".into())]);
+            }
         };
         let read = serde_path_to_error::deserialize::<_, Settings>(&node.to_json());
         let settings = read.map_err(|error| {
             let path = error.path().to_string();
             let field = if path == "." { "" } else { &path };
-            vec![problem(node.line_of(field), field, error.inner().to_string())]
+            vec![problem(
+                node.line_of(field),
+                field,
+                error.inner().to_string(),
+            )]
         })?;
         let mistakes = settings.mistakes();
         if mistakes.is_empty() {
@@ -163,7 +180,10 @@ impl Settings {
     fn mistakes(&self) -> Vec<(String, String)> {
         let mut mistakes = Vec::new();
         let mut mistake = |field: &str, message: String| mistakes.push((field.to_owned(), message));
-        for (field, image) in [("image", &self.image), ("captureImage", &self.capture_image)] {
+        for (field, image) in [
+            ("image", &self.image),
+            ("captureImage", &self.capture_image),
+        ] {
             if image.is_empty() || image.contains(char::is_whitespace) {
                 mistake(field, format!("`{image}` is not the name of an image"));
             }
@@ -183,12 +203,17 @@ impl Settings {
             mistake("workloadApi.csiDriver", "name the CSI driver".into());
         }
         if socket_name.is_empty() || socket_name.contains('/') || socket_name.starts_with("..") {
-            let message = format!("`{socket_name}` is not the name of a file in the driver's volume");
+            let message =
+                format!("`{socket_name}` is not the name of a file in the driver's volume");
             mistake("workloadApi.socketName", message);
         }
         // What sidecars refuse at their start is refused here, in their words.
         let control_plane = [
-            ("controlPlane.address", "KITH_XDS_ADDRESS", self.control_plane.address()),
+            (
+                "controlPlane.address",
+                "KITH_XDS_ADDRESS",
+                self.control_plane.address(),
+            ),
             (
                 "controlPlane.spiffeId",
                 "KITH_XDS_SPIFFE_ID",
@@ -202,7 +227,11 @@ impl Settings {
         }
         let mut problems = Vec::new();
         Choices::of_defaults(self, &mut problems);
-        mistakes.extend(problems.into_iter().map(|problem| (problem.field, problem.message)));
+        mistakes.extend(
+            problems
+                .into_iter()
+                .map(|problem| (problem.field, problem.message)),
+        );
         mistakes
     }
 }
