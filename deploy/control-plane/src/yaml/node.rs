@@ -182,6 +182,43 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Of something that never was text: every line is 0.
+    pub(crate) fn from_json(value: Value) -> Self {
+        let kind = match value {
+            Value::Array(items) => Kind::List(items.into_iter().map(Node::from_json).collect()),
+            Value::Object(map) => Kind::Map(
+                (map.into_iter())
+                    .map(|(key, value)| Entry {
+                        key,
+                        line: 0,
+                        value: Node::from_json(value),
+                    })
+                    .collect(),
+            ),
+            scalar => Kind::Scalar(scalar),
+        };
+        Node { line: 0, kind }
+    }
+
+    /// The keys of a map, as they were written; none if it isn't one.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        let entries = match &self.kind {
+            Kind::Map(entries) => entries.as_slice(),
+            _ => &[],
+        };
+        entries.iter().map(|entry| entry.key.as_str())
+    }
+
+    /// The elements of a list; none if it isn't one.
+    pub(crate) fn items(&self) -> &[Node] {
+        match &self.kind {
+            Kind::List(items) => items,
+            _ => &[],
+        }
+    }
+}
+
 /// What serde hands over before the lines are sorted into place.
 enum Raw {
     Scalar(Value),
