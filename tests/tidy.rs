@@ -8,6 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kith_control::inject::Settings;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -312,4 +314,62 @@ fn the_dashboard_asks_for_metrics_and_labels_that_the_sidecar_has() {
         "every metric is for somebody to look at: {:?}",
         metrics.difference(&shown).collect::<Vec<_>>()
     );
+}
+
+/// What the injector says there is, when it is given a default for something else.
+fn annotations() -> BTreeSet<String> {
+    let settings = "{image: a, captureImage: b, trustDomain: example.org, defaults: {zzz: x}}";
+    let problems = Settings::parse(Path::new("it"), settings).unwrap_err();
+    let (_, names) = problems[0].message.split_once("kith.dev/: ").unwrap();
+    names.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn the_injector_takes_the_settings_that_the_manifests_have() {
+    let manifests = fs::read_to_string(root().join("deploy/manifests/kith.yaml")).unwrap();
+    let (_, settings) = manifests.split_once("  injection.yaml: |\n").unwrap();
+    let settings: Vec<&str> = settings
+        .lines()
+        .map_while(|line| line.strip_prefix("    "))
+        .collect();
+    let settings = Settings::parse(Path::new("injection.yaml"), &settings.join("\n")).unwrap();
+    assert_eq!(
+        (
+            settings.version.as_str(),
+            settings.control_plane.address().as_str(),
+            settings.control_plane.spiffe_id("example.org").as_str()
+        ),
+        (
+            env!("CARGO_PKG_VERSION"),
+            "https://kith-control.kith-system.svc:15010",
+            "spiffe://example.org/ns/kith-system/sa/kith-control"
+        )
+    );
+}
+
+#[test]
+fn the_chart_and_its_readme_know_every_annotation_and_no_other() {
+    let schema = fs::read_to_string(root().join("deploy/chart/values.schema.json")).unwrap();
+    let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
+    let defaults = &schema["properties"]["injection"]["properties"]["defaults"];
+    let of_schema: BTreeSet<String> = defaults["properties"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect();
+    assert_eq!(of_schema, annotations());
+    assert_eq!(defaults["additionalProperties"], false);
+
+    let readme = fs::read_to_string(root().join("deploy/README.md")).unwrap();
+    let (_, table) = readme.split_once("| annotation |").unwrap();
+    let rows = table
+        .lines()
+        .skip(2)
+        .map_while(|row| row.strip_prefix("| "));
+    let of_readme: BTreeSet<String> = rows
+        .filter_map(|row| row.split('`').nth(1))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(of_readme, annotations());
 }
