@@ -69,7 +69,24 @@ impl From<serde_saphyr::Error> for SyntaxError {
 }
 
 impl Node {
-    /// Where it begins, from 1.
+    /// A document that never was text: it has no lines.
+    pub(crate) fn of_json(value: &Value) -> Self {
+        let kind = match value {
+            Value::Array(items) => Kind::List(items.iter().map(Self::of_json).collect()),
+            Value::Object(entries) => {
+                let entries = entries.iter().map(|(key, value)| Entry {
+                    key: key.clone(),
+                    line: 0,
+                    value: Self::of_json(value),
+                });
+                Kind::Map(entries.collect())
+            }
+            scalar => Kind::Scalar(scalar.clone()),
+        };
+        Self { line: 0, kind }
+    }
+
+    /// Where it begins, from 1; 0 when it was never text.
     pub fn line(&self) -> u64 {
         self.line
     }
@@ -183,24 +200,6 @@ impl Node {
 }
 
 impl Node {
-    /// Of something that never was text: every line is 0.
-    pub(crate) fn from_json(value: Value) -> Self {
-        let kind = match value {
-            Value::Array(items) => Kind::List(items.into_iter().map(Node::from_json).collect()),
-            Value::Object(map) => Kind::Map(
-                (map.into_iter())
-                    .map(|(key, value)| Entry {
-                        key,
-                        line: 0,
-                        value: Node::from_json(value),
-                    })
-                    .collect(),
-            ),
-            scalar => Kind::Scalar(scalar),
-        };
-        Node { line: 0, kind }
-    }
-
     /// The keys of a map, as they were written; none if it isn't one.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
         let entries = match &self.kind {
