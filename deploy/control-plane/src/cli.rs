@@ -3,7 +3,7 @@
 //! Exit codes: 0 done; 1 could not be done; 2 the input or the folder is at fault.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::check::{Checked, check_dir};
+use crate::crd;
 use crate::jwks::Web;
 use crate::serve::{Config, Server};
 
@@ -41,6 +42,12 @@ enum Command {
     Check {
         /// The folder.
         dir: PathBuf,
+    },
+    /// Print the CustomResourceDefinitions of `kith.dev`, for a cluster.
+    Crds {
+        /// Write them into this folder instead, each into a file of its own.
+        #[arg(long, value_name = "DIR")]
+        write: Option<PathBuf>,
     },
 }
 
@@ -82,6 +89,13 @@ pub fn main<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exi
     };
     match arguments.command {
         Command::Check { dir } => check(&dir),
+        Command::Crds { write } => match crds(write.as_deref()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("kith-control: {error}");
+                ExitCode::FAILURE
+            }
+        },
         Command::Serve(serve) => match serve.configure() {
             Ok((config, filter)) => run(config, filter),
             Err(mistakes) => {
@@ -92,6 +106,18 @@ pub fn main<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exi
             }
         },
     }
+}
+
+fn crds(folder: Option<&Path>) -> io::Result<()> {
+    if let Some(folder) = folder {
+        for file in crd::write(folder)? {
+            eprintln!("{}", file.display());
+        }
+        return Ok(());
+    }
+    let texts = crd::definitions()?.into_iter().map(|it| it.text);
+    let texts = texts.collect::<Vec<_>>().join("---\n");
+    io::stdout().write_all(texts.as_bytes())
 }
 
 fn check(dir: &Path) -> ExitCode {
@@ -208,8 +234,8 @@ fn run(config: Config, filter: EnvFilter) -> ExitCode {
     // Err: the program that embeds this one has set up its own.
     _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .try_init();
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
