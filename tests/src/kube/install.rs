@@ -1,0 +1,1 @@
+//! Kith, installed as people install it.
