@@ -65,7 +65,11 @@ impl Cluster {
                 let tasks = tokio::task::LocalSet::new();
                 tasks.block_on(&runtime, async {
                     let cluster = Rc::new(Self::start(lab, machine).await);
-                    scenario(cluster.clone()).await;
+                    let work = tokio::task::spawn_local(cluster.node.clone().work());
+                    tokio::select! {
+                        () = scenario(cluster.clone()) => {}
+                        ended = work => panic!("the node ended: {ended:?}"),
+                    }
                     cluster.node.forget();
                 });
             })
@@ -199,39 +203,68 @@ impl Cluster {
             .unwrap_or_else(|| panic!("no pod {namespace}/{name} runs here"))
     }
 
-    /// The running pods with label `app` of this value that are not being deleted.
+    /// The running pods with a label of this value that are not being deleted.
     #[must_use]
-    pub fn pods(&self, namespace: &str, app: &str) -> Vec<Rc<Pod>> {
+    pub fn labelled(&self, namespace: &str, (label, value): (&str, &str)) -> Vec<Rc<Pod>> {
         let mut pods = self.node.pods();
         pods.retain(|pod| {
             pod.namespace() == namespace
-                && pod.label("app").as_deref() == Some(app)
+                && pod.label(label).as_deref() == Some(value)
                 && !pod.is_terminating()
         });
         pods
     }
 
-    /// Waits until `count` pods with label `app` of this value are ready, and no others with it are left.
+    /// As [`Cluster::labelled`], by label `app`.
+    #[must_use]
+    pub fn pods(&self, namespace: &str, app: &str) -> Vec<Rc<Pod>> {
+        self.labelled(namespace, ("app", app))
+    }
+
+    /// Waits until `count` pods with a label of this value are ready, reachable by service, and no others with it are left.
     ///
     /// # Panics
     /// When they never are; says what each is waiting for.
-    pub async fn ready_pods(&self, namespace: &str, app: &str, count: usize) -> Vec<Rc<Pod>> {
+    #[track_caller]
+    pub fn ready_by<'a>(
+        &'a self,
+        namespace: &'a str,
+        label: (&'a str, &'a str),
+        count: usize,
+    ) -> impl Future<Output = Vec<Rc<Pod>>> + 'a {
+        let caller = std::panic::Location::caller();
         let deadline = std::time::Instant::now() + PATIENCE;
-        loop {
-            let pods = self.pods(namespace, app);
-            if pods.len() == count && pods.iter().all(|pod| pod.is_ready()) {
-                return pods;
+        async move {
+            loop {
+                let pods = self.labelled(namespace, label);
+                if pods.len() == count && pods.iter().all(|pod| pod.is_ready() && pod.shown.get()) {
+                    return pods;
+                }
+                if std::time::Instant::now() > deadline {
+                    let seen: Vec<String> = pods.iter().map(|pod| pod.describe()).collect();
+                    panic!(
+                        "{caller}: waited {PATIENCE:?} for {count} ready pods of {namespace}, {label:?}; there are: {}{}",
+                        seen.join("\n"),
+                        self.node.troubles()
+                    );
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            if std::time::Instant::now() > deadline {
-                let seen: Vec<String> = pods.iter().map(|pod| pod.describe()).collect();
-                panic!(
-                    "waited {PATIENCE:?} for {count} ready pods of {namespace}/{app}; there are: {}{}",
-                    seen.join("\n"),
-                    self.node.troubles()
-                );
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// As [`Cluster::ready_by`], by label `app`.
+    ///
+    /// # Panics
+    /// When they never are; says what each is waiting for.
+    #[track_caller]
+    pub fn ready_pods<'a>(
+        &'a self,
+        namespace: &'a str,
+        app: &'a str,
+        count: usize,
+    ) -> impl Future<Output = Vec<Rc<Pod>>> + 'a {
+        self.ready_by(namespace, ("app", app), count)
     }
 
     /// The one ready pod with label `app` of this value.

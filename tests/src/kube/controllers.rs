@@ -36,9 +36,11 @@ pub(super) async fn run(node: Rc<Node>) {
 async fn act(node: &Rc<Node>) -> Result<(), kube::Error> {
     namespaces(node).await?;
     let pods = node.run_pods().await;
-    // Those who dial learn of it before anything else is done.
     let slices = endpoints::keep(node).await?;
     node.services.show(&node.objects, &slices, &node.pods());
+    for pod in node.pods() {
+        pod.shown.set(deployments::is_ready(&pod.object()));
+    }
     pods?;
     deployments::keep(node).await?;
     jobs::keep(node).await

@@ -88,8 +88,12 @@ impl Node {
             .create(&PostParams::default(), &object)
             .await
             .unwrap();
-        tokio::task::spawn_local(controllers::run(this.clone()));
         this
+    }
+
+    /// Acts on what the API server has, for ever.
+    pub(super) async fn work(self: Rc<Self>) {
+        controllers::run(self).await;
     }
 
     /// The running pods.

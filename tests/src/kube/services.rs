@@ -178,8 +178,8 @@ fn rules(services: &[Rc<core::Service>], slices: &[EndpointSlice]) -> String {
     }
     format!(
         "table inet node\ndelete table inet node\ntable inet node {{\n  \
-         chain redirect {{\n    type nat hook output priority -90\n{redirects}  }}\n  \
-         chain refuse {{\n    type filter hook output priority 0\n{refusals}  }}\n}}\n"
+         chain pods {{\n    type nat hook output priority -90;\n{redirects}  }}\n  \
+         chain nobody {{\n    type filter hook output priority 0;\n{refusals}  }}\n}}\n"
     )
 }
 

@@ -50,8 +50,8 @@ impl Image {
             "kith-proxy" => ("kith-proxy", &["/kith-proxy"], 1337),
             "kith-capture" => ("kith-proxy", &["/kith-proxy"], 0),
             "kith-control" => ("kith-control", &["/kith-control"], 65532),
-            // The applications of the lab.
-            "kith" => ("kith", &["/kith", "__app"], 65532),
+            // The applications of the lab: `__app` and so on.
+            "kith" => ("kith", &["/kith"], 65532),
             _ => return None,
         };
         Some(Self {

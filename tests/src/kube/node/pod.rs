@@ -42,6 +42,8 @@ pub struct Pod {
     /// Gone from the API server.
     pub(super) killed: Cell<bool>,
     pub(super) phase: Cell<&'static str>,
+    /// Ready, as the API server has it, and those services that select it lead to it.
+    pub(in crate::kube) shown: Cell<bool>,
     /// Volumes' folders, once prepared.
     pub(super) volumes: RefCell<BTreeMap<String, PathBuf>>,
     pub(super) began: String,
@@ -81,6 +83,7 @@ impl Pod {
             stopping: Cell::default(),
             killed: Cell::default(),
             phase: Cell::new("Pending"),
+            shown: Cell::default(),
             volumes: RefCell::default(),
             began: super::status::now(),
             conditions: RefCell::default(),
