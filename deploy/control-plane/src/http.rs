@@ -78,6 +78,16 @@ pub(crate) async fn serve<F>(
     }
 }
 
+pub(crate) fn text(status: StatusCode, body: String) -> Answer {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let text = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response
+        .headers_mut()
+        .insert(hyper::header::CONTENT_TYPE, text);
+    response
+}
+
 pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     let mut text = serde_json::to_vec_pretty(body).unwrap_or_default();
     text.push(b'\n');

@@ -21,6 +21,7 @@ pub mod cli;
 pub mod crd;
 mod http;
 pub mod inject;
+mod interest;
 pub mod jwks;
 mod kubernetes;
 pub mod problem;

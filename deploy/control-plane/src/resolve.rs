@@ -3,16 +3,22 @@
 //! A mistake that only shows when documents meet (a name or an address twice) refuses the whole load, like
 //! a mistake inside one. A warning does not.
 
-mod address;
+pub(crate) mod address;
 mod authentication;
 pub(crate) mod mtls;
 pub(crate) mod revocation;
+pub(crate) mod rules;
 pub(crate) mod select;
+mod selectors;
+mod services;
 mod workload;
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
-use crate::catalog::{Catalog, Counts};
+use self::rules::Rules;
+use self::select::Index;
+use crate::catalog::Catalog;
 use crate::jwks::KeySets;
 use crate::problem::Problem;
 use crate::yaml::schema::MeshConfig;
@@ -33,66 +39,39 @@ pub struct Resolved {
 /// All contradictions between documents.
 pub fn resolve(loaded: &Loaded, keys: &KeySets) -> Result<Resolved, Vec<Problem>> {
     let mut problems = Vec::new();
-    refuse_repeated(loaded, "Workload", |file| &file.workloads, &mut problems);
-    refuse_repeated(loaded, "Service", |file| &file.services, &mut problems);
-    refuse_repeated(
-        loaded,
-        "AuthorizationPolicy",
-        |file| &file.authorization_policies,
-        &mut problems,
-    );
-    refuse_repeated(
-        loaded,
-        "PeerAuthentication",
-        |file| &file.peer_authentications,
-        &mut problems,
-    );
-    refuse_repeated(
-        loaded,
-        "RequestAuthentication",
-        |file| &file.request_authentications,
-        &mut problems,
-    );
-    refuse_repeated(
-        loaded,
-        "Revocation",
-        |file| &file.revocations,
-        &mut problems,
-    );
-    let mesh = match the_mesh_config(loaded) {
-        Ok(mesh) => mesh,
-        Err(problem) => {
-            problems.push(problem);
-            return Err(problems);
-        }
+    let Some(rules) = Rules::compile(loaded, keys, &mut problems) else {
+        return Err(problems);
     };
-
-    let mut warnings = BTreeSet::new();
-    let index = select::Index::new(loaded.files().flat_map(|file| &file.workloads));
-    let modes = mtls::resolve(loaded, mesh, &index, &mut warnings);
-    let tokens = authentication::resolve(loaded, mesh, &index, keys, &mut problems);
-    let workloads = workload::resolve(loaded, mesh, &index, modes, tokens, &mut problems);
-    let addresses = address::resolve(loaded, &index, &workloads, &mut problems);
+    let index = Index::new(loaded.files().flat_map(|file| &file.workloads));
+    let mut warnings: BTreeSet<Problem> = rules.warnings().iter().cloned().collect();
+    let mut tokens_that_meet = BTreeSet::new();
+    let mut placed = Vec::with_capacity(index.workloads.len());
+    for document in &index.workloads {
+        let addresses = rules::addresses_of(document);
+        let subject = rules::subject(document, &addresses);
+        let principal = rules.principal(&subject).unwrap_or_else(|misplaced| {
+            let message = misplaced.to_string();
+            problems.push(document.place.problem("spec.serviceAccount", message));
+            None
+        });
+        let tokens = rules.tokens().of(subject.namespace, subject.labels);
+        placed.push(rules.place(&subject, principal, &tokens));
+        warnings.extend(rules.overlapping(&subject));
+        tokens_that_meet.insert(tokens);
+    }
+    problems.extend(rules.tokens().refused(tokens_that_meet));
+    let services = rules.declared_services();
+    let addresses = services::resolve(loaded, services, &index, &placed, &mut problems);
     if !problems.is_empty() {
         problems.sort();
         return Err(problems);
     }
-    warnings.extend(document_warnings(loaded));
-    let count = |of: fn(&Documents) -> usize| loaded.files().map(of).sum();
-    let counts = Counts {
-        workloads: count(|file| file.workloads.len()),
-        services: count(|file| file.services.len()),
-        authorization_policies: count(|file| file.authorization_policies.len()),
-        peer_authentications: count(|file| file.peer_authentications.len()),
-        request_authentications: count(|file| file.request_authentications.len()),
-        revocations: count(|file| file.revocations.len()),
-    };
-    let nodes = workloads.into_iter().filter_map(|workload| workload.node);
+    let nodes = placed.into_iter().filter_map(|workload| workload.node);
     let catalog = Catalog {
-        nodes: nodes.map(|node| (node.id.clone(), node)).collect(),
+        nodes: nodes.map(|node| (Arc::clone(&node.id), node)).collect(),
         addresses,
-        revocations: revocation::list([loaded]),
-        counts,
+        revocations: Arc::clone(rules.revocations()),
+        counts: rules.counts(),
     };
     Ok(Resolved {
         catalog,
@@ -120,6 +99,30 @@ pub(crate) fn the_mesh_config(loaded: &Loaded) -> Result<&MeshConfig, Problem> {
         }
         None => Ok(&first.spec),
     }
+}
+
+fn refuse_all_repeated(loaded: &Loaded, problems: &mut Vec<Problem>) {
+    refuse_repeated(loaded, "Workload", |file| &file.workloads, problems);
+    refuse_repeated(loaded, "Service", |file| &file.services, problems);
+    refuse_repeated(
+        loaded,
+        "AuthorizationPolicy",
+        |file| &file.authorization_policies,
+        problems,
+    );
+    refuse_repeated(
+        loaded,
+        "PeerAuthentication",
+        |file| &file.peer_authentications,
+        problems,
+    );
+    refuse_repeated(
+        loaded,
+        "RequestAuthentication",
+        |file| &file.request_authentications,
+        problems,
+    );
+    refuse_repeated(loaded, "Revocation", |file| &file.revocations, problems);
 }
 
 fn refuse_repeated<'a, T: 'a>(
@@ -162,5 +165,7 @@ fn document_warnings(loaded: &Loaded) -> impl Iterator<Item = Problem> {
     })
 }
 
+#[cfg(test)]
+mod scale;
 #[cfg(test)]
 mod tests;

@@ -4,8 +4,10 @@
 //! folder ─► watch ─► yaml ─► resolve ─► Catalog ─► one stream a sidecar ─► subscriptions ─► responses
 //! ```
 
+mod admit;
 mod facts;
 mod peer;
+pub(crate) mod replica;
 mod stream;
 mod subscriptions;
 
@@ -30,6 +32,8 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{error, info, warn};
 
 use self::peer::Peer;
+use self::replica::api::replica_server::ReplicaServer;
+pub(crate) use self::stream::identity_lost;
 use crate::admin::{self, Socket};
 use crate::http::{self, Listener};
 use crate::jwks::{Fetcher, Web};
@@ -155,6 +159,11 @@ impl Server {
         let accepting = tasks.spawn(peer::accept(xds, tls, accepted));
 
         let (stopping, stop_seen) = watch::channel(false);
+        let replica = replica::Replica {
+            state: Arc::clone(&state),
+            identity: identity.clone(),
+            stopping: stop_seen.clone(),
+        };
         let service = Discovery {
             state,
             identity: identity.clone(),
@@ -166,6 +175,7 @@ impl Server {
             .max_concurrent_streams(Some(4));
         let serving = server
             .add_service(AggregatedDiscoveryServiceServer::new(service))
+            .add_service(ReplicaServer::new(replica))
             .serve_with_incoming_shutdown(ReceiverStream::new(connections), async {
                 let mut stop_seen = stop_seen;
                 // An error means that the sender is gone, which is a stop as well.

@@ -1,31 +1,56 @@
 //! What an operator asks: is the folder good, who is connected, who is behind? Written by the loader and
 //! the streams, read by `/status` and `/ready`.
 
+mod history;
 mod http;
 mod report;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, btree_map};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use kith_xds_client::Kind;
 use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 
+use self::history::History;
 pub(crate) use self::http::answer;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Changed, Version};
+use crate::interest::Interest;
 use crate::jwks;
 use crate::problem::Problem;
 
-/// How many acknowledgements are remembered for each node.
-const REMEMBERED: usize = 64;
+/// Where what is served comes from; decides what is said to those who are not in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A folder of YAML.
+    #[default]
+    Files,
+    /// The Kubernetes API.
+    Cluster,
+}
 
-/// Shared by everything that runs. The catalog is an immutable snapshot, swapped whole.
-#[derive(Debug, Default)]
+impl Source {
+    /// A sidecar starts before its pod's address is in the API.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Files => Duration::ZERO,
+            Self::Cluster => Duration::from_secs(10),
+        }
+    }
+}
+
+/// Shared by everything that runs.
+#[derive(Debug)]
 pub(crate) struct State {
-    /// None until a folder was good for the first time: then nothing is answered, so that sidecars keep
+    pub(crate) source: Source,
+    /// How long a stream may wait for its node to be known before it is refused.
+    pub(crate) patience: Duration,
+    /// None until there was something good to serve for the first time: then nothing is answered, so that sidecars keep
     /// what they have.
-    pub(crate) catalog: watch::Sender<Option<Arc<Catalog>>>,
+    served: watch::Sender<Option<Served>>,
+    pub(crate) interest: Arc<Interest>,
     /// Grows whenever a sidecar connects, leaves, is sent something new or says what it enforces, and whenever the
     /// folder was loaded.
     pub(crate) moves: watch::Sender<u64>,
@@ -35,13 +60,22 @@ pub(crate) struct State {
     inner: Mutex<Inner>,
 }
 
+/// What is served from some moment on.
+#[derive(Debug, Clone)]
+pub(crate) struct Served {
+    pub(crate) catalog: Arc<Catalog>,
+    /// Grows with every other revocation list: what was revoked, lifted and revoked again is an equal list, and not the
+    /// same one.
+    pub(crate) lists: u64,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     load: Load,
     next_stream: u64,
     sidecars: BTreeMap<u64, Sidecar>,
     /// By node; outlives its streams.
-    acknowledged: HashMap<String, VecDeque<Acknowledged>>,
+    acknowledged: HashMap<Arc<str>, History>,
 }
 
 /// The last attempt to load the folder.
@@ -57,17 +91,21 @@ pub(crate) struct Load {
     pub(crate) warnings: Vec<Problem>,
 }
 
-/// One stream, as the stream itself last described it.
+/// One stream, as the stream itself last described it. There may be many thousands: no more than is needed.
 #[derive(Debug, Clone)]
 pub(crate) struct Sidecar {
-    pub(crate) node: String,
-    pub(crate) principal: String,
+    pub(crate) node: Arc<str>,
+    pub(crate) principal: Box<str>,
     pub(crate) address: SocketAddr,
     pub(crate) connected_since: SystemTime,
-    pub(crate) revision_wanted: Option<String>,
+    pub(crate) revision_wanted: Option<Version>,
+    /// The last revision that it said is in force.
+    pub(crate) revision_enforced: Option<Version>,
+    /// The revision that is in force now: none while any part of another may be.
+    pub(crate) in_force: Option<Version>,
     pub(crate) behind_since: Option<Instant>,
-    pub(crate) last_nack: Option<LastNack>,
-    pub(crate) subscriptions: BTreeMap<&'static str, usize>,
+    pub(crate) last_nack: Option<Box<LastNack>>,
+    pub(crate) subscriptions: Subscribed,
     /// Names that it refused and that were not made good since.
     pub(crate) refused: usize,
     pub(crate) svid: Svid,
@@ -77,8 +115,50 @@ pub(crate) struct Sidecar {
     pub(crate) revocations: Option<Enforced>,
     /// Another list was sent that it has not answered: that one may be in force by now.
     pub(crate) unanswered_list: bool,
-    /// What it was last brought up to.
-    pub(crate) catalog: Option<Arc<Catalog>>,
+    /// Which list ([`Served::lists`]) it was last brought up to.
+    pub(crate) list_seen: Option<u64>,
+}
+
+/// How many names are subscribed to, by kind; nothing is said of a kind that was never asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Subscribed([Option<u32>; Kind::ALL.len()]);
+
+impl Subscribed {
+    pub(crate) fn of(&self, kind: Kind) -> Option<u32> {
+        self.0[kind as usize]
+    }
+}
+
+impl FromIterator<(Kind, usize)> for Subscribed {
+    fn from_iter<I: IntoIterator<Item = (Kind, usize)>>(counts: I) -> Self {
+        let mut all = Self::default();
+        for (kind, count) in counts {
+            all.0[kind as usize] = Some(u32::try_from(count).unwrap_or(u32::MAX));
+        }
+        all
+    }
+}
+
+impl Serialize for Subscribed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let counts = Kind::ALL.into_iter();
+        let counts = counts.filter_map(|kind| Some((kind.name(), self.of(kind)?)));
+        counts.collect::<BTreeMap<_, _>>().serialize(serializer)
+    }
+}
+
+#[allow(
+    dead_code,
+    reason = "a folder has no conditions to write; a cluster does"
+)]
+/// What one connected sidecar enforces now, as it said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Acknowledgement {
+    pub(crate) node: Arc<str>,
+    /// Of its configuration, all policies included.
+    pub(crate) revision: Option<String>,
+    /// The version of the revocation list.
+    pub(crate) revocations: Option<String>,
 }
 
 /// The SVID that a sidecar uses, as it says; until it says so, the one that opened the stream.
@@ -95,7 +175,7 @@ pub(crate) struct Svid {
 /// A revocation list that a sidecar says is in force, live connections included.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Enforced {
-    pub(crate) version: String,
+    pub(crate) version: Version,
     /// Live connections that it closed for it; unknown when the sidecar does not say.
     pub(crate) closed: Option<u64>,
     /// How long enforcing took the sidecar.
@@ -115,24 +195,87 @@ pub(crate) struct LastNack {
     pub(crate) message: String,
 }
 
-/// A revision that a sidecar said is in force.
-#[derive(Debug, Clone, Serialize)]
-struct Acknowledged {
-    revision: String,
-    /// When this control plane heard of it.
-    #[serde(serialize_with = "rfc3339")]
-    time: Option<SystemTime>,
-    /// The same, to the microsecond, for machines.
-    unix_us: u128,
-}
-
 /// Lists a stream while it lives.
 pub(crate) struct Listed {
     state: Arc<State>,
     id: u64,
 }
 
+impl Default for State {
+    fn default() -> Self {
+        Self::new(Source::Files)
+    }
+}
+
 impl State {
+    pub(crate) fn new(source: Source) -> Self {
+        Self {
+            source,
+            patience: source.patience(),
+            served: watch::Sender::default(),
+            interest: Arc::default(),
+            moves: watch::Sender::default(),
+            keys: jwks::Store::default(),
+            inner: Mutex::default(),
+        }
+    }
+
+    /// What is served now, if anything.
+    pub(crate) fn served(&self) -> Option<Served> {
+        self.served.borrow().clone()
+    }
+
+    /// For whoever has to know of every change of what is served, and needs all of it. Streams do not: they would wake
+    /// each time.
+    pub(crate) fn follow_served(&self) -> watch::Receiver<Option<Served>> {
+        self.served.subscribe()
+    }
+
+    /// The catalog that is served now, if any. Not to be kept for long: it keeps everything in it.
+    pub(crate) fn catalog(&self) -> Option<Arc<Catalog>> {
+        Some(self.served()?.catalog)
+    }
+
+    /// Returns once something is served.
+    pub(crate) async fn something_served(&self) {
+        // The sender is `self`: it cannot be gone.
+        _ = self.served.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// Serves `catalog` from now on, and wakes the streams that have one of the `changed` names, and no other. One
+    /// caller at a time.
+    pub(crate) fn publish(&self, catalog: Arc<Catalog>, changed: &Changed) {
+        let mut other_list = false;
+        let mut before = None;
+        self.served.send_modify(|served| {
+            other_list = served
+                .as_ref()
+                .is_none_or(|it| it.catalog.revocations != catalog.revocations);
+            let lists = served.as_ref().map_or(0, |it| it.lists) + u64::from(other_list);
+            before = served.replace(Served { catalog, lists });
+        });
+        // Not under the lock: the last one to let go of a catalog takes it apart.
+        drop(before);
+        self.interest.publish(changed, other_list);
+    }
+
+    #[allow(
+        dead_code,
+        reason = "a folder has no conditions to write; a cluster does"
+    )]
+    /// What each connected sidecar enforces now. Whoever waits for it to change looks again when `moves` grew.
+    pub(crate) fn acknowledgements(&self) -> Vec<Acknowledgement> {
+        let acknowledgement = |sidecar: &Sidecar| Acknowledgement {
+            node: Arc::clone(&sidecar.node),
+            revision: sidecar.in_force.map(|it| it.to_string()),
+            // While a list is unanswered that one may be in force.
+            revocations: (sidecar.revocations.as_ref())
+                .filter(|_| !sidecar.unanswered_list)
+                .map(|it| it.version.to_string()),
+        };
+        self.look_at_sidecars(|sidecars| sidecars.map(acknowledgement).collect())
+    }
+
     pub(crate) fn loaded(&self, load: Load) {
         self.inner().load = load;
         self.moved();
@@ -143,9 +286,12 @@ impl State {
         self.moves.send_modify(|moves| *moves += 1);
     }
 
-    /// Every stream there is now.
-    pub(crate) fn sidecars(&self) -> Vec<Sidecar> {
-        self.inner().sidecars.values().cloned().collect()
+    /// Every stream there is now; they wait meanwhile.
+    pub(crate) fn look_at_sidecars<T>(
+        &self,
+        look: impl FnOnce(btree_map::Values<'_, u64, Sidecar>) -> T,
+    ) -> T {
+        look(self.inner().sidecars.values())
     }
 
     pub(crate) fn last_load(&self) -> Load {
@@ -167,8 +313,11 @@ impl State {
 
     /// Why no sidecar could be served now. Empty: ready.
     pub(crate) fn not_ready(&self) -> Vec<String> {
-        if self.catalog.borrow().is_some() {
+        if self.served.borrow().is_some() {
             return Vec::new();
+        }
+        if self.source == Source::Cluster {
+            return vec!["the cluster was not read in full yet".to_owned()];
         }
         let problems = self.inner().load.problems.clone();
         let first = problems
@@ -193,32 +342,18 @@ impl Listed {
     }
 
     /// A revision is in force; said again, it stays the one that was heard first.
-    pub(crate) fn acknowledged(&self, revision: &str) {
+    pub(crate) fn acknowledged(&self, revision: Version) {
         let mut inner = self.state.inner();
-        let Some(node) = inner
-            .sidecars
-            .get(&self.id)
-            .map(|sidecar| sidecar.node.clone())
-        else {
+        let Some(sidecar) = inner.sidecars.get_mut(&self.id) else {
             return;
         };
-        let known = inner.acknowledged.entry(node).or_default();
-        if known.back().is_some_and(|last| last.revision == revision) {
-            return;
+        let news = sidecar.revision_enforced.replace(revision) != Some(revision);
+        let node = Arc::clone(&sidecar.node);
+        inner.acknowledged.entry(node).or_default().add(revision);
+        drop(inner);
+        if news {
+            self.state.moved();
         }
-        if known.len() == REMEMBERED {
-            known.pop_front();
-        }
-        let now = SystemTime::now();
-        let unix_us = now
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO)
-            .as_micros();
-        known.push_back(Acknowledged {
-            revision: revision.into(),
-            time: Some(now),
-            unix_us,
-        });
     }
 }
 
@@ -230,12 +365,8 @@ impl Drop for Listed {
         };
         self.state.moved();
         // What is neither declared nor connected any more is forgotten.
-        let declared = self
-            .state
-            .catalog
-            .borrow()
-            .as_ref()
-            .is_some_and(|c| c.node(&sidecar.node).is_some());
+        let catalog = self.state.catalog();
+        let declared = catalog.is_some_and(|it| it.node(&sidecar.node).is_some());
         if !declared
             && !inner
                 .sidecars

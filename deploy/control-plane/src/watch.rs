@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::admin::ORDERS;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Changed};
 use crate::problem::Problem;
 use crate::resolve::{Resolved, resolve, revocation};
 use crate::status::{Load, State};
@@ -142,7 +142,7 @@ impl Folder {
             .await;
         match read {
             Ok(loaded) => {
-                let wait_for_keys = state.catalog.borrow().is_none();
+                let wait_for_keys = state.catalog().is_none();
                 if wait_for_keys {
                     state.keys.want(&loaded);
                     // Without them it is served as well: only their tokens are refused.
@@ -188,18 +188,15 @@ impl Folder {
             self.ordered = ordered;
         }
         let revocations = revocation::list([good, &self.ordered]);
-        state.catalog.send_if_modified(|current| match current {
-            Some(catalog) if catalog.revocations != revocations => {
-                *current = Some(Arc::new(Catalog {
-                    nodes: catalog.nodes.clone(),
-                    addresses: catalog.addresses.clone(),
+        if let Some(served) = state.catalog() {
+            serve(
+                Catalog {
                     revocations,
-                    counts: catalog.counts,
-                }));
-                true
-            }
-            _ => false,
-        });
+                    ..Catalog::clone(&served)
+                },
+                state,
+            );
+        }
     }
 
     /// Serves what was good last with the keys of now. Whether the folder is good is another matter.
@@ -303,13 +300,13 @@ impl Attempt {
 
 /// From now on; says whether that changes anything.
 fn serve(catalog: Catalog, state: &State) -> bool {
-    state.catalog.send_if_modified(|current| {
-        if current.as_deref() == Some(&catalog) {
-            return false;
-        }
-        *current = Some(Arc::new(catalog));
-        true
-    })
+    let changed = match state.catalog() {
+        Some(served) if *served == catalog => return false,
+        Some(served) => Changed::between(&served, &catalog),
+        None => Changed::all(&catalog),
+    };
+    state.publish(Arc::new(catalog), &changed);
+    true
 }
 
 fn look(dir: &Path) -> Vec<Seen> {

@@ -4,9 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kith_xds_client::Kind;
 use serde::Serialize;
 
-use crate::status::{Sidecar, State};
+use crate::catalog::Version;
+use crate::status::{Enforced, Served, Sidecar, State};
 
 /// What became of an order.
 #[derive(Debug, Default, Serialize)]
@@ -19,9 +21,9 @@ pub(super) struct Confirmation {
 #[derive(Debug, Serialize)]
 pub(super) struct Confirmed {
     node: String,
-    principal: String,
+    principal: Box<str>,
     /// The version of the revocation list.
-    revision: String,
+    revision: Version,
     /// Live connections that it closed; absent when the sidecar does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     closed: Option<u64>,
@@ -40,20 +42,18 @@ pub(super) async fn confirm(state: &State, begun: Instant, deadline: Instant) ->
     let mut moves = state.moves.subscribe();
     loop {
         moves.borrow_and_update();
-        let confirmation = look(state, begun);
-        let waiting = confirmation
-            .not_confirmed
-            .iter()
-            .any(|sidecar| sidecar.why != NOT_CONNECTED);
-        if !waiting {
-            return confirmation;
-        }
+        // With many sidecars each answer is one of many: the whole is told when there is nobody left to wait for.
+        let waiting = state.served().is_some_and(|served| {
+            state
+                .look_at_sidecars(|mut sidecars| sidecars.any(|it| enforced(it, &served).is_none()))
+        });
         // The sender lives as long as the state.
-        if tokio::time::timeout_at(deadline.into(), moves.changed())
-            .await
-            .is_err()
+        if !waiting
+            || tokio::time::timeout_at(deadline.into(), moves.changed())
+                .await
+                .is_err()
         {
-            return confirmation;
+            return look(state, begun);
         }
     }
 }
@@ -62,48 +62,44 @@ const NOT_CONNECTED: &str =
     "is not connected: it gets the list when it comes back, and enforces what it has until then";
 
 fn look(state: &State, begun: Instant) -> Confirmation {
-    let Some(catalog) = state.catalog.borrow().clone() else {
+    let Some(served) = state.served() else {
         return Confirmation::default();
     };
-    let current = catalog.revocations.version();
     let mut confirmation = Confirmation::default();
     let mut connected = HashSet::new();
-    for sidecar in state.sidecars() {
-        connected.insert(sidecar.node.clone());
-        // Revoked, lifted and revoked again is the same list with the same version: one that was confirmed before counts
-        // only when nothing came in between.
-        let seen = sidecar.catalog.as_ref();
-        let settled =
-            !sidecar.unanswered_list && seen.is_some_and(|seen| Arc::ptr_eq(seen, &catalog));
-        match sidecar.revocations.as_ref() {
-            Some(enforced) if settled && enforced.version == current => {
-                let took = enforced.heard.saturating_duration_since(begun);
-                confirmation.confirmed.push(Confirmed {
-                    revision: enforced.version.clone(),
-                    // What an earlier list closed is not this order's doing.
-                    closed: if took > Duration::ZERO {
-                        enforced.closed
-                    } else {
-                        Some(0)
-                    },
-                    ms: (took.as_secs_f64() * 1e4).round() / 10.0,
-                    node: sidecar.node,
-                    principal: sidecar.principal,
+    state.look_at_sidecars(|sidecars| {
+        for sidecar in sidecars {
+            connected.insert(Arc::clone(&sidecar.node));
+            let Some(enforced) = enforced(sidecar, &served) else {
+                confirmation.not_confirmed.push(NotConfirmed {
+                    why: why(sidecar),
+                    node: sidecar.node.to_string(),
                 });
-            }
-            _ => confirmation.not_confirmed.push(NotConfirmed {
-                why: why(&sidecar),
-                node: sidecar.node,
-            }),
+                continue;
+            };
+            let took = enforced.heard.saturating_duration_since(begun);
+            confirmation.confirmed.push(Confirmed {
+                revision: enforced.version,
+                // What an earlier list closed is not this order's doing.
+                closed: if took > Duration::ZERO {
+                    enforced.closed
+                } else {
+                    Some(0)
+                },
+                ms: (took.as_secs_f64() * 1e4).round() / 10.0,
+                node: sidecar.node.to_string(),
+                principal: sidecar.principal.clone(),
+            });
         }
-    }
+    });
+    let catalog = &served.catalog;
     for node in catalog
         .nodes
         .keys()
-        .filter(|node| !connected.contains(*node))
+        .filter(|node| !connected.contains(&***node))
     {
         confirmation.not_confirmed.push(NotConfirmed {
-            node: node.clone(),
+            node: node.to_string(),
             why: NOT_CONNECTED.to_owned(),
         });
     }
@@ -117,6 +113,14 @@ fn look(state: &State, begun: Instant) -> Confirmation {
     confirmation
 }
 
+/// Revoked, lifted and revoked again is the same list with the same version: one that was confirmed before counts only
+/// when nothing came in between.
+fn enforced<'s>(sidecar: &'s Sidecar, served: &Served) -> Option<&'s Enforced> {
+    let settled = !sidecar.unanswered_list && sidecar.list_seen == Some(served.lists);
+    let enforced = sidecar.revocations.as_ref()?;
+    (settled && enforced.version == served.catalog.revocations.stamp()).then_some(enforced)
+}
+
 fn why(sidecar: &Sidecar) -> String {
     let refused = sidecar
         .last_nack
@@ -124,7 +128,7 @@ fn why(sidecar: &Sidecar) -> String {
         .filter(|nack| nack.r#type == "RevocationList" && sidecar.refused > 0);
     match refused {
         Some(nack) => format!("refused the list: {}", nack.message),
-        None if !sidecar.subscriptions.contains_key("RevocationList") => {
+        None if sidecar.subscriptions.of(Kind::RevocationList).is_none() => {
             "has not asked for revocations: its version is too old, or it is just starting"
                 .to_owned()
         }

@@ -157,14 +157,14 @@ impl<I> Orders<I> {
 
     /// What is served now.
     pub(super) fn revocations(&self) -> Value {
-        let catalog = self.state.catalog.borrow().clone();
+        let catalog = self.state.catalog();
         let version = (catalog.as_ref()).map(|catalog| catalog.revocations.version().to_owned());
         let listed: Vec<Value> = self.list().into_iter().map(describe).collect();
         json!({"version": version, "revocations": listed})
     }
 
     fn list(&self) -> Vec<mesh::Revocation> {
-        let catalog = self.state.catalog.borrow().clone();
+        let catalog = self.state.catalog();
         let resource = catalog.and_then(|catalog| catalog.revocations.to_wire().resource);
         let list = resource.and_then(|list| mesh::RevocationList::decode(&*list.value).ok());
         list.unwrap_or_default().revocations
@@ -183,7 +183,7 @@ impl<I> Orders<I> {
             moves.borrow_and_update();
             let load = self.state.last_load();
             let read = load.attempted.is_some_and(|attempted| attempted >= written);
-            let serving = self.state.catalog.borrow().is_some();
+            let serving = self.state.catalog().is_some();
             if read && serving && wanted(&self.list()) {
                 return Ok(());
             }

@@ -1,136 +1,89 @@
-//! What stands behind every address and host that an application may dial.
+//! What stands behind an address or host that an application may dial, from plain facts: whoever reads the facts, from
+//! documents or from a cluster, says the same of the same.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use kith_certs::SpiffeId;
 use kith_xds_client::Kind;
 use kith_xds_client::api::mesh as api;
 
-use super::select::{Index, Scope};
-use super::workload::{self, Resolved};
+use super::workload;
 use crate::catalog::Encoded;
-use crate::problem::Problem;
-use crate::yaml::schema::{Service, Workload};
-use crate::yaml::{Document, Loaded, Place};
+use crate::yaml::schema::Protocol;
 
-/// By address or host, as resources are named.
-pub(super) fn resolve(
-    loaded: &Loaded,
-    index: &Index<'_>,
-    workloads: &[Resolved],
-    problems: &mut Vec<Problem>,
-) -> HashMap<String, Arc<Encoded>> {
-    let mut claims = Claims {
-        by_name: HashMap::new(),
-        problems,
-    };
-    for (document, resolved) in index.workloads.iter().zip(workloads) {
-        for (i, address) in document.spec.addresses.iter().enumerate() {
-            let endpoint = endpoint(document, resolved, address.0);
-            let kind = api::address::Kind::Workload(endpoint);
-            claims.claim(
-                address.0.to_string(),
-                kind,
-                &document.place,
-                &format!("spec.addresses[{i}]"),
-            );
-        }
-    }
-    for document in loaded.files().flat_map(|file| &file.services) {
-        let scope = Scope::Namespace(&document.metadata.namespace);
-        let selected = index.select(scope, &document.spec.selector.0);
-        let selected: Vec<_> = selected
-            .into_iter()
-            .map(|at| (index.workloads[at], &workloads[at]))
-            .collect();
-        for (i, address) in document.spec.addresses.iter().enumerate() {
-            let kind = api::address::Kind::Service(service(document, &selected, Some(address.0)));
-            claims.claim(
-                address.0.to_string(),
-                kind,
-                &document.place,
-                &format!("spec.addresses[{i}]"),
-            );
-        }
-        for (i, host) in document.spec.hosts.iter().enumerate() {
-            let kind = api::address::Kind::Service(service(document, &selected, None));
-            claims.claim(
-                host.0.clone(),
-                kind,
-                &document.place,
-                &format!("spec.hosts[{i}]"),
-            );
-        }
-    }
-    claims
-        .by_name
-        .into_iter()
-        .map(|(name, (encoded, _))| (name, encoded))
-        .collect()
+/// One address of a workload, for clients.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Backend<'a> {
+    /// `namespace/name` of the workload.
+    pub(crate) workload: &'a str,
+    pub(crate) address: IpAddr,
+    /// Whom clients may meet there; empty: not in the mesh, plaintext.
+    pub(crate) principals: &'a [SpiffeId],
+    /// As the workload was placed.
+    pub(crate) ports: &'a [api::Port],
+    /// Service port and this endpoint's port, where it is another than [`ServicePort::target`].
+    pub(crate) target_ports: &'a [(u16, u16)],
 }
 
-/// An address with two owners would send traffic, and with it trust, to whichever was read last.
-struct Claims<'a, 'p> {
-    by_name: HashMap<String, (Arc<Encoded>, &'a Place)>,
-    problems: &'p mut Vec<Problem>,
+/// One port of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ServicePort {
+    /// What clients dial.
+    pub(crate) number: u16,
+    pub(crate) protocol: Option<Protocol>,
+    /// What endpoints listen on, unless they say otherwise.
+    pub(crate) target: u16,
 }
 
-impl<'a> Claims<'a, '_> {
-    fn claim(&mut self, name: String, kind: api::address::Kind, place: &'a Place, field: &str) {
-        if let Some((_, first)) = self.by_name.get(&name) {
-            let message = format!(
-                "`{name}` belongs already to the document at {}",
-                first.describe()
-            );
-            self.problems.push(place.problem(field, message));
-            return;
-        }
-        let encoded = Encoded::new(
-            Kind::Address,
-            name.clone(),
-            &api::Address { kind: Some(kind) },
-        );
-        self.by_name.insert(name, (encoded, place));
-    }
+/// The `Address` of a workload's own address.
+pub(crate) fn of_workload(backend: &Backend<'_>) -> Arc<Encoded> {
+    let kind = api::address::Kind::Workload(endpoint(backend));
+    let name = backend.address.to_string();
+    Encoded::new(Kind::Address, name, &api::Address { kind: Some(kind) })
 }
 
-fn service(
-    document: &Document<Service>,
-    selected: &[(&Document<Workload>, &Resolved)],
-    dialled: Option<IpAddr>,
-) -> api::Service {
-    let ports = document.spec.ports.iter().map(|port| api::ServicePort {
-        number: u32::from(port.port.get()),
+/// The `Address` of a service, under the address or host by which clients dial it.
+pub(crate) fn of_service<'b>(
+    dialled: impl Into<Arc<str>>,
+    namespace: &str,
+    name: &str,
+    ports: &[ServicePort],
+    backends: impl IntoIterator<Item = Backend<'b>>,
+) -> Arc<Encoded> {
+    let ports = ports.iter().map(|port| api::ServicePort {
+        number: u32::from(port.number),
         protocol: workload::protocol(port.protocol).into(),
-        target_port: u32::from(port.target_port.unwrap_or(port.port).get()),
+        target_port: u32::from(port.target),
     });
-    let endpoints = selected.iter().filter_map(|(document, resolved)| {
-        // One endpoint a workload, else a dual-stack one would get twice its share. Of the family that
-        // was dialled, if it has one.
-        let addresses = &document.spec.addresses;
-        let same_family =
-            |address: IpAddr| dialled.is_some_and(|dialled| dialled.is_ipv4() == address.is_ipv4());
-        let address = addresses
-            .iter()
-            .find(|a| same_family(a.0))
-            .or(addresses.first())?;
-        Some(endpoint(document, resolved, address.0))
-    });
-    api::Service {
-        namespace: document.metadata.namespace.clone(),
-        name: document.metadata.name.clone(),
+    let service = api::Service {
+        namespace: namespace.into(),
+        name: name.into(),
         ports: ports.collect(),
-        endpoints: endpoints.collect(),
-    }
+        endpoints: backends.into_iter().map(|it| endpoint(&it)).collect(),
+    };
+    let kind = api::address::Kind::Service(service);
+    Encoded::new(Kind::Address, dialled, &api::Address { kind: Some(kind) })
 }
 
-fn endpoint(document: &Document<Workload>, resolved: &Resolved, address: IpAddr) -> api::Endpoint {
+/// Of a workload's addresses the one of the family that was dialled, if it has one: one endpoint a workload, else a
+/// dual-stack one would get twice its share. None was dialled: a host.
+pub(crate) fn of_family(addresses: &[IpAddr], dialled: Option<IpAddr>) -> Option<IpAddr> {
+    let same_family =
+        |address: &&IpAddr| dialled.is_some_and(|dialled| dialled.is_ipv4() == address.is_ipv4());
+    let found = addresses.iter().find(same_family).or(addresses.first());
+    found.copied()
+}
+
+fn endpoint(backend: &Backend<'_>) -> api::Endpoint {
+    let target_ports = backend.target_ports.iter();
     api::Endpoint {
-        workload: document.id(),
-        address: address.to_string(),
-        spiffe_ids: resolved.principal.iter().map(ToString::to_string).collect(),
-        ports: resolved.ports.clone(),
-        target_ports: Default::default(),
+        workload: backend.workload.to_owned(),
+        address: backend.address.to_string(),
+        spiffe_ids: backend.principals.iter().map(ToString::to_string).collect(),
+        ports: backend.ports.to_vec(),
+        target_ports: target_ports
+            .map(|(port, target)| (u32::from(*port), u32::from(*target)))
+            .collect(),
     }
 }

@@ -24,7 +24,7 @@ pub(crate) fn list<'a>(loaded: impl IntoIterator<Item = &'a Loaded>) -> Arc<Enco
     revocations.dedup();
     Encoded::new(
         Kind::RevocationList,
-        REVOCATION_LIST.into(),
+        REVOCATION_LIST,
         &api::RevocationList { revocations },
     )
 }

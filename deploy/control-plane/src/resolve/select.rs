@@ -14,7 +14,7 @@ pub(crate) struct Index<'a> {
 }
 
 /// Where a selector looks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Scope<'s> {
     Mesh,
     Namespace(&'s str),

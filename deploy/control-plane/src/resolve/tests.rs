@@ -472,7 +472,7 @@ fn every_address_and_host_has_what_stands_behind_it() {
         ],
     );
     let catalog = resolved(&text).unwrap().catalog;
-    let mut names: Vec<&str> = catalog.addresses.keys().map(String::as_str).collect();
+    let mut names: Vec<&str> = catalog.addresses.keys().map(AsRef::as_ref).collect();
     names.sort_unstable();
     assert_eq!(
         names.join(" "),

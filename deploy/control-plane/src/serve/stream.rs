@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use kith_certs::IdentitySource;
+use kith_certs::{IdentitySource, PeerSvid};
 use kith_xds_client::Kind;
 use kith_xds_client::api::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
@@ -12,12 +12,14 @@ use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
+use super::admit::{admit, authorize};
 use super::facts::Facts;
 use super::peer::Peer;
 use super::subscriptions::{Answer, Nack, Subscriptions};
-use crate::catalog::{Catalog, REVOCATION_LIST};
+use crate::catalog::{Catalog, REVOCATION_LIST, Version};
+use crate::interest::Listener;
 use crate::problem::printable;
-use crate::status::{Enforced, LastNack, Listed, Sidecar, State, Svid};
+use crate::status::{Enforced, LastNack, Listed, Served, Sidecar, State, Svid};
 
 /// A stream says who it is in its first request, and has no reason to wait with it.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -41,7 +43,7 @@ pub(super) async fn run(
 ) {
     let end = tokio::select! {
         end = follow(&peer, &mut requests, &responses, &state) => end,
-        reason = identity_lost(&peer, &identity) => Err(Status::unauthenticated(reason)),
+        reason = identity_lost(&peer.svid, &identity) => Err(Status::unauthenticated(reason)),
         _ = stopping.wait_for(|stopping| *stopping) => {
             Err(Status::unavailable("this control plane is stopping: connect again"))
         }
@@ -58,12 +60,11 @@ pub(super) async fn run(
 }
 
 /// A connection lives only as long as its peer's SVID and the trust in it (identity.md, X.509-SVID rule 6).
-async fn identity_lost(peer: &Peer, identity: &IdentitySource) -> String {
+pub(crate) async fn identity_lost(svid: &PeerSvid, identity: &IdentitySource) -> String {
     let mut snapshots = identity.subscribe();
     loop {
         let now = SystemTime::now();
-        let lease = peer
-            .svid
+        let lease = svid
             .not_after()
             .duration_since(now)
             .unwrap_or(Duration::ZERO);
@@ -72,7 +73,7 @@ async fn identity_lost(peer: &Peer, identity: &IdentitySource) -> String {
                 .into();
         }
         if let Some(snapshot) = snapshots.borrow_and_update().clone()
-            && let Err(error) = snapshot.still_trusts(&peer.svid, now)
+            && let Err(error) = snapshot.still_trusts(svid, now)
         {
             return format!("the SVID that opened this stream is no longer trusted: {error}");
         }
@@ -101,85 +102,63 @@ async fn follow(
         .map(|node| node.id.clone())
         .unwrap_or_default();
 
-    // Until the folder has been good once nothing is known, and nothing is said: a removal would be a lie.
-    let mut catalogs = state.catalog.subscribe();
-    let known = catalogs.wait_for(Option::is_some).await.map(|_| ());
-    known.map_err(|_| Status::unavailable("this control plane is stopping"))?;
-    let mut catalog = current(&mut catalogs)?;
-    authorize(&catalog, &node, peer)?;
+    // Until there was something good to serve nothing is known, and nothing is said: a removal would be a lie.
+    state.something_served().await;
+    let listener = admit(state, &node, peer.svid.id()).await?;
     info!(node, principal = peer.svid.as_str(), address = %peer.address, "sidecar connected");
 
-    let mut stream = Stream::new(node, peer, responses, state);
+    let mut stream = Stream::new(listener, peer, responses, state);
     let mut next = Some(first);
     loop {
+        stream.catch_up(peer).await?;
         if let Some(request) = next.take() {
-            stream.on_request(&catalog, request).await?;
+            stream.on_request(request).await?;
         }
         tokio::select! {
             request = requests.message() => match request? {
                 Some(request) => next = Some(request),
                 None => return Ok(()),
             },
-            changed = catalogs.changed() => {
-                changed.map_err(|_| Status::unavailable("this control plane is stopping"))?;
-                catalog = current(&mut catalogs)?;
-                // A workload that is gone loses its resources; one that is somebody else's now, the stream.
-                if catalog.node(&stream.node).is_some() {
-                    authorize(&catalog, &stream.node, peer)?;
-                }
-                stream.on_change(&catalog).await?;
-            }
+            () = stream.listener.woken() => {}
         }
     }
 }
 
-fn current(catalogs: &mut watch::Receiver<Option<Arc<Catalog>>>) -> Result<Arc<Catalog>, Status> {
-    let catalog = catalogs.borrow_and_update().clone();
-    catalog.ok_or_else(|| Status::unavailable("nothing is loaded yet"))
-}
-
-/// A node's resources go to the principal that its Workload names, and to nobody else.
-fn authorize(catalog: &Catalog, node: &str, peer: &Peer) -> Result<(), Status> {
-    let principal = peer.svid.id();
-    if node.is_empty() {
-        return Err(Status::permission_denied(
-            "the first request names no node: set `node.id` to `namespace/name`",
-        ));
-    }
-    let Some(declared) = catalog.node(node) else {
-        return Err(Status::permission_denied(format!(
-            "no Workload `{node}` with a sidecar is declared here: declare it, or correct KITH_NODE_ID"
-        )));
-    };
-    if declared.principal != *principal {
-        return Err(Status::permission_denied(format!(
-            "Workload `{node}` is {}, and your SVID says {principal}: correct KITH_NODE_ID, the Workload, \
-             or the registration entry at the SPIFFE authority",
-            declared.principal
-        )));
-    }
-    Ok(())
+pub(super) fn current(state: &State) -> Result<Served, Status> {
+    let served = state.served();
+    served.ok_or_else(|| Status::unavailable("nothing is loaded yet"))
 }
 
 /// The subscriptions of a stream, joined to the wire and to `/status`.
 struct Stream<'a> {
-    node: String,
+    node: Arc<str>,
+    listener: Listener,
     subscriptions: Subscriptions,
     responses: &'a Responses,
     state: &'a State,
     listed: Listed,
     /// The revision this sidecar should be at, and since when.
-    wanted: Option<(String, Instant)>,
+    wanted: Option<(Version, Instant)>,
+    /// The revocation list that was last compared with what was sent.
+    list_seen: Option<u64>,
 }
 
 impl<'a> Stream<'a> {
-    fn new(node: String, peer: &Peer, responses: &'a Responses, state: &'a Arc<State>) -> Self {
+    fn new(
+        listener: Listener,
+        peer: &Peer,
+        responses: &'a Responses,
+        state: &'a Arc<State>,
+    ) -> Self {
+        let node = Arc::clone(listener.node());
         let listed = state.list(Sidecar {
-            node: node.clone(),
-            principal: peer.svid.as_str().to_owned(),
+            node: Arc::clone(&node),
+            principal: peer.svid.as_str().into(),
             address: peer.address,
             connected_since: SystemTime::now(),
             revision_wanted: None,
+            revision_enforced: None,
+            in_force: None,
             behind_since: None,
             last_nack: None,
             subscriptions: Default::default(),
@@ -194,32 +173,86 @@ impl<'a> Stream<'a> {
             plaintext: 0,
             revocations: None,
             unanswered_list: false,
-            catalog: None,
+            list_seen: None,
         });
         Self {
-            subscriptions: Subscriptions::new(node.clone()),
+            subscriptions: Subscriptions::new(Arc::clone(&node)),
             node,
+            listener,
             responses,
             state,
             listed,
             wanted: None,
+            list_seen: None,
         }
     }
 
-    async fn on_request(
-        &mut self,
-        catalog: &Arc<Catalog>,
-        request: DeltaDiscoveryRequest,
-    ) -> Result<(), Status> {
+    /// Looks at what changed since the last time, and at nothing else.
+    async fn catch_up(&mut self, peer: &Peer) -> Result<(), Status> {
+        let pending = self.listener.take();
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let served = current(self.state)?;
+        // A workload that is gone loses its resources; one that is somebody else's now, the stream.
+        if pending.node && served.catalog.node(&self.node).is_some() {
+            let principal = peer.svid.id();
+            authorize(&served.catalog, &self.node, principal, self.state.source)?;
+        }
+        if pending.revocations {
+            self.list_seen = Some(served.lists);
+        }
+        let now = Instant::now();
+        let responses = (self.subscriptions).on_change_of(&served.catalog, &pending, now);
+        self.report(&served.catalog);
+        drop(served);
+        self.subscriptions.check_answers()?;
+        self.send(responses).await
+    }
+
+    /// Before anything is looked up: what changes from now on is heard of.
+    fn listen_for(&mut self, request: &DeltaDiscoveryRequest) {
+        let (added, removed) = (
+            &request.resource_names_subscribe,
+            &request.resource_names_unsubscribe,
+        );
+        match Kind::from_type_url(&request.type_url) {
+            Some(Kind::Address) => {
+                self.listener
+                    .remove_addresses(removed.iter().map(String::as_str));
+                self.listener
+                    .add_addresses(added.iter().map(String::as_str));
+            }
+            Some(Kind::RevocationList) => {
+                let named = |names: &[String]| names.iter().any(|name| name == REVOCATION_LIST);
+                if named(added) || named(removed) {
+                    self.listener.set_revocations(named(added));
+                }
+            }
+            // Its own node is listened for all the time.
+            Some(Kind::WorkloadConfig | Kind::AuthorizationPolicy) | None => {}
+        }
+    }
+
+    async fn on_request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
         let facts = Facts::of(&request);
+        self.listen_for(&request);
+        let served = current(self.state)?;
+        let catalog = &served.catalog;
+        let list_asked_for = Kind::from_type_url(&request.type_url) == Some(Kind::RevocationList)
+            && !request.resource_names_subscribe.is_empty();
         let Answer { responses, nack } =
             self.subscriptions
                 .on_request(catalog, request, Instant::now())?;
+        if list_asked_for {
+            self.list_seen = Some(served.lists);
+        }
         if let Some(nack) = nack {
             self.on_nack(nack);
         }
         self.on_facts(facts);
         self.report(catalog);
+        drop(served);
         self.subscriptions.check_answers()?;
         self.send(responses).await
     }
@@ -239,13 +272,13 @@ impl<'a> Stream<'a> {
             if let Some(plaintext) = facts.plaintext {
                 sidecar.plaintext = plaintext;
             }
-            let known = sidecar.revocations.as_ref().map(|known| &*known.version);
+            let known = sidecar.revocations.as_ref().map(|known| known.version);
             if let Some(version) = acknowledged
                 && known != Some(version)
             {
                 enforces = true;
                 sidecar.revocations = Some(Enforced {
-                    version: version.to_owned(),
+                    version,
                     closed: facts.closed,
                     enforced_ms: facts.enforced.map(|took| took.as_secs_f64() * 1000.0),
                     time: Some(SystemTime::now()),
@@ -258,29 +291,23 @@ impl<'a> Stream<'a> {
         }
     }
 
-    async fn on_change(&mut self, catalog: &Arc<Catalog>) -> Result<(), Status> {
-        let responses = self.subscriptions.on_change(catalog, Instant::now());
-        self.report(catalog);
-        self.subscriptions.check_answers()?;
-        self.send(responses).await
-    }
-
     fn on_nack(&self, nack: Nack) {
         let Nack { kind, message } = nack;
         let message = printable(&message, MOST_WORDS);
-        warn!(node = self.node, %kind, message, "the sidecar refused an update");
+        warn!(node = &*self.node, %kind, message, "the sidecar refused an update");
         let nack = LastNack {
             time: Some(SystemTime::now()),
             r#type: kind.name(),
             message,
         };
-        self.listed.update(|sidecar| sidecar.last_nack = Some(nack));
+        self.listed
+            .update(|sidecar| sidecar.last_nack = Some(Box::new(nack)));
     }
 
-    fn report(&mut self, catalog: &Arc<Catalog>) {
-        let wanted = catalog.node(&self.node).map(|node| node.revision.as_str());
-        if self.wanted.as_ref().map(|(revision, _)| revision.as_str()) != wanted {
-            self.wanted = wanted.map(|revision| (revision.to_owned(), Instant::now()));
+    fn report(&mut self, catalog: &Catalog) {
+        let wanted = catalog.node(&self.node).map(|node| node.revision);
+        if self.wanted.map(|(revision, _)| revision) != wanted {
+            self.wanted = wanted.map(|revision| (revision, Instant::now()));
         }
         let in_force = self.subscriptions.revision_in_force();
         if let Some(revision) = in_force {
@@ -290,24 +317,27 @@ impl<'a> Stream<'a> {
         let waited_for = self
             .wanted
             .as_ref()
-            .filter(|(revision, _)| in_force != Some(revision.as_str()));
+            .filter(|(revision, _)| in_force != Some(*revision));
         let behind_since = waited_for
             .map(|(_, since)| *since)
             .into_iter()
             .chain(self.subscriptions.behind_since());
         let behind_since = behind_since.min();
-        let (wanted, subscriptions) = (wanted.map(str::to_owned), self.subscriptions.counts());
+        let settled = in_force.filter(|_| !self.subscriptions.configuration_awaits_answer());
+        let subscriptions = self.subscriptions.counts();
+        let list_seen = self.list_seen;
         let refused = self.subscriptions.refused();
         let unanswered_list = self
             .subscriptions
             .awaits_answer(Kind::RevocationList, REVOCATION_LIST);
         let mut moved = false;
         self.listed.update(|sidecar| {
-            let seen = sidecar.catalog.as_ref();
             moved = sidecar.unanswered_list != unanswered_list
-                || seen.is_none_or(|seen| !Arc::ptr_eq(seen, catalog));
+                || sidecar.list_seen != list_seen
+                || sidecar.in_force != settled;
+            sidecar.in_force = settled;
             sidecar.unanswered_list = unanswered_list;
-            sidecar.catalog = Some(Arc::clone(catalog));
+            sidecar.list_seen = list_seen;
             sidecar.revision_wanted = wanted;
             sidecar.behind_since = behind_since;
             sidecar.subscriptions = subscriptions;

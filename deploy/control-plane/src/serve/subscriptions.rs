@@ -19,7 +19,9 @@ use kith_xds_client::api::envoy::service::discovery::v3::{
 use tonic::Status;
 
 use self::changes::{Changes, Part};
-use crate::catalog::{Catalog, Encoded, Node};
+use crate::catalog::{Catalog, Encoded, Node, Version};
+use crate::interest::Pending;
+use crate::status::Subscribed;
 
 /// A sidecar asks for what its app talks to. More than this is not a sidecar's behaviour.
 const MAX_NAMES: usize = 100_000;
@@ -39,14 +41,14 @@ const ORDER_OF_CHANGES: [Kind; 4] = [
 /// What one stream has asked for, been sent and acknowledged.
 #[derive(Debug)]
 pub(super) struct Subscriptions {
-    node: String,
-    kinds: HashMap<Kind, HashMap<String, Held>>,
+    node: Arc<str>,
+    kinds: HashMap<Kind, HashMap<Arc<str>, Held>>,
     /// The nonce of the last response.
     nonce: u64,
     /// By nonce, and so in the order of sending.
     outstanding: BTreeMap<u64, Push>,
     /// What was refused and not made good since, and when it was sent.
-    refused: HashMap<(Kind, String), Instant>,
+    refused: HashMap<(Kind, Arc<str>), Instant>,
     /// The last configuration that was acknowledged, whether or not all of its policies were, and its nonce.
     config_acknowledged: Option<(u64, Arc<Node>)>,
 }
@@ -54,8 +56,8 @@ pub(super) struct Subscriptions {
 /// What the client has under a name. None: it was told that there is nothing.
 #[derive(Debug, Default)]
 struct Held {
-    sent: Option<String>,
-    acknowledged: Option<String>,
+    sent: Option<Version>,
+    acknowledged: Option<Version>,
     /// Of the acknowledged push: answers may come in any order, and an older one must not undo a newer.
     nonce: u64,
 }
@@ -65,7 +67,7 @@ struct Push {
     nonce: u64,
     kind: Kind,
     at: Instant,
-    names: Vec<(String, Option<String>)>,
+    names: Vec<(Arc<str>, Option<Version>)>,
     /// Whose configuration this is, when it is one.
     node: Option<Arc<Node>>,
 }
@@ -84,7 +86,7 @@ pub(super) struct Nack {
 }
 
 impl Subscriptions {
-    pub(super) fn new(node: String) -> Self {
+    pub(super) fn new(node: Arc<str>) -> Self {
         Self {
             node,
             kinds: HashMap::new(),
@@ -115,8 +117,9 @@ impl Subscriptions {
         };
         let names = self.kinds.entry(kind).or_default();
         for name in &request.resource_names_unsubscribe {
-            names.remove(name);
-            self.refused.remove(&(kind, name.clone()));
+            if let Some((name, _)) = names.remove_entry(name.as_str()) {
+                self.refused.remove(&(kind, name));
+            }
         }
         let mut changes = Changes::default();
         for name in request.resource_names_subscribe {
@@ -130,27 +133,30 @@ impl Subscriptions {
                     "a resource name has at most {MAX_NAME_BYTES} bytes"
                 )));
             }
-            if names.len() >= MAX_NAMES && !names.contains_key(&name) {
+            if names.len() >= MAX_NAMES && !names.contains_key(name.as_str()) {
                 let message =
                     format!("more than {MAX_NAMES} names of one kind: unsubscribe from idle ones");
                 return Err(Status::resource_exhausted(message));
             }
             let found = catalog.find(&self.node, kind, &name);
-            let version = initial.get(&name).cloned();
-            let current = version.is_some() && version.as_deref() == found.map(|f| f.version());
-            if current && kind == Kind::WorkloadConfig {
+            // Kept once for the resource and everybody who has it.
+            let key = found.map_or_else(|| name.as_str().into(), |found| found.key());
+            let held_before = initial.get(&name);
+            let stamp = found.map(|found| found.stamp());
+            let stamp = stamp.filter(|it| held_before.is_some_and(|held| held == it.as_str()));
+            let held = names.entry(Arc::clone(&key)).or_default();
+            if stamp.is_none() {
+                changes.add(key, found);
+                continue;
+            }
+            *held = Held {
+                sent: stamp,
+                acknowledged: stamp,
+                nonce: self.nonce,
+            };
+            if kind == Kind::WorkloadConfig {
                 self.config_acknowledged =
                     catalog.node(&name).cloned().map(|node| (self.nonce, node));
-            }
-            let held = names.entry(name.clone()).or_default();
-            if current {
-                *held = Held {
-                    sent: version.clone(),
-                    acknowledged: version,
-                    nonce: self.nonce,
-                };
-            } else {
-                changes.add(name, found);
             }
         }
         answer
@@ -159,24 +165,37 @@ impl Subscriptions {
         Ok(answer)
     }
 
-    /// The catalog is a new one.
-    pub(super) fn on_change(
+    /// The catalog is another one, and may differ from the one before in what is `pending`.
+    pub(super) fn on_change_of(
         &mut self,
         catalog: &Catalog,
+        pending: &Pending,
         now: Instant,
     ) -> Vec<DeltaDiscoveryResponse> {
         let mut responses = Vec::new();
         let mut removals = Vec::new();
         for kind in ORDER_OF_CHANGES {
+            let all = match kind {
+                Kind::RevocationList => pending.revocations,
+                Kind::AuthorizationPolicy | Kind::WorkloadConfig => pending.node,
+                Kind::Address => false,
+            };
+            let held = self.kinds.get(&kind);
+            let held_of_all = held.filter(|_| all).into_iter().flatten();
+            let named: &[Arc<str>] = match kind {
+                Kind::Address => &pending.addresses,
+                _ => &[],
+            };
+            let held_of_named = named.iter().filter_map(|name| held?.get_key_value(name));
             let mut changed = Changes::default();
             let mut removed = Changes::default();
-            for (name, held) in self.kinds.get(&kind).into_iter().flatten() {
+            for (name, held) in held_of_all.chain(held_of_named) {
                 let found = catalog.find(&self.node, kind, name);
                 match found {
-                    Some(found) if held.sent.as_deref() == Some(found.version()) => {}
-                    Some(_) => changed.add(name.clone(), found),
+                    Some(found) if held.sent == Some(found.stamp()) => {}
+                    Some(_) => changed.add(Arc::clone(name), found),
                     None if held.sent.is_none() => {}
-                    None => removed.add(name.clone(), None),
+                    None => removed.add(Arc::clone(name), None),
                 }
             }
             responses.extend(self.push(catalog, kind, changed.split(), now));
@@ -190,17 +209,15 @@ impl Subscriptions {
 
     /// The revision that is in force: the configuration acknowledged, and every policy it names, in the
     /// version it was built with. None while only parts are.
-    pub(super) fn revision_in_force(&self) -> Option<&str> {
+    pub(super) fn revision_in_force(&self) -> Option<Version> {
         let (_, node) = self.config_acknowledged.as_ref()?;
         let held = self.kinds.get(&Kind::AuthorizationPolicy);
-        let in_force = |(name, policy): (&String, &Arc<Encoded>)| {
-            let held = held.and_then(|held| held.get(name));
-            held.is_some_and(|held| held.acknowledged.as_deref() == Some(policy.version()))
+        let in_force = |policy: &Arc<Encoded>| {
+            let held = held.and_then(|held| held.get(policy.name()));
+            held.is_some_and(|held| held.acknowledged == Some(policy.stamp()))
         };
-        node.policies
-            .iter()
-            .all(in_force)
-            .then_some(node.revision.as_str())
+        let all = node.policies.iter().all(in_force);
+        all.then_some(node.revision)
     }
 
     /// When the oldest push was sent that is not acknowledged, refused ones included.
@@ -215,15 +232,21 @@ impl Subscriptions {
     }
 
     /// The version of a resource that the client acknowledged last.
-    pub(super) fn acknowledged(&self, kind: Kind, name: &str) -> Option<&str> {
-        self.kinds.get(&kind)?.get(name)?.acknowledged.as_deref()
+    pub(super) fn acknowledged(&self, kind: Kind, name: &str) -> Option<Version> {
+        self.kinds.get(&kind)?.get(name)?.acknowledged
     }
 
     /// Whether something was sent under this name that the client has not answered.
     pub(super) fn awaits_answer(&self, kind: Kind, name: &str) -> bool {
         self.outstanding
             .values()
-            .any(|push| push.kind == kind && push.names.iter().any(|(pushed, _)| pushed == name))
+            .any(|push| push.kind == kind && push.names.iter().any(|(pushed, _)| &**pushed == name))
+    }
+
+    /// Whether a part of the configuration was sent that the client has not answered, and may have put in force.
+    pub(super) fn configuration_awaits_answer(&self) -> bool {
+        let part = |kind| matches!(kind, Kind::WorkloadConfig | Kind::AuthorizationPolicy);
+        self.outstanding.values().any(|push| part(push.kind))
     }
 
     /// How many names stand refused.
@@ -243,11 +266,9 @@ impl Subscriptions {
     }
 
     /// Names subscribed to, by kind.
-    pub(super) fn counts(&self) -> BTreeMap<&'static str, usize> {
-        self.kinds
-            .iter()
-            .map(|(kind, names)| (kind.name(), names.len()))
-            .collect()
+    pub(super) fn counts(&self) -> Subscribed {
+        let counts = self.kinds.iter();
+        counts.map(|(kind, names)| (*kind, names.len())).collect()
     }
 
     fn on_answer(
@@ -315,10 +336,10 @@ impl Subscriptions {
                 continue;
             }
             self.refused
-                .entry((push.kind, name.clone()))
+                .entry((push.kind, Arc::clone(&name)))
                 .or_insert(push.at);
             let found = catalog.find(&self.node, push.kind, &name);
-            if several && found.map(|found| found.version()) == version.as_deref() {
+            if several && found.map(|found| found.stamp()) == version {
                 again.push(vec![(name, found.cloned())]);
             }
         }
@@ -361,14 +382,11 @@ impl Subscriptions {
             };
             let mut names = Vec::with_capacity(part.len());
             for (name, found) in part {
-                let version = found.as_ref().map(|found| found.version().to_owned());
-                held.entry(name.clone())
-                    .or_default()
-                    .sent
-                    .clone_from(&version);
+                let version = found.as_ref().map(|found| found.stamp());
+                held.entry(Arc::clone(&name)).or_default().sent = version;
                 match found {
                     Some(found) => response.resources.push(found.to_wire()),
-                    None => response.removed_resources.push(name.clone()),
+                    None => response.removed_resources.push(name.as_ref().to_owned()),
                 }
                 names.push((name, version));
             }

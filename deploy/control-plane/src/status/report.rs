@@ -1,13 +1,14 @@
 //! What `/status` says, drift included: where sidecars are not what they should be.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::{Acknowledged, Enforced, Inner, LastNack, Load, Sidecar, State, Svid, rfc3339};
-use crate::catalog::Counts;
+use super::history::{Acknowledged, History};
+use super::{Enforced, Inner, LastNack, Load, Sidecar, State, Subscribed, Svid, rfc3339};
+use crate::catalog::{Counts, Version};
 use crate::jwks;
 
 /// An update on its way is not drift.
@@ -22,7 +23,7 @@ pub(super) struct Report {
     load: Load,
     serving: Option<Counts>,
     /// The version of the revocation list that every sidecar should enforce.
-    revocations: Option<String>,
+    revocations: Option<Version>,
     /// The keys of issuers that are fetched from elsewhere.
     key_sets: Vec<jwks::Report>,
     sidecars: Vec<SidecarReport>,
@@ -33,24 +34,24 @@ pub(super) struct Report {
 #[derive(Serialize)]
 struct SidecarReport {
     node: String,
-    principal: String,
+    principal: Box<str>,
     address: SocketAddr,
     #[serde(serialize_with = "rfc3339")]
     connected_since: Option<SystemTime>,
-    revision_wanted: Option<String>,
-    revision_acknowledged: Option<String>,
+    revision_wanted: Option<Version>,
+    revision_acknowledged: Option<Version>,
     #[serde(serialize_with = "rfc3339")]
     acknowledged_at: Option<SystemTime>,
     /// How long ago the oldest push was sent that is not acknowledged.
     behind_ms: u128,
-    last_nack: Option<LastNack>,
+    last_nack: Option<Box<LastNack>>,
     svid: Svid,
     /// Plaintext connections that it accepted since it started.
     plaintext: u64,
     revocations: Option<Enforced>,
     /// What is not as it should be, and what to do about it.
     drift: Vec<Drift>,
-    subscriptions: BTreeMap<&'static str, usize>,
+    subscriptions: Subscribed,
     /// Oldest first.
     acknowledgements: Vec<Acknowledged>,
 }
@@ -64,21 +65,20 @@ struct Drift {
 
 impl State {
     pub(super) fn report(&self, not_ready: Vec<String>) -> Report {
-        let catalog = self.catalog.borrow().clone();
+        let catalog = self.catalog();
         let inner = self.inner();
         let connected: HashSet<&str> = inner
             .sidecars
             .values()
-            .map(|sidecar| sidecar.node.as_str())
+            .map(|sidecar| &*sidecar.node)
             .collect();
         let nodes = catalog.iter().flat_map(|catalog| catalog.nodes.keys());
         let mut not_connected: Vec<String> = nodes
-            .filter(|id| !connected.contains(id.as_str()))
-            .cloned()
+            .filter(|id| !connected.contains(&***id))
+            .map(ToString::to_string)
             .collect();
         not_connected.sort();
-        let revocations =
-            (catalog.as_ref()).map(|catalog| catalog.revocations.version().to_owned());
+        let revocations = catalog.as_ref().map(|catalog| catalog.revocations.stamp());
         let now = SystemTime::now();
         Report {
             ready: not_ready.is_empty(),
@@ -89,7 +89,7 @@ impl State {
             sidecars: inner
                 .sidecars
                 .values()
-                .map(|sidecar| inner.describe(sidecar, revocations.as_deref(), now))
+                .map(|sidecar| inner.describe(sidecar, revocations, now))
                 .collect(),
             revocations,
             not_connected,
@@ -101,26 +101,25 @@ impl Inner {
     fn describe(
         &self,
         sidecar: &Sidecar,
-        revocations: Option<&str>,
+        revocations: Option<Version>,
         now: SystemTime,
     ) -> SidecarReport {
         let acknowledgements: Vec<_> = self
             .acknowledged
             .get(&sidecar.node)
             .into_iter()
-            .flatten()
-            .cloned()
+            .flat_map(History::iter)
             .collect();
         let last = acknowledgements.last();
         SidecarReport {
             drift: drift(sidecar, revocations, now),
-            node: sidecar.node.clone(),
+            node: sidecar.node.to_string(),
             principal: sidecar.principal.clone(),
             address: sidecar.address,
             connected_since: Some(sidecar.connected_since),
-            revision_wanted: sidecar.revision_wanted.clone(),
-            revision_acknowledged: last.map(|last| last.revision.clone()),
-            acknowledged_at: last.and_then(|last| last.time),
+            revision_wanted: sidecar.revision_wanted,
+            revision_acknowledged: last.map(|last| last.revision),
+            acknowledged_at: last.map(|last| last.time),
             behind_ms: sidecar
                 .behind_since
                 .map_or(0, |since| since.elapsed().as_millis()),
@@ -128,13 +127,13 @@ impl Inner {
             svid: sidecar.svid.clone(),
             plaintext: sidecar.plaintext,
             revocations: sidecar.revocations.clone(),
-            subscriptions: sidecar.subscriptions.clone(),
+            subscriptions: sidecar.subscriptions,
             acknowledgements,
         }
     }
 }
 
-fn drift(sidecar: &Sidecar, revocations: Option<&str>, now: SystemTime) -> Vec<Drift> {
+fn drift(sidecar: &Sidecar, revocations: Option<Version>, now: SystemTime) -> Vec<Drift> {
     let mut drift = Vec::new();
     let mut add = |kind, message| drift.push(Drift { kind, message });
     if sidecar.refused > 0 {
@@ -158,7 +157,7 @@ fn drift(sidecar: &Sidecar, revocations: Option<&str>, now: SystemTime) -> Vec<D
         .duration_since(sidecar.connected_since)
         .unwrap_or_default();
     if revocations.is_some()
-        && enforced.map(|enforced| enforced.version.as_str()) != revocations
+        && enforced.map(|enforced| enforced.version) != revocations
         && listed > ON_ITS_WAY
         && behind.is_none_or(|behind| behind > ON_ITS_WAY)
     {
@@ -198,9 +197,11 @@ mod tests {
             address: ([127, 0, 0, 1], 1).into(),
             connected_since: now - Duration::from_secs(60),
             revision_wanted: None,
+            revision_enforced: None,
+            in_force: None,
             behind_since: None,
             last_nack: None,
-            subscriptions: BTreeMap::new(),
+            subscriptions: Subscribed::default(),
             refused: 0,
             svid: Svid {
                 serial: "1".into(),
@@ -209,14 +210,14 @@ mod tests {
             },
             plaintext: 0,
             revocations: Some(Enforced {
-                version: "v1".into(),
+                version: Version::of(&[b"v1"]),
                 closed: None,
                 enforced_ms: None,
                 time: None,
                 heard: Instant::now(),
             }),
             unanswered_list: false,
-            catalog: None,
+            list_seen: None,
         }
     }
 
@@ -225,7 +226,7 @@ mod tests {
         let now = SystemTime::now();
         let mut sidecar = sidecar(now);
         change(&mut sidecar);
-        let kinds: Vec<_> = drift(&sidecar, Some("v1"), now)
+        let kinds: Vec<_> = drift(&sidecar, Some(Version::of(&[b"v1"])), now)
             .iter()
             .map(|drift| drift.kind)
             .collect();

@@ -81,7 +81,10 @@ impl Place {
 
     /// `file:line`, to point at a document from another's problem.
     pub fn describe(&self) -> String {
-        format!("{}:{}", self.file.display(), self.node.line)
+        match self.node.line {
+            0 => self.file.display().to_string(),
+            line => format!("{}:{line}", self.file.display()),
+        }
     }
 }
 

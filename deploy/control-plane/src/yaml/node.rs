@@ -69,7 +69,24 @@ impl From<serde_saphyr::Error> for SyntaxError {
 }
 
 impl Node {
-    /// Where it begins, from 1.
+    /// A document that never was text: it has no lines.
+    pub(crate) fn of_json(value: &Value) -> Self {
+        let kind = match value {
+            Value::Array(items) => Kind::List(items.iter().map(Self::of_json).collect()),
+            Value::Object(entries) => {
+                let entries = entries.iter().map(|(key, value)| Entry {
+                    key: key.clone(),
+                    line: 0,
+                    value: Self::of_json(value),
+                });
+                Kind::Map(entries.collect())
+            }
+            scalar => Kind::Scalar(scalar.clone()),
+        };
+        Self { line: 0, kind }
+    }
+
+    /// Where it begins, from 1; 0 when it was never text.
     pub fn line(&self) -> u64 {
         self.line
     }

@@ -9,14 +9,14 @@ use crate::catalog::Encoded;
 pub(super) const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
 /// The names of one response, and what is behind them.
-pub(super) type Part = Vec<(String, Option<Arc<Encoded>>)>;
+pub(super) type Part = Vec<(Arc<str>, Option<Arc<Encoded>>)>;
 
 /// Names to send and what is behind them; sorted, so that equal changes are equal messages.
 #[derive(Debug, Default)]
-pub(super) struct Changes(BTreeMap<String, Option<Arc<Encoded>>>);
+pub(super) struct Changes(BTreeMap<Arc<str>, Option<Arc<Encoded>>>);
 
 impl Changes {
-    pub(super) fn add(&mut self, name: String, found: Option<&Arc<Encoded>>) {
+    pub(super) fn add(&mut self, name: Arc<str>, found: Option<&Arc<Encoded>>) {
         self.0.insert(name, found.cloned());
     }
 

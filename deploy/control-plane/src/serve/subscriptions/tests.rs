@@ -91,10 +91,21 @@ impl Client {
     }
 
     fn sees(&mut self, catalog: &Catalog) -> String {
-        short(&self.subscriptions.on_change(catalog, self.start))
+        // Everything it has: what a publication may name, and no more than that.
+        let addresses = self.subscriptions.kinds.get(&Kind::Address);
+        let pending = Pending {
+            node: true,
+            addresses: addresses
+                .into_iter()
+                .flat_map(HashMap::keys)
+                .cloned()
+                .collect(),
+            revocations: true,
+        };
+        short(&(self.subscriptions).on_change_of(catalog, &pending, self.start))
     }
 
-    fn in_force(&self) -> Option<&str> {
+    fn in_force(&self) -> Option<Version> {
         self.subscriptions.revision_in_force()
     }
 }
@@ -119,8 +130,8 @@ fn short(responses: &[DeltaDiscoveryResponse]) -> String {
     responses.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-fn revision(catalog: &Catalog) -> &str {
-    &catalog.node(NODE).unwrap().revision
+fn revision(catalog: &Catalog) -> Version {
+    catalog.node(NODE).unwrap().revision
 }
 
 #[test]
@@ -184,7 +195,7 @@ fn a_workload_that_is_gone_loses_its_resources() {
     client.asks(&before, subscribe(Kind::WorkloadConfig, &[NODE]));
     client.asks(&before, subscribe(Kind::AuthorizationPolicy, &["shop/a"]));
     let mut after = catalog(&[("a", "GET")], &[]);
-    after.nodes.clear();
+    after.nodes = Default::default();
     assert_eq!(
         client.sees(&after),
         "3:AuthorizationPolicy -shop/a, 4:WorkloadConfig -shop/orders-1"
@@ -328,7 +339,7 @@ fn what_is_unsubscribed_is_no_longer_sent() {
     request.resource_names_unsubscribe = vec!["10.0.1.1".into()];
     assert_eq!(client.asks(&before, request), "");
     assert_eq!(client.sees(&catalog(&[], &[])), "");
-    assert_eq!(client.subscriptions.counts()["Address"], 0);
+    assert_eq!(client.subscriptions.counts().of(Kind::Address), Some(0));
 }
 
 #[test]

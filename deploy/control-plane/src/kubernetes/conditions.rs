@@ -1,0 +1,317 @@
+//! What each object's status should say: accepted or not, and how many of the sidecars it concerns enforce it. A function
+//! of what was made of the object, what is served, and what the sidecars say.
+
+pub(super) mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::heard::Heard;
+use super::verdict::{ObjectKey, Verdict};
+use crate::catalog::{Catalog, Encoded};
+
+/// A condition's message may have 32,768 bytes; more than this nobody reads.
+const MOST_WORDS: usize = 4096;
+
+/// `status` of every `kith.dev` kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Status {
+    pub(crate) observed_generation: i64,
+    pub(crate) conditions: Vec<Condition>,
+    /// Of kinds that sidecars enforce.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sidecars: Option<Sidecars>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sidecars {
+    pub(crate) selected: u32,
+    pub(crate) enforced: u32,
+}
+
+/// `metav1.Condition`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Condition {
+    pub(crate) r#type: String,
+    /// `True` or `False`.
+    pub(crate) status: String,
+    pub(crate) observed_generation: i64,
+    /// RFC 3339, whole seconds: when `status` changed.
+    pub(crate) last_transition_time: String,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+/// Of the sidecars that something concerns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Count {
+    selected: u32,
+    enforced: u32,
+    /// Served, and no sidecar is connected for it.
+    absent: u32,
+}
+
+/// How one sidecar stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Enforces,
+    Behind,
+    Absent,
+}
+
+impl Count {
+    fn add(&mut self, standing: Standing) {
+        self.selected += 1;
+        match standing {
+            Standing::Enforces => self.enforced += 1,
+            Standing::Behind => {}
+            Standing::Absent => self.absent += 1,
+        }
+    }
+
+    fn join(&mut self, other: Self) {
+        self.selected += other.selected;
+        self.enforced += other.enforced;
+        self.absent += other.absent;
+    }
+}
+
+/// The policies of one sidecar. Two are equal when they are the same in memory: a policy is encoded once for all that it
+/// selects, and one that was not is only counted in two parts.
+struct Policies<'a>(&'a [Arc<Encoded>]);
+
+impl Hash for Policies<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Folded before it is hashed, since there may be thousands. What is folded comes from the allocator, and not
+        // from whoever writes policies.
+        let fold = |sum: u64, policy: &Arc<Encoded>| {
+            let mixed = sum.rotate_left(5) ^ Arc::as_ptr(policy).addr() as u64;
+            mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        };
+        state.write_u64(self.0.iter().fold(0, fold));
+    }
+}
+
+impl PartialEq for Policies<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let pairs = || self.0.iter().zip(other.0);
+        self.0.len() == other.0.len() && pairs().all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+}
+
+impl Eq for Policies<'_> {}
+
+/// All counts, by what they are about.
+pub(super) struct Tally<'a> {
+    /// By the revision of the configuration.
+    all: Count,
+    /// By the version of the revocation list.
+    revocations: Count,
+    policies: HashMap<&'a str, Count>,
+    authentications: HashMap<(&'static str, &'a str), Count>,
+    /// Replicas of the control plane whose sidecars are unknown.
+    pub(super) silent: usize,
+}
+
+impl<'a> Tally<'a> {
+    /// One pass over the sidecars, whatever the number of policies.
+    pub(super) fn of(catalog: &'a Catalog, heard: &Heard, silent: usize) -> Self {
+        // Sidecars of one application have the same policies: counted as one set, and taken apart at the end, so that
+        // a mesh-wide policy is not looked up for each sidecar.
+        let mut sets: HashMap<Policies<'a>, Count> = HashMap::new();
+        let mut authentications: HashMap<(&'static str, &'a str), Count> = HashMap::new();
+        let mut all = Count::default();
+        let mut revocations = Count::default();
+        let list = catalog.revocations.version();
+        for (id, node) in catalog.nodes() {
+            let said = heard.of(id);
+            let standing = |says: bool| match said {
+                None => Standing::Absent,
+                Some(_) if says => Standing::Enforces,
+                Some(_) => Standing::Behind,
+            };
+            let revision = said.and_then(|said| said.revision.as_deref());
+            let configured = standing(revision == Some(node.revision.as_str()));
+            let revoked = said.and_then(|said| said.revocations.as_deref());
+            all.add(configured);
+            revocations.add(standing(revoked == Some(list)));
+            let set = sets.entry(Policies(&node.policies));
+            set.or_default().add(configured);
+            for (kind, name) in &node.authentications {
+                let counted = authentications.entry((*kind, &**name));
+                counted.or_default().add(configured);
+            }
+        }
+        let mut policies: HashMap<&'a str, Count> = HashMap::new();
+        for (set, count) in sets {
+            for policy in set.0 {
+                policies.entry(policy.name()).or_default().join(count);
+            }
+        }
+        Self {
+            all,
+            revocations,
+            policies,
+            authentications,
+            silent,
+        }
+    }
+
+    /// None: a kind that no sidecar enforces by itself.
+    fn count(&self, key: &ObjectKey) -> Option<Count> {
+        let name = format!("{}/{}", key.namespace, key.name);
+        let found = match key.kind {
+            "AuthorizationPolicy" => self.policies.get(&*name),
+            "PeerAuthentication" | "RequestAuthentication" => {
+                self.authentications.get(&(key.kind, &*name))
+            }
+            "MeshConfig" => Some(&self.all),
+            "Revocation" => Some(&self.revocations),
+            _ => return None,
+        };
+        Some(found.copied().unwrap_or_default())
+    }
+}
+
+/// What the status of an object should be now, `current` being what it is. `now`: RFC 3339, whole seconds.
+pub(super) fn desired(
+    key: &ObjectKey,
+    verdict: &Verdict,
+    tally: &Tally<'_>,
+    current: Option<&Status>,
+    now: &str,
+) -> Status {
+    let count = tally.count(key);
+    let accepted = verdict.problems.is_empty();
+    let generation = verdict.generation;
+    let condition = |kind: &str, status: bool, reason: &str, message: String| {
+        let status = if status { "True" } else { "False" };
+        let before = current.and_then(|current| current.condition(kind));
+        let since = before.filter(|before| before.status == status);
+        Condition {
+            r#type: kind.into(),
+            status: status.into(),
+            observed_generation: generation,
+            last_transition_time: since.map_or_else(
+                || now.to_owned(),
+                |since| since.last_transition_time.clone(),
+            ),
+            reason: reason.into(),
+            message,
+        }
+    };
+    let (reason, message) = if !accepted {
+        ("Invalid", shortened(&verdict.problems.join("; ")))
+    } else if verdict.warnings.is_empty() {
+        ("Valid", "accepted as written".to_owned())
+    } else {
+        let warnings = verdict.warnings.join("; ");
+        let message = format!("accepted as written, but see: {warnings}");
+        ("Valid", shortened(&message))
+    };
+    let mut conditions = vec![condition("Accepted", accepted, reason, message)];
+    if let Some(count) = count {
+        let (status, reason, message) = enforced(accepted, generation, count, tally.silent);
+        conditions.push(condition("Enforced", status, reason, message));
+    }
+    Status {
+        observed_generation: generation,
+        conditions,
+        sidecars: count.map(|count| Sidecars {
+            selected: count.selected,
+            // What stands in for an object that is not accepted is not what it says.
+            enforced: if accepted { count.enforced } else { 0 },
+        }),
+    }
+}
+
+fn enforced(
+    accepted: bool,
+    generation: i64,
+    count: Count,
+    silent: usize,
+) -> (bool, &'static str, String) {
+    let Count {
+        selected,
+        enforced,
+        absent,
+    } = count;
+    if !accepted {
+        let message = format!("generation {generation} is not accepted: see condition Accepted");
+        return (false, "NotAccepted", message);
+    }
+    if selected == 0 {
+        let message = format!("no sidecar is selected: nothing enforces generation {generation}");
+        return (false, "NoSidecars", message);
+    }
+    let noun = if selected == 1 { "sidecar" } else { "sidecars" };
+    let verb = if selected == 1 { "enforces" } else { "enforce" };
+    let mut message = format!("{enforced} of {selected} {noun} {verb} generation {generation}");
+    if enforced == selected {
+        return (true, "AllSidecars", message);
+    }
+    if absent > 0 {
+        let verb = if absent == 1 { "is" } else { "are" };
+        message += &format!("; {absent} {verb} not connected");
+    }
+    if silent > 0 {
+        let noun = if silent == 1 { "replica" } else { "replicas" };
+        message += &format!(
+            "; what sidecars of {silent} other {noun} of the control plane enforce is unknown"
+        );
+    }
+    (false, "Waiting", message)
+}
+
+fn shortened(text: &str) -> String {
+    if text.len() <= MOST_WORDS {
+        return text.to_owned();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(MOST_WORDS)])
+}
+
+impl Status {
+    /// What is ours of a status as the API has it; None when it is none that was written by us.
+    pub(super) fn read(status: &serde_json::Value) -> Option<Self> {
+        let mut status = Self::deserialize(status).ok()?;
+        // Others may add conditions of their own.
+        let ours = |condition: &Condition| matches!(&*condition.r#type, "Accepted" | "Enforced");
+        status.conditions.retain(ours);
+        status.conditions.sort_by(|a, b| a.r#type.cmp(&b.r#type));
+        Some(status)
+    }
+
+    fn condition(&self, kind: &str) -> Option<&Condition> {
+        let mut conditions = self.conditions.iter();
+        conditions.find(|condition| condition.r#type == kind)
+    }
+
+    /// Whether people wait for `self` in place of `current`: another generation, other problems, or more than was said
+    /// before. Less, and mere numbers, come and go with every pod that starts.
+    pub(super) fn is_news_after(&self, current: Option<&Self>) -> bool {
+        let Some(current) = current else { return true };
+        let differs = |kind| {
+            let part = |status: &Self| {
+                let condition = status.condition(kind);
+                condition.map(|one| (one.status.clone(), one.reason.clone(), one.message.clone()))
+            };
+            part(self) != part(current)
+        };
+        let holds = |status: &Self| {
+            let condition = status.condition("Enforced");
+            condition.is_some_and(|condition| condition.status == "True")
+        };
+        self.observed_generation != current.observed_generation
+            || differs("Accepted")
+            || (holds(self) && !holds(current))
+            || self.conditions.len() != current.conditions.len()
+    }
+}
