@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: all fmt lint deny test policy-test soak interop cluster-test fuzz bench policy-bench demo tools
+.PHONY: all fmt lint deny test policy-test soak interop cluster-test fuzz bench policy-bench demo tools images manifests kind-up kind-test kind-down
 
 all: lint test
 
@@ -62,3 +62,21 @@ policy-bench:
 # Network namespaces and redirects need two programs that are not on every machine.
 tools:
 	@deploy/tools.sh nft:nftables ip:iproute2
+
+# Static binaries as OCI archives in target/images: no container engine, no registry.
+images: tools
+	deploy/images/build
+
+# What the chart makes with its default values, for those without Helm; needs helm.
+manifests:
+	deploy/manifests/render
+
+# A cluster of this machine's containers; needs docker, kind, kubectl and helm.
+kind-up: tools
+	deploy/kind/up
+
+kind-test:
+	deploy/kind/test
+
+kind-down:
+	deploy/kind/down

@@ -8,6 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kith_control::inject::Settings;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -240,4 +242,134 @@ fn unsafe_stays_out() {
             );
         }
     }
+}
+
+/// What stands between braces or in `by (…)` and `on (…)` of a query, up to what it is compared with.
+fn labels_of(query: &str) -> BTreeSet<String> {
+    let mut labels = BTreeSet::new();
+    for (open, close) in [("{", '}'), (" by (", ')'), (" on (", ')')] {
+        for part in query.split(open).skip(1) {
+            let (inside, _) = part.split_once(close).unwrap();
+            // A comma inside of quotes would be none of ours.
+            let names = inside
+                .split(',')
+                .filter_map(|it| it.split(['=', '!']).next());
+            labels.extend(names.map(|name| name.trim().to_owned()));
+        }
+    }
+    labels.remove("");
+    labels
+}
+
+#[test]
+fn the_dashboard_asks_for_metrics_and_labels_that_the_sidecar_has() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let code = read("proxy/src/telemetry/metrics/families.rs");
+    let metrics: BTreeSet<&str> = code
+        .split('"')
+        .filter(|text| text.starts_with("kith_"))
+        .collect();
+    let mut known: BTreeSet<&str> = code
+        .split("\" =>")
+        .filter_map(|text| text.rsplit('"').next())
+        .collect();
+    // What whoever scrapes adds, and the bucket of a histogram.
+    known.extend(["namespace", "pod", "le"]);
+
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&read("deploy/dashboards/kith.json")).unwrap();
+    let mut queries = Vec::new();
+    let mut inside = vec![&dashboard];
+    while let Some(value) = inside.pop() {
+        inside.extend(value.as_array().into_iter().flatten());
+        for (key, value) in value.as_object().into_iter().flatten() {
+            match value.as_str() {
+                Some(text) if key == "expr" || key == "query" => queries.push(text),
+                _ => inside.push(value),
+            }
+        }
+    }
+    let mut shown = BTreeSet::new();
+    for query in queries.iter().filter(|query| query.contains("kith_")) {
+        for name in query
+            .split(|it: char| !(it.is_ascii_lowercase() || it == '_'))
+            .filter(|word| word.starts_with("kith_"))
+        {
+            let name = ["_bucket", "_count", "_sum"]
+                .iter()
+                .find_map(|end| name.strip_suffix(end))
+                .unwrap_or(name);
+            assert!(metrics.contains(name), "{name} is no metric: {query}");
+            shown.insert(name);
+        }
+        let unknown: Vec<String> = labels_of(query)
+            .into_iter()
+            .filter(|label| !known.contains(label.as_str()))
+            .collect();
+        assert!(unknown.is_empty(), "no such labels {unknown:?}: {query}");
+    }
+    assert_eq!(
+        shown,
+        metrics,
+        "every metric is for somebody to look at: {:?}",
+        metrics.difference(&shown).collect::<Vec<_>>()
+    );
+}
+
+/// What the injector says there is, when it is given a default for something else.
+fn annotations() -> BTreeSet<String> {
+    let settings = "{image: a, captureImage: b, trustDomain: example.org, defaults: {zzz: x}}";
+    let problems = Settings::parse(Path::new("it"), settings).unwrap_err();
+    let (_, names) = problems[0].message.split_once("kith.dev/: ").unwrap();
+    names.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn the_injector_takes_the_settings_that_the_manifests_have() {
+    let manifests = fs::read_to_string(root().join("deploy/manifests/kith.yaml")).unwrap();
+    let (_, settings) = manifests.split_once("  injection.yaml: |\n").unwrap();
+    let settings: Vec<&str> = settings
+        .lines()
+        .map_while(|line| line.strip_prefix("    "))
+        .collect();
+    let settings = Settings::parse(Path::new("injection.yaml"), &settings.join("\n")).unwrap();
+    assert_eq!(
+        (
+            settings.version.as_str(),
+            settings.control_plane.address().as_str(),
+            settings.control_plane.spiffe_id("example.org").as_str()
+        ),
+        (
+            env!("CARGO_PKG_VERSION"),
+            "https://kith-control.kith-system.svc:15010",
+            "spiffe://example.org/ns/kith-system/sa/kith-control"
+        )
+    );
+}
+
+#[test]
+fn the_chart_and_its_readme_know_every_annotation_and_no_other() {
+    let schema = fs::read_to_string(root().join("deploy/chart/values.schema.json")).unwrap();
+    let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
+    let defaults = &schema["properties"]["injection"]["properties"]["defaults"];
+    let of_schema: BTreeSet<String> = defaults["properties"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect();
+    assert_eq!(of_schema, annotations());
+    assert_eq!(defaults["additionalProperties"], false);
+
+    let readme = fs::read_to_string(root().join("deploy/README.md")).unwrap();
+    let (_, table) = readme.split_once("| annotation |").unwrap();
+    let rows = table
+        .lines()
+        .skip(2)
+        .map_while(|row| row.strip_prefix("| "));
+    let of_readme: BTreeSet<String> = rows
+        .filter_map(|row| row.split('`').nth(1))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(of_readme, annotations());
 }

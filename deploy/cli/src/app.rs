@@ -5,12 +5,14 @@
 //! Architecture invariant: nothing here knows of the mesh. What a sidecar adds must show in what these programs see.
 
 use std::ffi::OsString;
+use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 pub mod body;
 pub mod client;
@@ -99,12 +101,10 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     }
 }
 
-async fn run(kind: Kind) -> std::io::Result<ExitCode> {
+async fn run(kind: Kind) -> io::Result<ExitCode> {
     match kind {
-        Kind::Http { listen, name } => http::serve(listen, name).await.map(|()| ExitCode::SUCCESS),
-        Kind::Tcp { listen, greeting } => tcp::serve(listen, greeting)
-            .await
-            .map(|()| ExitCode::SUCCESS),
+        Kind::Http { listen, name } => until_told(http::serve(listen, name)).await,
+        Kind::Tcp { listen, greeting } => until_told(tcp::serve(listen, greeting)).await,
         Kind::Get {
             url,
             http2,
@@ -136,6 +136,16 @@ async fn run(kind: Kind) -> std::io::Result<ExitCode> {
         Kind::Load(arguments) => load::run(arguments).await,
         Kind::Hold(arguments) => hold::run(arguments).await,
     }
+}
+
+/// Serves until SIGTERM. A container's first process has no default for signals: it would have to be killed.
+async fn until_told(serving: impl Future<Output = io::Result<()>>) -> io::Result<ExitCode> {
+    let mut told = signal(SignalKind::terminate())?;
+    tokio::select! {
+        ended = serving => ended?,
+        _ = told.recv() => {}
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn fail(why: &str) -> ExitCode {
