@@ -23,6 +23,7 @@ pub(crate) use listen::{AdminListener, bind_admin, bind_health};
 type Show = Box<dyn Fn() -> Value + Send + Sync>;
 /// What a probe of the application says: its status, and one line.
 pub(crate) type Probed = Pin<Box<dyn Future<Output = (StatusCode, String)> + Send>>;
+type MakeProbe = Box<dyn Fn(&str) -> Option<Probed> + Send + Sync>;
 type ShowLater = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Value> + Send>> + Send + Sync>;
 
 /// What the servers may ask and do.
@@ -38,7 +39,7 @@ pub(crate) struct AdminState {
     pub(crate) drain: Box<dyn Fn() + Send + Sync>,
     pub(crate) log: LogFilter,
     /// Makes the application's probe `<container>/<probe>`, if there is such a one.
-    pub(crate) probe: Box<dyn Fn(&str) -> Option<Probed> + Send + Sync>,
+    pub(crate) probe: MakeProbe,
     /// The longest that a probe may take.
     pub(crate) longest_probe: Duration,
 }

@@ -12,7 +12,7 @@ use kith_policy::Principal;
 use kith_xds_client::{
     Backoff, Client, Config as XdsConfig, Connector, Kind, OnDemand, OnDemandSettings,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::accept::{self, Sharing};
@@ -43,7 +43,10 @@ pub(crate) fn run(config: Config) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|error| format!("no runtime: {error}"))?;
-    runtime.block_on(serve(config, log))
+    let ended = runtime.block_on(serve(config, log));
+    // A name that is being looked up is waited for by its thread, and must not be by the end of the pod.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn serve(config: Config, log: logging::LogFilter) -> Result<(), String> {
@@ -51,6 +54,9 @@ async fn serve(config: Config, log: logging::LogFilter) -> Result<(), String> {
         .map_err(|error| format!("SPIFFE_ENDPOINT_SOCKET: {error}"))?;
     let expected = Principal::parse(&config.xds_spiffe_id)
         .map_err(|error| format!("KITH_XDS_SPIFFE_ID: {error}"))?;
+
+    // First of all: as a container's first process, a signal that nobody handles yet would be lost.
+    let mut signals = Signals::handle().map_err(|error| format!("signals: {error}"))?;
 
     // Everything that can be in the way is found out before anything is started. SO_REUSEPORT would let a second
     // sidecar share the ports of a first.
@@ -157,7 +163,7 @@ async fn serve(config: Config, log: logging::LogFilter) -> Result<(), String> {
         "kith-proxy is running"
     );
 
-    stop_asked(&shared, &mut drain_asked, &mut worker_ended).await?;
+    stop_asked(&shared, &mut signals, &mut drain_asked, &mut worker_ended).await?;
     drain_and_stop(&shared, &workers).await;
     for thread in threads {
         match thread.join() {
@@ -298,25 +304,36 @@ impl Drop for EndTold {
     }
 }
 
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn handle() -> io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// SIGTERM, SIGINT or `/drain`. SIGHUP reopens the access log.
 async fn stop_asked(
     shared: &Shared,
+    signals: &mut Signals,
     drain: &mut mpsc::Receiver<()>,
     worker_ended: &mut mpsc::Receiver<()>,
 ) -> Result<(), String> {
-    let on = |kind: SignalKind| signal(kind).map_err(|error| format!("signals: {error}"));
-    let (mut terminate, mut interrupt, mut hangup) = (
-        on(SignalKind::terminate())?,
-        on(SignalKind::interrupt())?,
-        on(SignalKind::hangup())?,
-    );
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.interrupt.recv() => return Ok(()),
             Some(()) = drain.recv() => return Ok(()),
             Some(()) = worker_ended.recv() => return Err("a data worker ended unasked; please report it".into()),
-            _ = hangup.recv() => shared.recorder.reopen(),
+            _ = signals.hangup.recv() => shared.recorder.reopen(),
         }
     }
 }

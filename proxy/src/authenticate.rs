@@ -3,6 +3,8 @@
 //! **Architecture invariant:** a `Peer` has private fields; only a finished handshake makes one.
 //! Whether the peer may do anything is not decided here, so that a denied peer is logged by name.
 
+mod control_plane;
+
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,15 +13,14 @@ use std::time::{Duration, Instant, SystemTime};
 use kith_certs::tls::{ClientAuth, svid_error};
 use kith_certs::{IdentitySource, PeerSvid, SvidReason, TrustSnapshot, Usage};
 use kith_policy::{Principal, Reason};
-use kith_xds_client::AsyncIo;
 use rustls::{ClientConfig, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::connections::HopId;
-use crate::forward::connect::connect;
 use crate::record::TlsFacts;
 use crate::snapshot::Protocol;
 use crate::stream::{Socket, Stream};
+pub(crate) use control_plane::control_plane;
 
 /// How long a handshake may take; a peer that is slower is holding a slot.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -267,41 +268,6 @@ impl Tls {
             },
         ))
     }
-}
-
-/// A stream to the control plane: our SVID, its SVID, and the one name that may answer.
-pub(crate) async fn control_plane(
-    config: Arc<ClientConfig>,
-    authority: &str,
-    expected: &Principal,
-    mark: Option<u32>,
-) -> io::Result<Box<dyn AsyncIo>> {
-    let mut failure = io::Error::other(format!("{authority} has no address"));
-    for address in tokio::net::lookup_host(authority).await? {
-        let tcp = match connect(address, mark).await {
-            Ok(tcp) => tcp,
-            Err(error) => {
-                failure = error;
-                continue;
-            }
-        };
-        let handshake =
-            TlsConnector::from(Arc::clone(&config)).connect(kith_certs::tls::server_name(), tcp);
-        let stream = within_deadline(handshake)
-            .await
-            .map_err(|problem| io::Error::other(problem.message))?;
-        let peer = peer_of(stream.get_ref().1, Usage::Server)
-            .map_err(|problem| io::Error::other(problem.message))?;
-        if peer.principal() != expected {
-            return Err(io::Error::other(format!(
-                "{authority} is {}, but KITH_XDS_SPIFFE_ID says {}; one of the two is wrong",
-                peer.principal().as_str(),
-                expected.as_str()
-            )));
-        }
-        return Ok(Box::new(stream));
-    }
-    Err(failure)
 }
 
 async fn within_deadline<T>(

@@ -30,7 +30,7 @@ const DOUBT: Duration = Duration::from_secs(2);
 pub(crate) const IDLE: Duration = Duration::from_secs(600);
 
 /// How long it stays open for a request that is already on its way, when no other will be served on it.
-pub(crate) const DRAINED: Duration = Duration::from_secs(2);
+pub(crate) const DRAINED: Duration = Duration::from_secs(1);
 
 /// 16 bytes of exporter output (RFC 8446 section 7.5): both ends of a TLS connection know it, nobody else does.
 pub(crate) type HopId = [u8; 16];
@@ -250,6 +250,11 @@ impl Live {
             mesh.renewed += 1;
         }
         self.doubted_until.set(None);
+    }
+
+    /// Its peer is a Kith, authenticated.
+    pub(crate) fn is_kith(&self) -> bool {
+        self.mesh.borrow().as_ref().is_some_and(|mesh| mesh.kith)
     }
 
     /// A request that the connection's own task carries.

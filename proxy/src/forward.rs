@@ -1,5 +1,6 @@
 //! Moving bytes, requests and answers between the two ends, once a permit and a route are there.
 
+pub(crate) mod again;
 pub(crate) mod balance;
 pub(crate) mod client;
 pub(crate) mod connect;

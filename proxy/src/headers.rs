@@ -16,6 +16,10 @@ pub(crate) const INTERNAL: &[&str] = &["x-forwarded-client-cert", "x-kith-*"];
 /// Never passed on from the application: `x-kith-reason` is how callers tell the proxy's answer from its own.
 pub(crate) const FROM_APPLICATION: &[&str] = &["x-kith-*"];
 
+/// From one Kith to another, on an answer that stands for the application's: the request may be sent to another server,
+/// since no application got it, or one that may get it twice gave no answer. Taken off before anybody else sees it.
+pub(crate) const AGAIN: &str = "x-kith-again";
+
 /// Headers of an HTTP/1.1 request.
 pub(crate) struct Received<'a> {
     pub(crate) head: &'a RequestHead,

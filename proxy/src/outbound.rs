@@ -8,7 +8,7 @@ mod http2;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use kith_policy::Reason;
@@ -19,7 +19,7 @@ use crate::authorize::{self, Permit};
 use crate::connections::{Mesh, Registered};
 use crate::detect;
 use crate::forward::balance::Load;
-use crate::forward::connect::connect;
+use crate::forward::connect::{CONNECT, CONNECT_ONE_OF_MANY, connect_within};
 use crate::forward::pool::UpstreamMesh;
 use crate::forward::tcp;
 use crate::forward::unreachable::Unreachable;
@@ -33,8 +33,8 @@ use crate::stream::{Socket, Stream};
 use crate::telemetry::metrics::{self, Side};
 use crate::worker::Worker;
 
-/// Endpoints tried for one request or connection. Only ones that could not be connected to are given up
-/// for another, so that nothing is ever sent twice.
+/// Endpoints tried for one request or connection. One that can't be connected to is given up for another, and one that
+/// surely did nothing with a request ([`Again`](crate::forward::again::Again)).
 const ATTEMPTS: u32 = 3;
 
 const NO_ENDPOINT: &str = "the service has no endpoint";
@@ -188,10 +188,12 @@ impl Outbound {
         };
         record.service = resolved.service.clone();
         let started = Instant::now();
+        let mut failed = Vec::new();
         let connecting = Box::pin(establish(
             &self.worker,
             &resolved,
             Protocol::Tcp,
+            &mut failed,
             &mut record,
         ));
         let mut server = match self
@@ -232,29 +234,43 @@ impl Outbound {
     }
 }
 
+impl Resolved {
+    /// There is an endpoint that has not failed yet.
+    fn has_other_than(&self, failed: &[SocketAddr]) -> bool {
+        (self.targets.iter()).any(|target| !failed.contains(&target.address))
+    }
+
+    /// How long a connection to one may take that is not to be the last.
+    fn patience(&self, attempts: u32) -> Duration {
+        if self.targets.len() > 1 && attempts < ATTEMPTS {
+            CONNECT_ONE_OF_MANY
+        } else {
+            CONNECT
+        }
+    }
+}
+
 /// Connects to one of the targets, trying others when one can't be reached. Never plaintext to the mesh.
 async fn establish(
     worker: &Worker,
     resolved: &Resolved,
     protocol: Protocol,
+    failed: &mut Vec<SocketAddr>,
     record: &mut Record,
 ) -> Result<Established, Unreachable> {
-    let mut failed: Vec<SocketAddr> = Vec::new();
     loop {
         record.attempts += 1;
-        let Some(target) = worker.loads.pick(&resolved.targets, &failed) else {
+        let Some(target) = worker.loads.pick(&resolved.targets, failed) else {
             return Err(Unreachable::new(Reason::ServerUnreachable, NO_ENDPOINT));
         };
-        match establish_one(worker, target, protocol).await {
+        let patience = resolved.patience(record.attempts);
+        match establish_one(worker, target, protocol, patience).await {
             Ok(established) => return Ok(established),
             Err(problem) => {
                 tracing::debug!(endpoint = %target.address, message = problem.message, "an endpoint was given up");
                 failed.push(target.address);
-                let untried = resolved
-                    .targets
-                    .iter()
-                    .any(|other| !failed.contains(&other.address));
-                if record.attempts >= ATTEMPTS || !untried {
+                worker.loads.failed(target.address, Instant::now());
+                if record.attempts >= ATTEMPTS || !resolved.has_other_than(failed) {
                     return Err(problem);
                 }
             }
@@ -266,9 +282,10 @@ async fn establish_one(
     worker: &Worker,
     target: &Arc<Target>,
     protocol: Protocol,
+    patience: Duration,
 ) -> Result<Established, Unreachable> {
     let load = worker.loads.begin(target.address);
-    let tcp = connect(target.address, worker.mark())
+    let tcp = connect_within(patience, target.address, worker.mark())
         .await
         .map_err(|error| Unreachable::new(Reason::ServerUnreachable, error.to_string()))?;
     let socket = Socket::new(tcp);

@@ -21,8 +21,10 @@ mod leases;
 mod limits;
 mod live;
 mod outage;
+mod probes;
 mod revocation;
 mod revoke_command;
+mod rollout;
 mod roots;
 mod rotation;
 

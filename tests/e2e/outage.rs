@@ -1,9 +1,11 @@
 //! The control plane, the authority or a sidecar goes away, or stands still: traffic goes on as long as it may, and
 //! everything is current again once they are back.
 
+use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 
-use kith::lab::{LabOptions, Process};
+use kith::lab::{Lab, LabOptions, Process, WorkloadSpec};
+use kith_tests::app::App;
 use kith_tests::metrics::Metrics;
 use kith_tests::shop::{Shop, WEB_MAY_ALL};
 use kith_tests::time::time;
@@ -265,4 +267,64 @@ async fn a_frozen_authority_is_no_worse_than_none() {
         shop.lab.authority().signal(Signal::CONT).unwrap()
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_control_plane_with_several_addresses_is_found_behind_those_that_do_not_answer() {
+    const NAME: &str = "kith-control.kith-system.svc";
+    let lab = Lab::new(LabOptions::default()).await.unwrap();
+    let frozen = WorkloadSpec::new("kith-system", "frozen")
+        .without_sidecar()
+        .unannounced();
+    let frozen = lab.workload(frozen).await.unwrap();
+    // It accepts and says nothing, as a replica on a node that hangs.
+    let _silent = App::listen(&frozen, 15010, |stream, _| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await;
+    let control = "10.75.0.2";
+    let hosts = lab.directory().join("hosts");
+    let mut hosts = std::fs::OpenOptions::new()
+        .append(true)
+        .open(hosts)
+        .unwrap();
+    let addresses = [
+        frozen.addresses.v4.to_string(),
+        frozen.addresses.v6.to_string(),
+        control.to_owned(),
+    ];
+    for address in addresses {
+        writeln!(hosts, "{address} {NAME}").unwrap();
+    }
+    let web =
+        WorkloadSpec::new("shop", "web").env("KITH_XDS_ADDRESS", &format!("https://{NAME}:15010"));
+    let web = lab.start_workload(web).await.unwrap();
+    web.ready(Duration::from_secs(9)).await.unwrap();
+    let text = web.health("/ready").await.unwrap().text();
+    assert!(
+        text.contains(&format!("connected to https://{NAME}:15010")),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_control_plane_without_an_address_is_named_with_what_to_look_at() {
+    let lab = Lab::new(LabOptions::default()).await.unwrap();
+    let web =
+        WorkloadSpec::new("shop", "web").env("KITH_XDS_ADDRESS", "https://nobody.invalid:15010");
+    let web = lab.start_workload(web).await.unwrap();
+    let why = wait_for("the reason", Duration::from_secs(20), || async {
+        let text = web.health("/ready").await.ok()?.text();
+        text.contains("has no address").then_some(text)
+    })
+    .await;
+    assert!(
+        why.contains("nobody.invalid:15010") && why.contains("/etc/resolv.conf"),
+        "{why}"
+    );
+    // The next look-up is under way, or soon; the end of a pod does not wait for it.
+    sleep(Duration::from_secs(2)).await;
+    let status = web.sidecar().stop(Duration::from_secs(1)).await.unwrap();
+    assert_eq!(status.code(), Some(0));
 }

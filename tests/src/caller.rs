@@ -10,7 +10,8 @@ use kith::lab::{Lab, Workload};
 use kith_certs::{
     ClientAuth, Endpoint, IdentitySource, SourceConfig, client_config, server_config, server_name,
 };
-use rustls::ClientConfig;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -82,6 +83,16 @@ impl Caller {
     #[must_use]
     pub fn client_config(&self, alpn: &[&[u8]]) -> Arc<ClientConfig> {
         client_config(&self.identity, alpn)
+    }
+
+    /// The server's side of HTTPS as anybody has it: who calls is not asked.
+    #[must_use]
+    pub fn https(&self) -> TlsAcceptor {
+        let key = CertifiedKey::clone(self.identity.current().unwrap().certified_key());
+        let config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+        Arc::new(config).into()
     }
 
     /// The server's side, for servers that a test plays itself.

@@ -1,18 +1,31 @@
 //! Which of several endpoints: the less loaded of two picked at random, a choice that needs no shared
-//! state and never herds.
+//! state and never herds. One that failed is left alone for a while.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::resolve::Target;
+
+/// How long an endpoint that failed is left alone, when there are others: twice as long each time it fails again.
+const AVOIDED: Duration = Duration::from_secs(1);
+const AVOIDED_AT_MOST: Duration = Duration::from_secs(32);
 
 /// How many requests and connections this worker has under way, by address. Addresses with none are forgotten.
 #[derive(Default)]
 pub(crate) struct Loads {
     by_address: RefCell<HashMap<SocketAddr, Rc<Cell<u32>>>>,
+    failed: RefCell<HashMap<SocketAddr, Failed>>,
+}
+
+/// An endpoint that could not be reached, or whose application is gone.
+struct Failed {
+    until: Instant,
+    /// How long it was avoided the last time.
+    time: Duration,
 }
 
 /// Counts one request or connection for as long as it lives.
@@ -32,6 +45,27 @@ impl Loads {
         Load(count)
     }
 
+    /// Others are picked for a while.
+    pub(crate) fn failed(&self, address: SocketAddr, now: Instant) {
+        let mut failed = self.failed.borrow_mut();
+        let known = failed.get(&address);
+        // What else is under way to it fails for the same reason.
+        if known.is_some_and(|known| now < known.until) {
+            return;
+        }
+        let time = known.map_or(AVOIDED, |known| (known.time * 2).min(AVOIDED_AT_MOST));
+        let until = now + time;
+        failed.insert(address, Failed { until, time });
+    }
+
+    /// It answered.
+    pub(crate) fn worked(&self, address: SocketAddr) {
+        let mut failed = self.failed.borrow_mut();
+        if !failed.is_empty() {
+            failed.remove(&address);
+        }
+    }
+
     /// `avoid` names addresses that already failed for this request; they are used only when nothing else is left.
     pub(crate) fn pick<'a>(
         &self,
@@ -42,14 +76,7 @@ impl Loads {
             [] => None,
             [only] => Some(only),
             _ => {
-                let fresh: Vec<&Arc<Target>> = if avoid.is_empty() {
-                    Vec::new()
-                } else {
-                    targets
-                        .iter()
-                        .filter(|target| !avoid.contains(&target.address))
-                        .collect()
-                };
+                let fresh = self.fresh(targets, avoid);
                 if fresh.is_empty() {
                     let (one, two) = two_of(targets.len());
                     Some(self.lighter(&targets[one], &targets[two]))
@@ -61,7 +88,30 @@ impl Loads {
         }
     }
 
+    /// Those worth trying first; none when that would be all or nobody.
+    fn fresh<'a>(&self, targets: &'a [Arc<Target>], avoid: &[SocketAddr]) -> Vec<&'a Arc<Target>> {
+        let failed = self.failed.borrow();
+        if avoid.is_empty() && failed.is_empty() {
+            return Vec::new();
+        }
+        let now = Instant::now();
+        let untried = |target: &&Arc<Target>| !avoid.contains(&target.address);
+        let well = |target: &&Arc<Target>| {
+            let failed = failed.get(&target.address);
+            failed.is_none_or(|failed| failed.until <= now)
+        };
+        let both: Vec<_> = targets.iter().filter(untried).filter(well).collect();
+        if both.is_empty() {
+            return targets.iter().filter(untried).collect();
+        }
+        both
+    }
+
     pub(crate) fn forget_idle(&self) {
+        let now = Instant::now();
+        self.failed
+            .borrow_mut()
+            .retain(|_, failed| now < failed.until + failed.time);
         self.by_address
             .borrow_mut()
             .retain(|_, count| count.get() > 0);
@@ -129,6 +179,32 @@ mod tests {
         }
         assert!(loads.pick(&targets[..1], &failed).is_some());
         assert!(loads.pick(&[], &[]).is_none());
+    }
+
+    #[test]
+    fn leaves_what_failed_alone_for_longer_each_time_until_it_works() {
+        let loads = Loads::default();
+        let targets = targets(3);
+        let (bad, start) = (targets[0].address, Instant::now());
+        let picks_it = || (0..60).any(|_| loads.pick(&targets, &[]).unwrap().address == bad);
+        assert!(picks_it());
+        loads.failed(bad, start);
+        // At once again is the same failure.
+        loads.failed(bad, start);
+        assert!(!picks_it());
+        assert!(loads.failed.borrow()[&bad].until == start + AVOIDED);
+        loads.failed(bad, start + AVOIDED);
+        assert!(loads.failed.borrow()[&bad].until == start + AVOIDED * 3);
+        for target in &targets[1..] {
+            loads.failed(target.address, start);
+        }
+        // Better than nobody.
+        assert!(picks_it());
+        loads.worked(bad);
+        for _ in 0..50 {
+            assert_eq!(loads.pick(&targets, &[]).unwrap().address, bad);
+            assert_ne!(loads.pick(&targets, &[bad]).unwrap().address, bad);
+        }
     }
 
     #[test]

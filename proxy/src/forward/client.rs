@@ -17,6 +17,7 @@ use crate::error::{challenge_of, status_of};
 use crate::forward::http1::Outcome;
 use crate::forward::pool::Upstream;
 use crate::forward::tcp;
+use crate::headers::AGAIN;
 use crate::http1::{Framing, Limits, Parse, ParseError, RequestHead, write_problem};
 use crate::record::{ClosedBy, ConnectionFacts, Record};
 use crate::signal::{Ask, Closing, still_fine};
@@ -145,13 +146,39 @@ impl Client {
 
     /// Answers in the proxy's own name. Returns whether another request may follow.
     pub(crate) async fn refuse(&mut self, reason: Reason, request_id: &str) -> Refused {
+        self.refuse_with(reason, request_id, &[]).await
+    }
+
+    /// As [`refuse`](Self::refuse), for a request that may be sent to another server. Only a Kith is told so.
+    pub(crate) async fn refuse_again(&mut self, reason: Reason, request_id: &str) -> Refused {
+        let again = [(AGAIN, "1")];
+        let fields = if self.live.is_kith() { &again[..] } else { &[] };
+        self.refuse_with(reason, request_id, fields).await
+    }
+
+    async fn refuse_with(
+        &mut self,
+        reason: Reason,
+        request_id: &str,
+        fields: &[(&str, &str)],
+    ) -> Refused {
         let status = status_of(self.live.direction, reason);
         let keep = self.head.persistent()
             && self.head.framing() == Framing::None
             && !self.draining
             && !self.live.signal.is_draining();
-        self.answer(status, reason, request_id, keep, self.head.is_head())
-            .await
+        let mut out = BytesMut::with_capacity(256);
+        let challenge = challenge_of(reason).map(|challenge| ("www-authenticate", challenge));
+        let fields: Vec<_> = challenge
+            .into_iter()
+            .chain(fields.iter().copied())
+            .collect();
+        let head_only = self.head.is_head();
+        let reason = reason.as_str();
+        let content = write_problem(
+            &mut out, status, reason, request_id, &fields, !keep, head_only,
+        );
+        self.answer(status, out, content, keep).await
     }
 
     /// The same for what isn't HTTP: the connection ends, since where the next message starts is unknown.
@@ -160,28 +187,19 @@ impl Client {
         error: ParseError,
         request_id: &str,
     ) -> Refused {
-        self.answer(error.status(), reason_of(error), request_id, false, false)
-            .await
+        let mut out = BytesMut::with_capacity(256);
+        let (status, reason) = (error.status(), reason_of(error).as_str());
+        let content = write_problem(&mut out, status, reason, request_id, &[], true, false);
+        self.answer(status, out, content, false).await
     }
 
     async fn answer(
         &mut self,
         status: u16,
-        reason: Reason,
-        id: &str,
+        mut out: BytesMut,
+        content: usize,
         keep: bool,
-        head_only: bool,
     ) -> Refused {
-        let mut out = BytesMut::with_capacity(256);
-        let content = write_problem(
-            &mut out,
-            status,
-            reason.as_str(),
-            id,
-            challenge_of(reason),
-            !keep,
-            head_only,
-        );
         // Decided and done with: there is nothing a change of policy could ask again.
         self.live.set_in_flight(0);
         self.live.wait_for(HEAD, Reason::Timeout);
@@ -272,7 +290,7 @@ impl Client {
                 };
             }
             Outcome::Switched => return Remains::Tunnel,
-            Outcome::NoAnswer(broken) => {
+            Outcome::Unsent(broken) | Outcome::NoAnswer(broken) => {
                 tracing::debug!(%destination, %broken, "the server gave no answer");
                 record.fail(Reason::ServerClosed);
                 record.closed_by = Some(ClosedBy::Server);

@@ -3,6 +3,8 @@
 //! No task of its own and no lock: both directions are driven by one poll, so that an answer may begin
 //! before the request has ended. Bytes are validated by `http1::Body` and forwarded as they came.
 
+mod answer_head;
+mod kept;
 mod outcome;
 mod terms;
 
@@ -10,15 +12,13 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use kith_policy::Reason;
 
 use crate::authorize::Permit;
 use crate::connections::Live;
 use crate::forward::pool::Upstream;
-use crate::http1::{
-    Body, ConnectionHeader, Parse, ParseError, ResponseHead, Rewrite, Version, write_response_head,
-};
+use crate::http1::{Body, Parse, ResponseHead};
 use crate::signal::{Ask, Closing};
 use crate::stream::Stream;
 pub(crate) use outcome::{Answer, Broken, Outcome};
@@ -63,6 +63,8 @@ pub(crate) async fn exchange(
         persistent: false,
         close: terms.close,
         waited: false,
+        heard: false,
+        kept: terms.again.is_possible().then(BytesMut::new),
     };
     let Downstream {
         stream,
@@ -87,6 +89,10 @@ pub(crate) async fn exchange(
         poll
     })
     .await;
+    if let (Outcome::Unsent(_), Some(mut kept)) = (&outcome, exchange.kept.take()) {
+        kept.unsplit(std::mem::take(buffer));
+        *buffer = kept;
+    }
     answer.bytes_in = exchange.request_body.payload_bytes();
     if let Phase::Body(body) = &exchange.phase {
         answer.bytes_out = body.payload_bytes();
@@ -112,6 +118,10 @@ struct Exchange {
     close: bool,
     /// A deadline for the client is set.
     waited: bool,
+    /// The server has said something.
+    heard: bool,
+    /// What of the request's body was taken, as long as it may have to be sent once more.
+    kept: Option<BytesMut>,
 }
 
 impl Exchange {
@@ -181,7 +191,9 @@ impl Exchange {
             }
             match self.request_body.advance(buffer) {
                 Ok(progress) => {
-                    self.to_server.unsplit(buffer.split_to(progress.consumed));
+                    let part = buffer.split_to(progress.consumed);
+                    self.keep(&part);
+                    self.to_server.unsplit(part);
                     self.uploaded = progress.done;
                     self.server_unflushed = true;
                 }
@@ -240,13 +252,13 @@ impl Exchange {
                             .parse(&server.buffer, terms.limits, terms.asked)
                         {
                             Ok(Parse::Complete(length)) => {
-                                if let Err(error) = self.answer_head(server, length, terms, answer)
-                                {
-                                    return Poll::Ready(Outcome::NoAnswer(Broken::Malformed(
-                                        error,
-                                    )));
+                                match self.answer_head(server, length, terms, answer) {
+                                    Ok(()) => continue,
+                                    Err(Broken::Refused) => {
+                                        return Poll::Ready(Outcome::Unsent(Broken::Refused));
+                                    }
+                                    Err(broken) => return Poll::Ready(Outcome::NoAnswer(broken)),
                                 }
-                                continue;
                             }
                             Ok(Parse::Partial) => {}
                             Err(error) => {
@@ -257,12 +269,13 @@ impl Exchange {
                     match server.stream.poll_read_onto(context, &mut server.buffer) {
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(Ok(0)) => {
+                            let again = terms.again.closed || terms.again.lost;
                             let error = io::ErrorKind::UnexpectedEof.into();
-                            return Poll::Ready(Outcome::NoAnswer(Broken::Io(error)));
+                            return Poll::Ready(self.silent(again, error));
                         }
-                        Poll::Ready(Ok(_)) => {}
+                        Poll::Ready(Ok(_)) => self.heard = true,
                         Poll::Ready(Err(error)) => {
-                            return Poll::Ready(Outcome::NoAnswer(Broken::Io(error)));
+                            return Poll::Ready(self.silent(terms.again.lost, error));
                         }
                     }
                 }
@@ -302,71 +315,6 @@ impl Exchange {
                 }
             }
         }
-    }
-
-    fn answer_head(
-        &mut self,
-        server: &mut Upstream,
-        length: usize,
-        terms: &Terms<'_>,
-        answer: &mut Answer,
-    ) -> Result<(), ParseError> {
-        let head = &self.response;
-        let buffer = &server.buffer[..length];
-        let switch = head.is_switch() || head.is_tunnel();
-        let interim = head.is_interim() && !switch;
-        if interim && terms.asked.version == Version::Http10 {
-            // RFC 9110 section 15.2: not for HTTP/1.0 clients.
-            server.buffer.advance(length);
-            self.response.clear();
-            return Ok(());
-        }
-        let connection = if head.is_switch() {
-            ConnectionHeader::Upgrade
-        } else if self.close && !interim {
-            ConnectionHeader::Close
-        } else {
-            ConnectionHeader::Persist
-        };
-        let rewrite = Rewrite {
-            remove: terms.remove,
-            set: &[],
-            connection,
-        };
-        let mut out = BytesMut::with_capacity(length + 32);
-        write_response_head(&mut out, head, buffer, &rewrite);
-        if !interim {
-            answer.status = Some(head.status());
-            answer.first_byte = Some(self.started.elapsed());
-            answer.reason = head
-                .values(buffer, "x-kith-reason")
-                .next()
-                .and_then(|value| std::str::from_utf8(value).ok())
-                .and_then(|value| value.parse().ok());
-            self.persistent = head.persistent();
-            self.close |= !switch && matches!(head.framing(), crate::http1::Framing::UntilClose);
-        }
-        self.phase = if switch {
-            Phase::Switching
-        } else if interim {
-            Phase::Head
-        } else {
-            Phase::Body(Body::new(head.framing()))
-        };
-        server.buffer.advance(length);
-        self.response.clear();
-        // The start of the body goes out together with the head.
-        if let Phase::Body(body) = &mut self.phase
-            && !server.buffer.is_empty()
-            && !body.is_done()
-        {
-            let progress = body.advance(&server.buffer)?;
-            out.extend_from_slice(&server.buffer[..progress.consumed]);
-            server.buffer.advance(progress.consumed);
-        }
-        self.to_client = out;
-        self.client_unflushed = true;
-        Ok(())
     }
 
     /// While the answer is awaited, notices a client that went away, and takes what it sends ahead.

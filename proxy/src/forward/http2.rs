@@ -1,6 +1,7 @@
 //! HTTP/2: one request and its answer between two streams.
 
 mod pump;
+mod source;
 mod upstream;
 
 use std::sync::Arc;
@@ -14,9 +15,12 @@ use http::{HeaderMap, Request, Response};
 
 use crate::authorize::Permit;
 use crate::connections::Live;
+use crate::forward::again::Again;
+use crate::headers::AGAIN;
 use crate::signal::{Ask, Closing, Signal};
 use crate::stream::Prefixed;
 use pump::{Broken, Pump, grpc_status};
+pub(crate) use source::RequestBody;
 pub(crate) use upstream::{Borrowed, Http2Upstream};
 
 /// Flow-control windows (RFC 9113 section 5.2): room for one fast stream, bounded for a thousand.
@@ -49,12 +53,29 @@ pub(crate) async fn accept(
         .await
 }
 
+/// Why a request may be sent once more.
+#[derive(Debug)]
+pub(crate) enum Unsent {
+    /// The server's proxy has no application for it.
+    Refused,
+    Failed(h2::Error),
+}
+
+impl std::fmt::Display for Unsent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Unsent::Refused => f.write_str("its application is gone"),
+            Unsent::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
 /// How one exchange ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Answered,
-    /// Nothing was processed; another connection may be tried.
-    Unsent(h2::Error),
+    /// The request may be sent once more, as the terms have it or because nothing was processed.
+    Unsent(Unsent),
     NoAnswer(h2::Error),
     Cut(h2::Error),
     ClientGone(Option<h2::Reason>),
@@ -84,6 +105,7 @@ pub(crate) struct Terms<'a> {
     pub(crate) recheck: &'a dyn Fn() -> Result<(), Closing>,
     /// Fields of the answer that must not pass.
     pub(crate) edit_answer: &'a dyn Fn(&mut HeaderMap),
+    pub(crate) again: Again,
 }
 
 /// Sends a request. The second value is its stream, whose id is part of the hop id. Of an error the server has
@@ -98,6 +120,7 @@ pub(crate) async fn send(
         Ok(mut send) => send.send_request(request(), end),
         Err(error) => Err(error),
     };
+    upstream.requests.set(upstream.requests.get() + 1);
     if sent.is_err() {
         upstream.give_up();
     }
@@ -106,7 +129,7 @@ pub(crate) async fn send(
 
 /// Moves the bodies both ways and the answer back.
 pub(crate) fn exchange(
-    request: &mut RecvStream,
+    request: &mut RequestBody,
     respond: &mut SendResponse<Bytes>,
     response: h2::client::ResponseFuture,
     to_server: SendStream<Bytes>,
@@ -118,7 +141,7 @@ pub(crate) fn exchange(
 
 /// The same, and the request's trailers can't bring these fields either: names in lower case, with `-` for `_`.
 pub(crate) async fn exchange_guarding(
-    request: &mut RecvStream,
+    request: &mut RequestBody,
     respond: &mut SendResponse<Bytes>,
     response: h2::client::ResponseFuture,
     mut to_server: SendStream<Bytes>,
@@ -181,12 +204,20 @@ pub(crate) async fn exchange_guarding(
                         Poll::Pending => Poll::Pending,
                     };
                 }
-                Poll::Ready(Err(error)) if is_unsent(&error) && upload.is_fresh() => {
-                    return Poll::Ready(Outcome::Unsent(error));
+                Poll::Ready(Err(error))
+                    if request.is_whole()
+                        && (is_unsent(&error) || terms.again.lost && error.is_io()) =>
+                {
+                    return Poll::Ready(Outcome::Unsent(Unsent::Failed(error)));
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Outcome::NoAnswer(error)),
                 Poll::Ready(Ok(head)) => {
                     let (mut parts, body) = head.into_parts();
+                    let refused = terms.again.refused && parts.headers.contains_key(AGAIN);
+                    if refused && request.is_whole() {
+                        return Poll::Ready(Outcome::Unsent(Unsent::Refused));
+                    }
+                    request.forget();
                     answer.head(&parts, started);
                     (terms.edit_answer)(&mut parts.headers);
                     let end = body.is_end_stream();
@@ -200,6 +231,7 @@ pub(crate) async fn exchange_guarding(
         }
     })
     .await;
+    request.rewind();
     answer.bytes_in = upload.bytes;
     if let Some((_, to_client, pump)) = &mut download {
         answer.bytes_out = pump.bytes;

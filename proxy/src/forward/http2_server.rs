@@ -114,7 +114,27 @@ pub(crate) fn refuse(
     reason: Reason,
     request_id: &str,
 ) {
-    let mut headers = HeaderMap::with_capacity(6);
+    refuse_with(
+        respond,
+        record,
+        grpc,
+        head_only,
+        reason,
+        request_id,
+        HeaderMap::with_capacity(6),
+    );
+}
+
+/// As [`refuse`], with further header fields.
+pub(crate) fn refuse_with(
+    respond: &mut SendResponse<Bytes>,
+    record: &mut Record,
+    grpc: bool,
+    head_only: bool,
+    reason: Reason,
+    request_id: &str,
+    mut headers: HeaderMap,
+) {
     headers.insert(header::SERVER, HeaderValue::from_static("kith"));
     headers.insert("x-kith-reason", HeaderValue::from_static(reason.as_str()));
     if grpc {
@@ -168,8 +188,10 @@ pub(crate) fn failed(record: &mut Record, outcome: &super::http2::Outcome) -> Op
     use super::http2::Outcome;
     match outcome {
         Outcome::Answered => None,
-        Outcome::Unsent(error) | Outcome::NoAnswer(error) => {
-            tracing::debug!(%error, "the server gave no answer");
+        Outcome::Unsent(_) | Outcome::NoAnswer(_) => {
+            if let Outcome::NoAnswer(error) = outcome {
+                tracing::debug!(%error, "the server gave no answer");
+            }
             record.fail(Reason::ServerClosed);
             record.closed_by = Some(ClosedBy::Server);
             Some(Reason::ServerClosed)

@@ -7,14 +7,14 @@ use super::rewrite::extend_field;
 /// Appends a whole response that refuses a request: the reason and the request id, nothing more,
 /// since the caller may be anyone. `head_only` answers HEAD. Gives back how many bytes of content that is.
 ///
-/// `challenge` is what a 401 names that would be accepted. `close` must be set after a [`ParseError`](super::ParseError), when a request body isn't going
+/// `fields` are further header fields. `close` must be set after a [`ParseError`](super::ParseError), when a request body isn't going
 /// to be read, and for HTTP/1.0.
 pub fn write_problem(
     out: &mut impl BufMut,
     status: u16,
     reason: &str,
     request_id: &str,
-    challenge: Option<&str>,
+    fields: &[(&str, &str)],
     close: bool,
     head_only: bool,
 ) -> usize {
@@ -28,8 +28,8 @@ pub fn write_problem(
     out.put_slice(reason_phrase(status).as_bytes());
     out.put_slice(b"\r\nserver: kith\r\n");
     extend_field(out, "x-kith-reason", reason.as_bytes());
-    if let Some(challenge) = challenge {
-        extend_field(out, "www-authenticate", challenge.as_bytes());
+    for (name, value) in fields {
+        extend_field(out, name, value.as_bytes());
     }
     extend_field(out, "content-type", b"application/problem+json");
     extend_field(out, "content-length", digits.format(length).as_bytes());
@@ -89,10 +89,11 @@ mod tests {
 
     fn check(arguments: (u16, &str, &str, bool, bool), expected: &str) {
         let (status, reason, request_id, close, head_only) = arguments;
-        let challenge = (status == 401).then_some("Bearer");
+        let challenge = [("www-authenticate", "Bearer")];
+        let fields = if status == 401 { &challenge[..] } else { &[] };
         let mut out = Vec::new();
         write_problem(
-            &mut out, status, reason, request_id, challenge, close, head_only,
+            &mut out, status, reason, request_id, fields, close, head_only,
         );
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
@@ -121,7 +122,7 @@ mod tests {
             400,
             "request-malformed",
             "a\"\\\r\n\u{e9}",
-            None,
+            &[],
             true,
             false,
         );

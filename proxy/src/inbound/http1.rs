@@ -18,8 +18,9 @@ use crate::authenticate::Peer;
 use crate::authorize::Permit;
 use crate::connections::Live;
 use crate::correlation;
+use crate::forward::again::{Again, is_idempotent};
 use crate::forward::client::{Client, Next, Remains};
-use crate::forward::http1::{Answer, Downstream, Terms, exchange};
+use crate::forward::http1::{Answer, Downstream, Outcome, Terms, exchange};
 use crate::headers::{FROM_APPLICATION, INTERNAL, Received, forwarded_client_cert};
 use crate::http1::{
     Body, ConnectionHeader, ForwardTarget, RequestHead, Rewrite, Version, write_request_head,
@@ -238,71 +239,89 @@ async fn forward(
     let headers = Received { head, bytes };
     let question = allowed.question(worker, &client.live, &headers);
     let recheck = || question.ask_again(allowed.ends);
-    let connecting = application.connection(worker, client);
-    let mut server = match client.live.signal.unless_closed(&recheck, connecting).await {
-        Ok(Ok(server)) => server,
-        Err(closing) => {
-            closing.record(record);
-            client.stream.reset_on_close();
-            return false;
-        }
-        Ok(Err(error)) => {
-            tracing::debug!(%error, destination = %client.live.destination, "the application does not accept");
-            record.fail(Reason::ServerUnreachable);
-            record.closed_by = Some(ClosedBy::Server);
-            return refuse(client, record, Reason::ServerUnreachable, request_id).await;
-        }
-    };
+    // Of a connection that the application lets go of, one more is tried.
+    let mut first = true;
+    loop {
+        let connecting = application.connection(worker, client);
+        let mut server = match client.live.signal.unless_closed(&recheck, connecting).await {
+            Ok(Ok(server)) => server,
+            Err(closing) => {
+                closing.record(record);
+                client.stream.reset_on_close();
+                return false;
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, destination = %client.live.destination, "the application does not accept");
+                record.fail(Reason::ServerUnreachable);
+                record.closed_by = Some(ClosedBy::Server);
+                // It got nothing of it, or nothing that it may not get twice.
+                let refused = client.refuse_again(Reason::ServerUnreachable, request_id);
+                let refused = refused.await;
+                refused.record(record);
+                return refused.keep;
+            }
+        };
+        server.requests += 1;
 
-    let mut out = BytesMut::with_capacity(bytes.len() + 512);
-    let query = examined.query(target.query);
-    let origin = ForwardTarget {
-        path: &target.path,
-        query: query.as_deref(),
-    };
-    allowed.write_head(&mut out, &headers, origin);
+        let mut out = BytesMut::with_capacity(bytes.len() + 512);
+        let query = examined.query(target.query);
+        let origin = ForwardTarget {
+            path: &target.path,
+            query: query.as_deref(),
+        };
+        allowed.write_head(&mut out, &headers, origin);
 
-    let terms = Terms {
-        asked: head.asked(),
-        remove: FROM_APPLICATION,
-        close: client.draining || client.live.signal.is_draining() || !head.persistent(),
-        limits: &client.limits,
-        recheck: &recheck,
-    };
-    let mut answer = Answer::default();
-    let downstream = Downstream {
-        stream: &mut client.stream,
-        buffer: &mut client.buffer,
-        live: &client.live,
-    };
-    let body = Body::new(head.framing()).guarding(examined.own_headers());
-    let outcome = exchange(
-        permit,
-        downstream,
-        &mut server,
-        out,
-        body,
-        &terms,
-        &mut answer,
-    )
-    .await;
-    answer.record(record);
-    match client.conclude(record, outcome, &server, request_id).await {
-        Remains::Client { server: reusable } => {
-            application.upstream = reusable.then_some(server);
-            true
+        let lost = first && server.requests > 1 && is_idempotent(head.method(bytes));
+        let terms = Terms {
+            asked: head.asked(),
+            remove: FROM_APPLICATION,
+            close: client.draining || client.live.signal.is_draining() || !head.persistent(),
+            limits: &client.limits,
+            again: Again {
+                lost,
+                ..Again::default()
+            },
+            recheck: &recheck,
+        };
+        let mut answer = Answer::default();
+        let downstream = Downstream {
+            stream: &mut client.stream,
+            buffer: &mut client.buffer,
+            live: &client.live,
+        };
+        let body = Body::new(head.framing()).guarding(examined.own_headers());
+        let outcome = exchange(
+            permit,
+            downstream,
+            &mut server,
+            out,
+            body,
+            &terms,
+            &mut answer,
+        )
+        .await;
+        if let Outcome::Unsent(_) = outcome {
+            first = false;
+            continue;
         }
-        Remains::Tunnel => {
-            let (head, live) = (std::mem::take(&mut client.head), Rc::clone(&client.live));
-            let headers = Received { head: &head, bytes };
-            let question = allowed.question(worker, &live, &headers);
-            let recheck = || question.ask_again(allowed.ends);
-            client
-                .tunnel(permit, record, &mut server, &live, &recheck)
-                .await;
-            false
-        }
-        Remains::Server | Remains::Nothing => false,
+        answer.record(record);
+        return match client.conclude(record, outcome, &server, request_id).await {
+            Remains::Client { server: reusable } => {
+                application.upstream = reusable.then_some(server);
+                true
+            }
+            Remains::Tunnel => {
+                let (head, live) = (std::mem::take(&mut client.head), Rc::clone(&client.live));
+                let headers = Received { head: &head, bytes };
+                let question = allowed.question(worker, &live, &headers);
+                let recheck = || question.ask_again(allowed.ends);
+                client
+                    .tunnel(permit, record, &mut server, &live, &recheck)
+                    .await;
+                false
+            }
+            Remains::Server | Remains::Nothing => false,
+        };
     }
 }
 

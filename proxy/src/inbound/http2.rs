@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request};
 use kith_policy::{Reason, normalise_target};
 
 pub(crate) use head::{describe, host_of, set_correlation, single};
@@ -21,13 +21,14 @@ use super::decide::Question;
 use crate::authenticate::Peer;
 use crate::connections::{Live, StreamHold};
 use crate::correlation;
+use crate::forward::again::{Again, is_idempotent};
 use crate::forward::connect::connect;
 use crate::forward::http2::{
-    Answer, Borrowed, Http2Upstream, Outcome, Terms, exchange_guarding, send,
+    Answer, Borrowed, Http2Upstream, Outcome, RequestBody, Terms, exchange_guarding, send,
 };
-use crate::forward::http2_server::{failed, is_grpc, refuse, requests};
+use crate::forward::http2_server::{failed, is_grpc, refuse, refuse_with, requests};
 use crate::forward::pool::SharedConnections;
-use crate::headers::{ReceivedMap, forwarded_client_cert, remove_internal, remove_kith};
+use crate::headers::{AGAIN, ReceivedMap, forwarded_client_cert, remove_internal, remove_kith};
 use crate::record::{self, ConnectionFacts, Direction, Hop, Kind, Record};
 use crate::snapshot::Protocol;
 use crate::stream::{Socket, Stream};
@@ -117,7 +118,8 @@ async fn one_request(
         record.travels(hop, u64::from(respond.stream_id().as_u32()));
     }
     record.renewed = common.live.renewed();
-    let (parts, mut body) = request.into_parts();
+    let (parts, body) = request.into_parts();
+    let mut body = RequestBody::new(body);
     let grpc = is_grpc(&parts.headers);
     let head_only = parts.method == http::Method::HEAD;
     let (request_id, new_id) = correlation::request_id(single(&parts.headers, "x-request-id"));
@@ -258,6 +260,7 @@ async fn one_request(
                     return respond.send_reset(h2::Reason::CANCEL);
                 }
                 Ok(Ok(upstream)) => {
+                    let kept = upstream.is_kept();
                     match send(&permit, &upstream, forwarded, body.is_end_stream()).await {
                         Ok((response, to_server)) => {
                             let terms = Terms {
@@ -265,6 +268,12 @@ async fn one_request(
                                 lives: [&common.live, &upstream.live],
                                 recheck: &recheck,
                                 edit_answer: &remove_kith,
+                                again: Again {
+                                    lost: kept
+                                        && attempt < ATTEMPTS
+                                        && is_idempotent(parts.method.as_str()),
+                                    ..Again::default()
+                                },
                             };
                             let mut answer = Answer::default();
                             let outcome = exchange_guarding(
@@ -309,13 +318,19 @@ async fn one_request(
             tracing::debug!(problem, destination = %common.live.destination, "the application does not take HTTP/2");
             record.fail(Reason::ServerUnreachable);
             record.closed_by = Some(record::ClosedBy::Server);
-            return refuse(
+            // It got nothing of it, or nothing that it may not get twice.
+            let mut headers = HeaderMap::with_capacity(6);
+            if common.live.is_kith() {
+                headers.insert(AGAIN, HeaderValue::from_static("1"));
+            }
+            return refuse_with(
                 &mut respond,
                 &mut record,
                 grpc,
                 head_only,
                 Reason::ServerUnreachable,
                 request_id.as_str(),
+                headers,
             );
         }
     });

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -14,11 +15,14 @@ use super::{ATTEMPTS, NO_ENDPOINT, Nowhere, Outbound, Route, establish_one, rout
 use crate::authorize::Permit;
 use crate::connections::{Live, StreamHold};
 use crate::correlation;
+use crate::forward::again::{Again, is_idempotent};
 use crate::forward::balance::Load;
-use crate::forward::http2::{Answer, Borrowed, Http2Upstream, Outcome, Terms, exchange, send};
+use crate::forward::http2::{
+    Answer, Borrowed, Http2Upstream, Outcome, RequestBody, Terms, Unsent, exchange, send,
+};
 use crate::forward::http2_server::{failed, is_grpc, refuse, requests};
 use crate::forward::unreachable::Unreachable;
-use crate::headers::{remove_internal, remove_kith};
+use crate::headers::{AGAIN, remove_internal, remove_kith};
 use crate::inbound::http2::{describe, host_of, set_correlation, single};
 use crate::record::{ConnectionFacts, Direction, Kind, Record};
 use crate::resolve::{Dialled, Resolved, Target};
@@ -81,7 +85,8 @@ async fn one_request(
     hold: StreamHold,
 ) {
     let mut record = Record::open(Kind::Request, &common.facts);
-    let (parts, mut body) = request.into_parts();
+    let (parts, body) = request.into_parts();
+    let mut body = RequestBody::new(body);
     let grpc = is_grpc(&parts.headers);
     let head_only = parts.method == http::Method::HEAD;
     let given = single(&parts.headers, "x-request-id").map(<[u8]>::to_vec);
@@ -148,6 +153,7 @@ async fn one_request(
             }
             Ok(Err(problem)) => problem,
             Ok(Ok((upstream, load))) => {
+                let kept = upstream.is_kept();
                 match send(&permit, &upstream, forwarded, body.is_end_stream()).await {
                     Ok((response, to_server)) => {
                         record.decide(permit.decision());
@@ -157,15 +163,26 @@ async fn one_request(
                             None => record.destination = Some(upstream.address),
                         }
                         let kith = upstream.mesh.as_ref().is_some_and(|mesh| mesh.kith);
+                        // This one is among those that failed if it is to be given up.
+                        failed_addresses.push(upstream.address);
                         let terms = Terms {
                             signal: &hold.signal,
                             lives: [&common.live, &upstream.live],
                             recheck: &still_fine,
                             // A Kith server vouches for these; any other server's word would be taken for the proxy's.
                             edit_answer: &|headers| {
-                                if !kith {
+                                if kith {
+                                    headers.remove(AGAIN);
+                                } else {
                                     remove_kith(headers);
                                 }
+                            },
+                            again: Again {
+                                refused: kith
+                                    && !last
+                                    && resolved.has_other_than(&failed_addresses),
+                                closed: false,
+                                lost: !last && kept && is_idempotent(parts.method.as_str()),
                             },
                         };
                         let mut answer = Answer::default();
@@ -179,9 +196,22 @@ async fn one_request(
                         )
                         .await;
                         drop(load);
-                        if let (Outcome::Unsent(_), false) = (&outcome, last) {
-                            upstream.give_up();
+                        if let (Outcome::Unsent(why), false) = (&outcome, last) {
+                            tracing::debug!(endpoint = %upstream.address, %why, "a request is sent once more");
+                            match why {
+                                Unsent::Refused => {
+                                    common.worker.loads.failed(upstream.address, Instant::now());
+                                }
+                                // Only the connection was no good.
+                                Unsent::Failed(_) => {
+                                    upstream.give_up();
+                                    failed_addresses.pop();
+                                }
+                            }
                             continue;
+                        }
+                        if let Outcome::Answered = outcome {
+                            common.worker.loads.worked(upstream.address);
                         }
                         answer.record(&mut record);
                         record.renewed = upstream.live.renewed();
@@ -233,7 +263,8 @@ async fn upstream(
             return Err(Unreachable::new(Reason::ServerUnreachable, NO_ENDPOINT));
         };
         let place = worker.pool.http2(target.address, &target.principals);
-        let made = place.get_or_try_init(|| Box::pin(connect(worker, target)));
+        let patience = resolved.patience(record.attempts);
+        let made = place.get_or_try_init(|| Box::pin(connect(worker, target, patience)));
         match made.await {
             Ok(upstream) if upstream.serves(&target.principals) => {
                 return Ok((upstream.borrow(), worker.loads.begin(target.address)));
@@ -246,11 +277,8 @@ async fn upstream(
             }
             Err(problem) => {
                 failed.push(target.address);
-                let untried = resolved
-                    .targets
-                    .iter()
-                    .any(|other| !failed.contains(&other.address));
-                if record.attempts >= ATTEMPTS || !untried {
+                worker.loads.failed(target.address, Instant::now());
+                if record.attempts >= ATTEMPTS || !resolved.has_other_than(failed) {
                     return Err(problem);
                 }
             }
@@ -261,8 +289,9 @@ async fn upstream(
 async fn connect(
     worker: &Rc<Worker>,
     target: &Arc<Target>,
+    patience: Duration,
 ) -> Result<Rc<Http2Upstream>, Unreachable> {
-    let established = establish_one(worker, target, Protocol::Http2).await?;
+    let established = establish_one(worker, target, Protocol::Http2, patience).await?;
     let address = established.target.address;
     let source = established.stream.local_addr().unwrap_or(address);
     let live = worker.registry.open(Direction::Outbound, source, address);

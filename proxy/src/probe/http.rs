@@ -107,7 +107,7 @@ fn headers(check: &HttpCheck) -> HeaderMap {
         }
     }
     for (name, value) in [(USER_AGENT, AGENT), (ACCEPT, "*/*")] {
-        let given = headers.get(&name).map(|given| given.is_empty());
+        let given = headers.get(&name).map(HeaderValue::is_empty);
         match given {
             None => {
                 headers.insert(name, HeaderValue::from_static(value));

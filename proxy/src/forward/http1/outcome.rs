@@ -19,6 +19,9 @@ pub(crate) enum Outcome {
     },
     /// 101, or 2xx to CONNECT: what follows is opaque.
     Switched,
+    /// No answer came, or one that says that this server is not the one, and the request may be sent once more, as the
+    /// terms have it. The client's bytes are where they were.
+    Unsent(Broken),
     /// The request could not be sent, or no answer came. Nothing reached the client.
     NoAnswer(Broken),
     /// Failed when part of the answer had been sent.
@@ -37,12 +40,15 @@ pub(crate) enum Broken {
     Io(io::Error),
     /// The server's answer is not HTTP.
     Malformed(ParseError),
+    /// The server's proxy has no application for it.
+    Refused,
 }
 
 impl std::fmt::Display for Broken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Broken::Io(error) => error.fmt(f),
+            Broken::Refused => f.write_str("its application is gone"),
             Broken::Malformed(error) => write!(f, "its answer is not HTTP/1.1: {error}"),
         }
     }

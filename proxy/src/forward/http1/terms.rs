@@ -5,6 +5,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 
 use crate::connections::Live;
+use crate::forward::again::Again;
 use crate::http1::{Asked, Limits};
 use crate::signal::Closing;
 use crate::stream::Stream;
@@ -25,6 +26,7 @@ pub(crate) struct Terms<'a> {
     /// The client's connection ends with this answer.
     pub(crate) close: bool,
     pub(crate) limits: &'a Limits,
+    pub(crate) again: Again,
     /// Is this request still allowed? Asked when the policy changes while it is in flight.
     pub(crate) recheck: &'a dyn Fn() -> Result<(), Closing>,
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use h2::{RecvStream, SendStream};
+use h2::SendStream;
 use http::HeaderMap;
 
+use super::source::Source;
 use crate::headers::{is_proxys_own, remove};
 use crate::http1::is_forbidden_in_trailers;
 
@@ -41,11 +42,6 @@ impl Pump {
             ..Pump::default()
         }
     }
-
-    /// Nothing was taken from the source.
-    pub(super) fn is_fresh(&self) -> bool {
-        self.bytes == 0 && self.chunk.is_empty()
-    }
 }
 
 pub(super) enum Broken {
@@ -59,7 +55,7 @@ impl Pump {
     pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
-        source: &mut RecvStream,
+        source: &mut impl Source,
         destination: &mut SendStream<Bytes>,
     ) -> Poll<Result<(), Broken>> {
         let failed = |error: h2::Error| Broken::Destination(error.reason());
@@ -79,7 +75,7 @@ impl Pump {
                 let end = self.chunk.is_empty() && source.is_end_stream();
                 destination.send_data(part, end).map_err(failed)?;
                 // The source may send as much again as the destination has taken: back-pressure end to end.
-                let _ = source.flow_control().release_capacity(count);
+                source.release(count);
                 self.bytes += count as u64;
                 if end {
                     return Poll::Ready(Ok(()));

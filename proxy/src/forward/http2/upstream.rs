@@ -32,6 +32,8 @@ pub(crate) struct Http2Upstream {
     /// The server is this very pod.
     itself: bool,
     last_used: Cell<Instant>,
+    /// Sent on it so far.
+    pub(super) requests: Cell<u64>,
     state: Rc<State>,
 }
 
@@ -75,6 +77,7 @@ impl Http2Upstream {
             address,
             itself,
             last_used: Cell::new(Instant::now()),
+            requests: Cell::new(0),
             state: Rc::clone(&state),
         });
         tokio::task::spawn_local(contain_panic(drive(connection, live, state), move || {
@@ -87,6 +90,11 @@ impl Http2Upstream {
     pub(crate) fn serves(&self, expected: &[Principal]) -> bool {
         let room = (self.state.active.get() as usize) < self.state.most.get();
         room && self.stands() && (self.itself || proves(self.mesh.as_ref(), expected))
+    }
+
+    /// It has carried others before.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.requests.get() > 0
     }
 
     /// It takes requests, now or when others have ended.

@@ -1,0 +1,303 @@
+//! Servers come and go: no request fails that nobody has acted on, and none is acted on twice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kith::app::client::{Call, Reply};
+use kith::lab::{Lab, LabOptions, Process, Workload, WorkloadSpec};
+use kith_tests::app::{App, Log};
+use kith_tests::caller::Caller;
+use kith_tests::shop::WEB_MAY_ALL;
+use kith_tests::wire::{self, until};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::time::sleep;
+
+/// A service with two endpoints, each with an application for HTTP/1.1 (8080) and HTTP/2 (9090).
+struct Two {
+    web: Arc<Workload>,
+    endpoints: Vec<Arc<Workload>>,
+    apps: Vec<Vec<Process>>,
+    lab: Lab,
+}
+
+const SERVICE: &str = "10.96.50.1";
+
+impl Two {
+    async fn open() -> Self {
+        let lab = Lab::new(LabOptions::default()).await.unwrap();
+        lab.control().write("policies", WEB_MAY_ALL).unwrap();
+        let endpoint = |name: &str| {
+            WorkloadSpec::new("shop", name)
+                .service_account("orders")
+                .label("app", "orders")
+                .port(8080, "HTTP")
+                .port(9090, "GRPC")
+                .without_service()
+        };
+        let specs = [
+            WorkloadSpec::new("shop", "web"),
+            endpoint("one"),
+            endpoint("two"),
+        ];
+        let mut endpoints = lab.workloads(specs).await.unwrap();
+        let web = endpoints.remove(0);
+        let service = json!({
+            "apiVersion": "kith.dev/v1alpha1", "kind": "Service", "metadata": {"namespace": "shop", "name": "orders"},
+            "spec": {"addresses": [SERVICE], "selector": {"app": "orders"},
+                     "ports": [{"port": 8080, "protocol": "HTTP"}, {"port": 9090, "protocol": "GRPC"}]},
+        });
+        lab.apply("service", &service.to_string()).await.unwrap();
+        let mut apps = Vec::new();
+        for endpoint in &endpoints {
+            apps.push(applications(endpoint).await);
+        }
+        Self {
+            web,
+            endpoints,
+            apps,
+            lab,
+        }
+    }
+
+    async fn call(&self, port: u16, path: &str, data: Option<String>, headers: &[&str]) -> Reply {
+        let mut call = Call::get(format!("http://{SERVICE}:{port}{path}").parse().unwrap());
+        call.http2 = port == 9090;
+        call.data = data;
+        call.headers = headers.iter().map(|&header| header.to_owned()).collect();
+        self.web.call(call).await.unwrap()
+    }
+}
+
+async fn applications(workload: &Workload) -> Vec<Process> {
+    let mut apps = Vec::new();
+    for listen in ["[::]:8080", "[::]:9090"] {
+        let name = workload.spec.name.as_str();
+        let app = ["http", "--listen", listen, "--name", name];
+        apps.push(workload.app(&app).await.unwrap());
+    }
+    apps
+}
+
+#[tokio::test]
+async fn a_server_whose_application_is_gone_says_so_and_another_is_asked_with_the_same_body() {
+    let mut two = Two::open().await;
+    two.apps.remove(0);
+    let body: String = ('a'..='z').cycle().take(50_000).collect();
+    for port in [8080, 9090] {
+        // One of them finds out the hard way, and the next ones know.
+        for number in 0..6 {
+            let reply = two
+                .call(port, &format!("/{port}-{number}"), Some(body.clone()), &[])
+                .await;
+            assert_eq!(reply.status, 200, "{reply:?}");
+            let said = reply.json();
+            assert_eq!(
+                (&said["app"], &said["bytes"]),
+                (&"two".into(), &50_000.into())
+            );
+            assert_eq!(said["body"].as_str().map(str::len), Some(50_000));
+            assert!(reply.header("x-kith-again").is_none());
+        }
+        let twice = |record: &Value| record["attempts"] == 2 && record["destination.port"] == port;
+        let record = two.web.wait_record(twice).await.unwrap();
+        let hops = record["hops"].as_array().unwrap();
+        assert_eq!((hops.len(), &hops[1]), (2, &record["hop"]), "{record}");
+        assert_eq!(record["decision"], "allow", "{record}");
+        // The one that was given up has it on record as well.
+        let given_up = |record: &Value| record["hop"] == hops[0];
+        let refused = two.endpoints[0].wait_record(given_up).await.unwrap();
+        assert_eq!(
+            (&refused["reason"], &refused["http.status"]),
+            (&"server-unreachable".into(), &503.into()),
+            "{refused}"
+        );
+    }
+
+    // gRPC, where a refusal is a status of its own.
+    let json = ["content-type: application/grpc", "te: trailers"];
+    two.apps.clear();
+    for (port, headers) in [(8080, &[][..]), (9090, &[]), (9090, &json)] {
+        let reply = two
+            .call(port, "/nobody", Some("body".into()), headers)
+            .await;
+        let reason = reply.header("x-kith-reason");
+        assert_eq!(reason, Some("server-unreachable"), "{reply:?}");
+        assert!(reply.header("x-kith-again").is_none(), "{reply:?}");
+    }
+    // It is one Kith's word to another.
+    let caller = Caller::new(&two.lab, &two.web.spiffe_id()).await;
+    let stranger = WorkloadSpec::new("shop", "stranger")
+        .without_sidecar()
+        .unannounced();
+    let stranger = two.lab.workload(stranger).await.unwrap();
+    let pod = (two.endpoints[0].addresses.v4, 8080).into();
+    let get = "GET / HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n";
+    for (alpn, told) in [(&b"http/1.1"[..], false), (b"kith-h1", true)] {
+        let heard = caller.raw(&stranger, pod, alpn, get).await.unwrap();
+        assert_eq!(heard.statuses(), [503]);
+        assert_eq!(
+            heard.text().contains("x-kith-again"),
+            told,
+            "{}",
+            heard.text()
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_application_can_not_have_its_requests_sent_elsewhere() {
+    let mut two = Two::open().await;
+    two.apps.clear();
+    let answer =
+        "HTTP/1.1 503 No\r\nx-kith-again: 1\r\nx_kith_again: 1\r\ncontent-length: 0\r\n\r\n";
+    let one = App::answering(&two.endpoints[0], 8080, answer).await;
+    let other = App::answering(&two.endpoints[1], 8080, answer).await;
+    for number in 0..4 {
+        let reply = two.call(8080, &format!("/{number}"), None, &[]).await;
+        assert_eq!((reply.status, reply.header("x-kith-again")), (503, None));
+    }
+    let count = |app: &App| app.heard().concat().matches("GET /").count();
+    assert_eq!(count(&one) + count(&other), 4);
+}
+
+#[tokio::test]
+async fn an_application_goes_under_load_and_comes_back_and_no_request_fails() {
+    let mut two = Two::open().await;
+    let mut loads = Vec::new();
+    for (port, version) in [(8080, &[][..]), (9090, &["--http2"][..])] {
+        let url = format!("http://{SERVICE}:{port}/load");
+        let load = [
+            "load",
+            &url,
+            "--rate",
+            "100",
+            "--connections",
+            "8",
+            "--seconds",
+            "60",
+            "--json",
+        ];
+        loads.push(two.web.app(&[&load[..], version].concat()).await.unwrap());
+    }
+    let served = |endpoint: Arc<Workload>| async move {
+        endpoint
+            .wait_records(100, |record| record["http.path"] == "/load")
+            .await
+            .unwrap();
+    };
+    tokio::join!(
+        served(two.endpoints[0].clone()),
+        served(two.endpoints[1].clone())
+    );
+    for index in 0..2 {
+        for app in &two.apps[index] {
+            app.stop(Duration::from_secs(5)).await.unwrap();
+        }
+        sleep(Duration::from_millis(1500)).await;
+        two.apps[index] = applications(&two.endpoints[index]).await;
+        let seen = two.endpoints[index].records().len();
+        // It is given requests again.
+        kith_tests::wait::wait_for("new requests", Duration::from_secs(10), || async {
+            (two.endpoints[index].records().len() > seen + 50).then_some(())
+        })
+        .await;
+    }
+    for load in loads {
+        load.stop(Duration::from_secs(5)).await.unwrap();
+        let report: Value = serde_json::from_str(&load.stdout()).unwrap();
+        println!("{report}");
+        assert_eq!(report["failed"], 0, "{report}");
+    }
+    let again = |record: &Value| record["attempts"].as_u64() >= Some(2);
+    two.web.wait_record(again).await.unwrap();
+}
+
+/// How a server that a test plays ends the connection under its second request.
+#[derive(Clone, Copy, PartialEq)]
+enum Ends {
+    /// As a Kith does between requests: with close_notify.
+    WithGoodbye,
+    /// As one that was killed.
+    Cut,
+    /// After it has begun to answer.
+    Midway,
+}
+
+/// Whether requests that follow one another on a connection of `web` are answered, and how many came to the server.
+async fn ending(ends: Ends, alpn: &'static [u8], methods: &[&str]) -> (Vec<u16>, usize) {
+    let lab = Lab::new(LabOptions::default()).await.unwrap();
+    let orders = WorkloadSpec::new("shop", "orders")
+        .without_sidecar()
+        .unannounced();
+    let specs = [WorkloadSpec::new("shop", "web"), orders];
+    let [web, orders] = <[_; 2]>::try_from(lab.workloads(specs).await.unwrap()).unwrap();
+    let document = json!({
+        "apiVersion": "kith.dev/v1alpha1", "kind": "Workload",
+        "metadata": {"namespace": "shop", "name": "orders", "labels": {"app": "orders"}},
+        "spec": {"serviceAccount": "orders", "addresses": orders.addresses.both(),
+                 "ports": [{"port": 8080, "protocol": "HTTP"}]},
+    });
+    lab.apply("orders", &document.to_string()).await.unwrap();
+    let identity = Caller::new(&lab, "spiffe://example.org/ns/shop/sa/orders").await;
+    let acceptor = identity.acceptor(&[alpn]);
+    let app = App::hearing(&orders, 8080, move |stream, log: Log| {
+        let acceptor = acceptor.clone();
+        async move {
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            for number in 0.. {
+                let Ok(heard) = until(&mut stream, "\r\n\r\nbody").await else {
+                    return;
+                };
+                log.push(heard.as_bytes());
+                if number == 1 {
+                    match ends {
+                        Ends::WithGoodbye => stream.shutdown().await.unwrap(),
+                        Ends::Cut => {}
+                        Ends::Midway => {
+                            stream.write_all(b"HTTP/1.1 2").await.unwrap();
+                            stream.shutdown().await.unwrap();
+                        }
+                    }
+                    return;
+                }
+                let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+        }
+    })
+    .await;
+    let to = (orders.addresses.v4, 8080).into();
+    let mut statuses = Vec::new();
+    for method in methods {
+        let request = format!(
+            "{method} / HTTP/1.1\r\nhost: orders\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbody"
+        );
+        let heard = wire::raw(&web, to, request).await.unwrap();
+        statuses.extend(heard.statuses());
+    }
+    let came = app.heard().concat().matches("HTTP/1.1\r\n").count();
+    (statuses, came)
+}
+
+#[tokio::test]
+async fn a_connection_that_a_kith_ends_in_good_order_has_not_taken_the_request() {
+    let (statuses, came) = ending(Ends::WithGoodbye, b"kith-h1", &["POST", "POST"]).await;
+    assert_eq!((statuses, came), (vec![200, 200], 3));
+    // Nobody else's goodbye says so.
+    let (statuses, came) = ending(Ends::WithGoodbye, b"http/1.1", &["POST", "POST"]).await;
+    assert_eq!((statuses, came), (vec![200, 503], 2));
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_may_have_taken_the_request_so_that_only_idempotent_ones_go_again()
+{
+    let (statuses, came) = ending(Ends::Cut, b"kith-h1", &["POST", "POST"]).await;
+    assert_eq!((statuses, came), (vec![200, 503], 2));
+    let (statuses, came) = ending(Ends::Cut, b"kith-h1", &["POST", "PUT"]).await;
+    assert_eq!((statuses, came), (vec![200, 200], 3));
+    // The first on its connection: no idle connection that had ended.
+    let (statuses, came) = ending(Ends::Midway, b"kith-h1", &["PUT", "PUT"]).await;
+    assert_eq!((statuses, came), (vec![200, 503], 2));
+}
