@@ -40,7 +40,8 @@ use kube::Client;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
 
-pub(crate) use self::client::{ClientError, client};
+pub use self::client::ClientError;
+pub(crate) use self::client::client;
 use self::follow::Follower;
 pub(crate) use self::follow::Namespaces;
 use self::health::Health;

@@ -51,7 +51,6 @@ pub(crate) struct Model {
 #[derive(Debug)]
 struct InForce {
     rules: Rules,
-    loaded: Loaded,
     findings: Findings,
     outside: Outside,
     /// Some contradict each other only where they select the same pod: other pods, other contradictions.
@@ -287,7 +286,6 @@ impl Model {
         self.in_force = Some(InForce {
             meeting: meeting.get(),
             rules,
-            loaded: settled.loaded.clone(),
             findings,
             outside,
         });
@@ -325,10 +323,15 @@ impl Model {
     /// What hangs on these pods and names. None: it takes a rebuild.
     fn refresh(&mut self, dirty: &Dirty) -> Option<Outcome> {
         let Dirty { pods, names } = dirty;
+        let mut names = names.clone();
         let mut catalog = Catalog::clone(self.catalog.as_ref()?);
         let mut changed = Changed::default();
         for id in pods {
+            let placement = self.placements.get(id).cloned();
             let node = self.refresh_pod(id)?;
+            if self.placements.get(id) != placement.as_ref() {
+                self.store.pod_changed(id);
+            }
             let before = catalog.nodes.get(id);
             if before.map(|it| &**it) == node.as_deref() {
                 continue;
@@ -339,10 +342,12 @@ impl Model {
                 None => _ = catalog.nodes.remove(id),
             }
         }
+        // What clients learn of these pods, they learn under each of their names.
+        names.extend(self.store.take_dirty().names);
         let outside = &self.in_force.as_ref()?.outside;
         let touched = names.iter().any(|name| outside.has(name))
             || pods.iter().any(|pod| outside.has_workload(pod));
-        for name in names {
+        for name in &names {
             let key = name.to_key();
             let made = self.make(name);
             let before = catalog.addresses.get(&key).map(|it| it.stamp());

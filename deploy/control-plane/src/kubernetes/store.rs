@@ -194,7 +194,8 @@ impl Store {
         self.dirty.pods.extend(having.map(|(id, _)| id.clone()));
     }
 
-    fn pod_changed(&mut self, id: &Id) {
+    /// What it is, or what clients must know of it.
+    pub(crate) fn pod_changed(&mut self, id: &Id) {
         self.dirty.pods.insert(id.clone());
         let Some(pod) = self.pods.get(id) else {
             return;
@@ -381,6 +382,3 @@ fn release<T: std::hash::Hash + Eq + ?Sized>(known: &mut HashSet<Arc<T>>, one: A
         known.remove(&one);
     }
 }
-
-#[cfg(test)]
-mod tests;
