@@ -5,7 +5,7 @@
 mod kubernetes;
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::check::{Checked, check_dir};
+use crate::crd;
 use crate::jwks::Web;
 use crate::serve::{Config, Server, Source};
 
@@ -43,6 +44,12 @@ enum Command {
     Check {
         /// The folder.
         dir: PathBuf,
+    },
+    /// Print the CustomResourceDefinitions of `kith.dev`, for a cluster.
+    Crds {
+        /// Write them into this folder instead, each into a file of its own.
+        #[arg(long, value_name = "DIR")]
+        write: Option<PathBuf>,
     },
 }
 
@@ -89,6 +96,13 @@ pub fn main<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exi
     };
     match arguments.command {
         Command::Check { dir } => check(&dir),
+        Command::Crds { write } => match crds(write.as_deref()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("kith-control: {error}");
+                ExitCode::FAILURE
+            }
+        },
         Command::Serve(serve) => match serve.configure() {
             Ok((config, filter)) => run(config, filter),
             Err(mistakes) => {
@@ -99,6 +113,18 @@ pub fn main<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exi
             }
         },
     }
+}
+
+fn crds(folder: Option<&Path>) -> io::Result<()> {
+    if let Some(folder) = folder {
+        for file in crd::write(folder)? {
+            eprintln!("{}", file.display());
+        }
+        return Ok(());
+    }
+    let texts = crd::definitions()?.into_iter().map(|it| it.text);
+    let texts = texts.collect::<Vec<_>>().join("---\n");
+    io::stdout().write_all(texts.as_bytes())
 }
 
 fn check(dir: &Path) -> ExitCode {
@@ -239,8 +265,8 @@ fn run(config: Config, filter: EnvFilter) -> ExitCode {
     // Err: the program that embeds this one has set up its own.
     _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .try_init();
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -5,14 +5,15 @@
 //! once its shape is right, and what documents mean to each other (`resolve`'s business, not decided here) once
 //! each of them is.
 
-mod authentication;
+pub(crate) mod authentication;
 mod document;
 mod node;
 mod policy;
-mod revocation;
+pub(crate) mod revocation;
 pub mod schema;
 mod shape;
 pub mod value;
+pub(crate) mod words;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;

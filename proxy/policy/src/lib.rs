@@ -41,6 +41,7 @@ mod set;
 mod shadow;
 mod store;
 mod valid;
+pub mod words;
 
 pub use analysis::NamedTrustDomain;
 pub use decision::{Clause, Decision, Nearest, Shadow, Verdict};

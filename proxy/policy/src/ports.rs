@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::ValidPolicy;
 use crate::constraint::Rule;
+use crate::words;
 
 /// A decimal port number, 1 to 65535, written the one way it is written.
 pub(crate) fn parse_port(value: &str) -> Result<u16, String> {
@@ -13,9 +14,7 @@ pub(crate) fn parse_port(value: &str) -> Result<u16, String> {
         && !value.starts_with('0');
     match value.parse() {
         Ok(port) if canonical => Ok(port),
-        _ => Err(format!(
-            "`{value}` is not a port: a decimal number from 1 to 65535"
-        )),
+        _ => Err(format!("`{value}`{}", words::NOT_A_PORT)),
     }
 }
 

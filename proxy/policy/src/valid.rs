@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::constraint::{Constraint, Rule};
 use crate::model::{Action, Policy};
 use crate::store::{Store, offset};
+use crate::words;
 use check::Check;
 
 mod check;
@@ -70,11 +71,7 @@ impl ValidPolicy {
             }
         }
         if policy.action == Action::Deny && policy.rules.is_empty() {
-            check.refuse(
-                "rules",
-                "a DENY without rules denies nothing; to deny everything, write one empty rule"
-                    .to_owned(),
-            );
+            check.refuse("rules", words::DENY_WITHOUT_RULES.to_owned());
         }
         if policy.action == Action::Audit && policy.rules.is_empty() {
             check.warn(

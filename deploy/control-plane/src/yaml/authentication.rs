@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 
 use hyper::header::HeaderName;
 use kith_xds_client::api::mesh as api;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
 use super::document::{Document, Place};
 use super::schema::{NoTarget, Selector};
 use super::value::{Duration, TrustDomain};
+use super::words;
+use crate::crd::authentication as demand;
 use crate::jwks::{KeySets, Source, public_keys};
 use crate::problem::Problem;
 
@@ -78,56 +81,93 @@ impl JwtRule {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// Which tokens are good. A request without one passes, without a request principal; to require one, write an ALLOW with
+/// `requestPrincipals: ["*"]`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Spec {
+pub(crate) struct Spec {
+    /// The workloads that it is for. Without one: every workload of the namespace, and in the mesh's root namespace
+    /// every workload of the mesh.
     #[serde(default)]
     selector: Selector,
+    /// Refused: it names a gateway or waypoint, and a mesh of sidecars has none.
     #[serde(default, rename = "targetRef")]
     _target_ref: NoTarget,
+    /// Refused, as `targetRef`.
     #[serde(default, rename = "targetRefs")]
+    #[schemars(transform = crate::crd::policy::targets)]
     _target_refs: NoTarget,
+    /// One for each issuer. A token of any other is refused.
     #[serde(default)]
+    #[schemars(transform = demand::rules)]
     jwt_rules: Vec<Rule>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = demand::rule)]
 struct Rule {
+    /// The tokens' `iss`. Without `jwks` and `jwksUri` its keys are discovered there (OpenID Connect Discovery).
+    #[schemars(transform = demand::text)]
     issuer: Option<String>,
-    /// Kith's own, instead of `issuer`.
+    /// Kith's own, instead of `issuer`: JWT-SVIDs of this trust domain, with keys from the Workload API.
     spiffe_trust_domain: Option<TrustDomain>,
+    /// A token has to be for one of these. Default: for anyone; of JWT-SVIDs, for the workload's own SPIFFE ID.
     #[serde(default)]
+    #[schemars(transform = demand::texts)]
     audiences: Vec<String>,
+    /// Where the keys are fetched from, over https.
     // Both spellings are in Istio's schema.
     #[serde(alias = "jwks_uri")]
+    #[schemars(transform = demand::text)]
     jwks_uri: Option<String>,
+    /// The keys themselves, a JWK Set in JSON.
+    #[schemars(transform = demand::keys)]
     jwks: Option<String>,
+    /// Headers that tokens are in. Without this and the next two: `Authorization: Bearer`, and the parameter
+    /// `access_token`.
     #[serde(default)]
+    #[schemars(transform = demand::entries)]
     from_headers: Vec<Header>,
+    /// Parameters of the query that tokens are in.
     #[serde(default)]
+    #[schemars(transform = demand::texts)]
     from_params: Vec<String>,
+    /// Cookies that tokens are in.
     #[serde(default)]
+    #[schemars(transform = demand::texts)]
     from_cookies: Vec<String>,
+    /// The header in which the application finds the token's payload, in base64url. Default: none.
     #[serde(default)]
+    #[schemars(transform = demand::header_or_none)]
     output_payload_to_header: String,
+    /// True: the application sees the token itself. Default: false.
     #[serde(default)]
     forward_original_token: bool,
+    /// Claims that the application finds in headers.
     #[serde(default)]
+    #[schemars(transform = demand::entries)]
     output_claim_to_headers: Vec<ClaimToHeader>,
+    /// How long a fetch of keys may take, such as `5s`; at most `10m`. Default: `5s`.
+    #[schemars(transform = demand::timeout)]
     timeout: Option<Duration>,
+    /// Refused: `scope` and `permission` are always split on spaces, and no other claim is.
     #[serde(default, rename = "spaceDelimitedClaims")]
     _space_delimited_claims: NoSpaceDelimitedClaims,
-    /// Kith's own.
+    /// Kith's own: how far the clocks of issuer and mesh may be apart, in whole seconds; at most `60s`. Default: not at
+    /// all.
     #[serde(default)]
+    #[schemars(transform = demand::clock_skew)]
     clock_skew: Duration,
-    /// Kith's own.
+    /// Kith's own. True: a token has to be bound to the caller's certificate (RFC 8705). Default: only if it says so
+    /// itself.
     #[serde(default)]
     require_bound_tokens: bool,
 }
 
 /// Istio's from 1.28 on, and it changes what a claim in a policy is compared with: so it is never passed over.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, JsonSchema)]
+#[schemars(transform = demand::no_space_delimited_claims)]
 struct NoSpaceDelimitedClaims;
 
 impl<'de> Deserialize<'de> for NoSpaceDelimitedClaims {
@@ -136,21 +176,29 @@ impl<'de> Deserialize<'de> for NoSpaceDelimitedClaims {
     }
 }
 
-const NO_SPACE_DELIMITED_CLAIMS: &str = "is not supported: `scope` and `permission` are always split on spaces, so remove \
+pub(crate) const NO_SPACE_DELIMITED_CLAIMS: &str = "is not supported: `scope` and `permission` are always split on spaces, so remove \
     them; for another claim write a condition, such as `cel: (\" \" + request.auth.claims.roles + \" \").contains(\" admin \")`";
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Header {
+    /// The header's name, in any case.
+    #[schemars(transform = demand::header)]
     name: String,
+    /// What is before the token in its value, such as `Bearer `. Default: nothing.
     #[serde(default)]
+    #[schemars(transform = demand::text)]
     prefix: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ClaimToHeader {
+    /// The header's name, in any case; what a caller sends in it never reaches the application.
+    #[schemars(transform = demand::header)]
     header: String,
+    /// The claim's name.
+    #[schemars(transform = demand::claim)]
     claim: String,
 }
 
@@ -220,40 +268,31 @@ impl Checked<'_> {
     fn rule(&mut self, rule: Rule) -> JwtRule {
         let issuer = rule.issuer.unwrap_or_default();
         match (&rule.spiffe_trust_domain, issuer.is_empty()) {
-            (Some(_), false) => self.refuse(
-                "spiffeTrustDomain",
-                "the issuer of JWT-SVIDs is their trust domain: remove `issuer`",
-            ),
-            (None, true) => self.refuse(
-                "issuer",
-                "required: the `iss` of the tokens; for JWT-SVIDs give `spiffeTrustDomain` instead",
-            ),
+            (Some(_), false) => self.refuse("spiffeTrustDomain", words::REMOVE_ISSUER),
+            (None, true) => self.refuse("issuer", words::NO_ISSUER),
             _ => {}
         }
         let timeout = rule.timeout.map_or(FETCH_TIMEOUT, |given| given.0);
         if timeout.is_zero() || timeout > MAX_FETCH_TIMEOUT {
-            self.refuse("timeout", "more than nothing and at most 10m");
+            self.refuse("timeout", words::TIMEOUT);
         }
         let (jwks, fetch) = match (rule.jwks, rule.jwks_uri) {
             (jwks, uri) if rule.spiffe_trust_domain.is_some() => {
                 if jwks.is_some() || uri.is_some() {
                     let field = if jwks.is_some() { "jwks" } else { "jwksUri" };
-                    self.refuse(
-                        field,
-                        "the Workload API has the keys of JWT-SVIDs: remove it",
-                    );
+                    self.refuse(field, words::REMOVE_KEYS);
                 }
                 (String::new(), None)
             }
             (Some(_), Some(_)) => {
-                self.refuse("jwksUri", "either `jwks` or `jwksUri`, never both");
+                self.refuse("jwksUri", words::TWO_KEY_SETS);
                 (String::new(), None)
             }
             (Some(jwks), None) => (self.given_keys(&jwks), None),
             (None, uri) => (String::new(), self.source(uri.as_deref(), &issuer)),
         };
         if rule.clock_skew.0 > MAX_CLOCK_SKEW || rule.clock_skew.0.subsec_nanos() != 0 {
-            self.refuse("clockSkew", "whole seconds, at most 60s");
+            self.refuse("clockSkew", words::CLOCK_SKEW);
         }
         self.no_empty("audiences", &rule.audiences);
         self.no_empty("fromParams", &rule.from_params);
@@ -347,11 +386,11 @@ impl Checked<'_> {
             .map(|(index, ClaimToHeader { header, claim })| {
                 let at = format!("outputClaimToHeaders[{index}]");
                 if claim.is_empty() {
-                    self.refuse(&format!("{at}.claim"), "required: the claim to hand over");
+                    self.refuse(&format!("{at}.claim"), words::NO_CLAIM);
                 }
                 let header = self.header(&format!("{at}.header"), &header);
                 if !seen.insert(header.clone()) {
-                    let message = format!("`{header}` is named twice");
+                    let message = format!("`{header}`{}", words::NAMED_TWICE);
                     self.refuse(&format!("{at}.header"), message);
                 }
                 api::ClaimToHeader { header, claim }
@@ -364,7 +403,7 @@ impl Checked<'_> {
         match HeaderName::try_from(name) {
             Ok(name) => name.as_str().to_owned(),
             Err(_) => {
-                self.refuse(field, format!("`{name}` is not the name of a header"));
+                self.refuse(field, format!("`{name}`{}", words::NOT_A_HEADER));
                 String::new()
             }
         }
@@ -372,7 +411,7 @@ impl Checked<'_> {
 
     fn no_empty(&mut self, field: &str, list: &[String]) {
         for (index, _) in list.iter().enumerate().filter(|(_, text)| text.is_empty()) {
-            self.refuse(&format!("{field}[{index}]"), "an empty string: remove it");
+            self.refuse(&format!("{field}[{index}]"), words::REMOVE_EMPTY);
         }
     }
 }

@@ -13,6 +13,8 @@ use super::revocation::{self, Revocation};
 use super::schema::{self, Envelope, MeshConfig, Metadata, PeerAuthentication, Service, Workload};
 use super::shape;
 use super::value::{Port, is_name, is_path_segment};
+use super::words;
+use crate::crd::bounds;
 use crate::problem::Problem;
 
 const ISTIO: [&str; 2] = ["security.istio.io/v1", "security.istio.io/v1beta1"];
@@ -164,8 +166,9 @@ impl Documents {
                 if document.spec.selector.match_labels.0.is_empty()
                     && !document.spec.port_level_mtls.is_empty()
                 {
-                    let message = "needs a `selector`: ports belong to particular workloads";
-                    return Err(vec![place.problem("spec.portLevelMtls", message)]);
+                    return Err(vec![
+                        place.problem("spec.portLevelMtls", words::NEEDS_SELECTOR),
+                    ]);
                 }
                 self.peer_authentications.push(document);
             }
@@ -173,7 +176,7 @@ impl Documents {
                 let document = read::<MeshConfig>(place, None)?;
                 let root = &document.spec.root_namespace;
                 if !is_namespace(root) {
-                    let message = format!("`{root}` is not a namespace: use a-z, 0-9 and `-`");
+                    let message = format!("`{root}`{}", words::NOT_A_NAMESPACE);
                     return Err(vec![place.problem("spec.rootNamespace", message)]);
                 }
                 self.mesh_configs.push(document);
@@ -210,6 +213,7 @@ fn read<S: DeserializeOwned>(
     default: Option<S>,
 ) -> Result<Document<S>, Vec<Problem>> {
     no_empties(place)?;
+    within_bounds(place)?;
     let envelope: Envelope<S> = shape::read(place)?;
     let spec = envelope
         .spec
@@ -238,6 +242,21 @@ fn no_empties(place: &Place) -> Result<(), Vec<Problem>> {
         .collect())
 }
 
+/// What a cluster would not take is not taken from a file either.
+fn within_bounds(place: &Place) -> Result<(), Vec<Problem>> {
+    let version = place.node.get("apiVersion").and_then(Node::as_str);
+    let Some(spec) = place.node.get("spec").filter(|_| version == Some(KITH)) else {
+        return Ok(());
+    };
+    let exceeded = bounds::exceeded(place.kind(), &spec.to_json());
+    if exceeded.is_empty() {
+        return Ok(());
+    }
+    Err((exceeded.into_iter())
+        .map(|(field, message)| place.problem(&field, message))
+        .collect())
+}
+
 /// RFC 1123 label, as Kubernetes has it.
 fn is_namespace(text: &str) -> bool {
     is_name(text) && !text.contains('.')
@@ -260,7 +279,7 @@ fn check_metadata<S>(document: &Document<S>) -> Result<(), Vec<Problem>> {
     } else if !mesh_wide && namespace.is_empty() {
         problems.push(document.place.problem("metadata.namespace", "required"));
     } else if !mesh_wide && !is_namespace(namespace) {
-        let message = format!("`{namespace}` is not a namespace: use a-z, 0-9 and `-`");
+        let message = format!("`{namespace}`{}", words::NOT_A_NAMESPACE);
         problems.push(document.place.problem("metadata.namespace", message));
     }
     if problems.is_empty() {
@@ -274,28 +293,17 @@ fn check_workload(document: &Document<Workload>) -> Result<(), Vec<Problem>> {
     let Document { place, spec, .. } = document;
     let mut problems = Vec::new();
     if spec.addresses.is_empty() {
-        problems.push(place.problem(
-            "spec.addresses",
-            "at least one address is needed to know the workload by",
-        ));
+        problems.push(place.problem("spec.addresses", words::NO_ADDRESS));
     }
     if spec.mesh && !is_path_segment(&spec.service_account) {
         let message = match spec.service_account.as_str() {
-            "" => {
-                "required of a workload in the mesh; a machine without a sidecar says `mesh: false`"
-                    .into()
-            }
-            other => format!(
-                "`{other}` cannot be part of a SPIFFE ID: use letters, digits, `.`, `-` and `_`"
-            ),
+            "" => words::NO_SERVICE_ACCOUNT.into(),
+            other => format!("`{other}`{}", words::NOT_IN_SPIFFE_ID),
         };
         problems.push(place.problem("spec.serviceAccount", message));
     }
     if !spec.mesh && spec.spiffe_id.is_some() {
-        problems.push(place.problem(
-            "spec.spiffeId",
-            "a workload with `mesh: false` proves no identity: remove it",
-        ));
+        problems.push(place.problem("spec.spiffeId", words::NO_IDENTITY));
     }
     repeated(
         place,
@@ -314,16 +322,13 @@ fn check_service(document: &Document<Service>) -> Result<(), Vec<Problem>> {
     let Document { place, spec, .. } = document;
     let mut problems = Vec::new();
     if spec.addresses.is_empty() && spec.hosts.is_empty() {
-        problems.push(place.problem("spec", "needs `addresses` or `hosts` for clients to dial"));
+        problems.push(place.problem("spec", words::NOTHING_TO_DIAL));
     }
     if spec.selector.0.is_empty() {
-        problems.push(place.problem(
-            "spec.selector",
-            "an empty selector selects no workload: name at least one label",
-        ));
+        problems.push(place.problem("spec.selector", words::SELECTS_NOTHING));
     }
     if spec.ports.is_empty() {
-        problems.push(place.problem("spec.ports", "at least one port is needed"));
+        problems.push(place.problem("spec.ports", words::NO_PORT));
     }
     repeated(
         place,
@@ -349,7 +354,7 @@ fn repeated(
         if !seen.insert(port) {
             problems.push(place.problem(
                 &format!("{list}[{index}].port"),
-                format!("port {port} is named twice"),
+                format!("port {port}{}", words::NAMED_TWICE),
             ));
         }
     }

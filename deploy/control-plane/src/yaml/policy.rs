@@ -6,6 +6,7 @@ use kith_xds_client::api::mesh as api;
 
 use super::document::{Document, Place};
 use super::schema::{self, Action, Metadata, NO_CUSTOM, Selector};
+use super::words;
 use crate::problem::Problem;
 
 const DRY_RUN: &str = "istio.io/dry-run";
@@ -118,8 +119,8 @@ struct Checked<'a> {
 impl Checked<'_> {
     fn list<T>(&mut self, field: &str, list: Option<Vec<T>>) -> Vec<T> {
         if list.as_ref().is_some_and(Vec::is_empty) {
-            let message = "an empty list: name at least one entry, or remove the field";
-            self.problems.push(self.place.problem(field, message));
+            self.problems
+                .push(self.place.problem(field, words::EMPTY_LIST));
         }
         list.unwrap_or_default()
     }
@@ -192,19 +193,13 @@ impl Checked<'_> {
         } = condition;
         match (&cel, &key) {
             (Some(_), None) if values.is_some() || not_values.is_some() => {
-                self.refuse(
-                    at,
-                    "`cel` decides by itself: remove `values` and `notValues`",
-                );
+                self.refuse(at, words::CEL_DECIDES);
             }
-            (Some(_), Some(_)) => self.refuse(at, "either `key` with values or `cel`, never both"),
-            (None, None) => self.refuse(at, "needs a `key` with values, or `cel`"),
+            (Some(_), Some(_)) => self.refuse(at, words::CEL_OR_KEY),
+            (None, None) => self.refuse(at, words::NEITHER_CEL_NOR_KEY),
             // What Istio calls experimental is the inner state of Envoy's filters.
-            (None, Some(key)) if key.starts_with("experimental.") => {
-                let message = format!(
-                    "`{key}` reads the state of an Envoy filter, which Kith does not have: decide by principal and \
-                     port, or remove the policy"
-                );
+            (None, Some(key)) if key.starts_with(words::EXPERIMENTAL) => {
+                let message = format!("`{key}`{}", words::NO_ENVOY);
                 self.refuse(&format!("{at}.key"), message);
             }
             _ => {}

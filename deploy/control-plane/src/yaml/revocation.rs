@@ -4,19 +4,22 @@ use std::time::SystemTime;
 
 use aws_lc_rs::digest;
 use kith_xds_client::api::mesh as api;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::document::{Document, Place};
 use super::value::{SpiffeId, TrustDomain};
+use super::words;
 use crate::catalog::lower_hex;
+use crate::crd::revocation as demand;
 use crate::problem::Problem;
 
 /// As long as a sentence; it goes to every sidecar.
-const MAX_REASON: usize = 256;
+pub(crate) const MAX_REASON: usize = 256;
 /// RFC 5280 section 4.1.2.2.
-const MAX_SERIAL: usize = 20;
+pub(crate) const MAX_SERIAL: usize = 20;
 const SHA256_HEX: usize = 64;
 /// 9999-12-31T23:59:59Z, where the range of a Timestamp ends.
 const LAST_SECOND: i64 = 253_402_300_799;
@@ -65,31 +68,46 @@ impl Revocation {
     }
 }
 
-/// The shape that people write: exactly one of the first three.
-#[derive(Debug, Deserialize)]
+/// What is no longer valid although it has not expired: exactly one of `principal`, `certificate` and `token`.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Spec {
+#[schemars(transform = demand::spec)]
+pub(crate) struct Spec {
+    /// A SPIFFE ID: every certificate of it, those that are issued later too.
     principal: Option<SpiffeId>,
+    /// One certificate.
     certificate: Option<Certificate>,
+    /// One token.
     token: Option<Token>,
+    /// When it would have expired anyway, as RFC 3339 has it, such as `2030-01-31T00:00:00Z`. Required: the entry has no
+    /// effect after that.
+    #[schemars(transform = demand::until)]
     until: Option<String>,
+    /// Why, in one line of at most 256 bytes. Required: the sidecars' records tell it.
+    #[schemars(transform = demand::reason)]
     reason: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Certificate {
+    /// The trust domain of its issuer.
     trust_domain: TrustDomain,
-    /// Hex, as any tool prints it.
+    /// Its serial number in hex, as any tool prints it: `4B:C3:7B` or `4bc37b`.
+    #[schemars(transform = demand::serial)]
     serial: String,
 }
 
-/// Exactly one.
-#[derive(Debug, Deserialize)]
+/// Exactly one of the two.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(transform = demand::token)]
 struct Token {
+    /// The SHA-256 of the whole token, 64 hex digits.
+    #[schemars(transform = demand::sha256)]
     sha256: Option<String>,
-    /// RFC 7519 section 4.1.7.
+    /// The token's `jti` (RFC 7519 section 4.1.7).
+    #[schemars(transform = demand::jti)]
     jti: Option<String>,
 }
 
@@ -136,10 +154,7 @@ fn what(
             })
         }
         (None, None, Some(token)) => token_id(place, token).map(Revoked::Token),
-        _ => Err(place.problem(
-            "spec",
-            "needs exactly one of `principal`, `certificate` and `token`: what is revoked",
-        )),
+        _ => Err(place.problem("spec", words::ONE_REVOKED)),
     }
 }
 
@@ -147,20 +162,26 @@ fn what(
 fn canonical_serial(text: &str) -> Result<String, String> {
     let digits: String = text.chars().filter(|c| *c != ':').collect();
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(format!(
-            "`{text}` is not a serial number in hex, such as `4b:c3:7b` or `4BC37B`"
-        ));
+        return Err(format!("`{text}`{}", words::NOT_A_SERIAL));
     }
     let significant = digits.trim_start_matches('0').to_ascii_lowercase();
     if significant.is_empty() {
-        return Err("a serial number of zero belongs to no certificate".into());
+        return Err(words::SERIAL_ZERO.into());
     }
     if significant.len() > 2 * MAX_SERIAL {
-        return Err(format!(
-            "longer than the {MAX_SERIAL} bytes that a serial number may have (RFC 5280 section 4.1.2.2)"
-        ));
+        return Err(serial_too_long());
     }
     Ok(significant)
+}
+
+pub(crate) fn serial_too_long() -> String {
+    format!(
+        "longer than the {MAX_SERIAL} bytes that a serial number may have (RFC 5280 section 4.1.2.2)"
+    )
+}
+
+pub(crate) fn reason_too_long() -> String {
+    format!("more than {MAX_REASON} bytes, or more than one line")
 }
 
 fn token_id(place: &Place, token: Token) -> Result<String, Problem> {
@@ -170,38 +191,28 @@ fn token_id(place: &Place, token: Token) -> Result<String, Problem> {
             if hash.len() == SHA256_HEX && hash.bytes().all(|b| b.is_ascii_hexdigit()) {
                 Ok(hash)
             } else {
-                Err(place.problem(
-                    "spec.token.sha256",
-                    "not the SHA-256 of a token: 64 hex digits; never the token itself",
-                ))
+                Err(place.problem("spec.token.sha256", words::NOT_A_HASH))
             }
         }
         (None, Some(jti)) if !jti.is_empty() => Ok(lower_hex(
             digest::digest(&digest::SHA256, jti.as_bytes()).as_ref(),
         )),
-        (None, Some(_)) => Err(place.problem("spec.token.jti", "empty: no token has it")),
-        _ => Err(place.problem("spec.token", "needs either `sha256` or `jti`")),
+        (None, Some(_)) => Err(place.problem("spec.token.jti", words::EMPTY_JTI)),
+        _ => Err(place.problem("spec.token", words::ONE_TOKEN)),
     }
 }
 
 fn until(place: &Place, text: Option<&str>) -> Result<SystemTime, Problem> {
     const FIELD: &str = "spec.until";
     let Some(text) = text else {
-        return Err(place.problem(
-            FIELD,
-            "required: when what is revoked would have expired anyway, e.g. `2030-01-31T00:00:00Z`; an entry \
-             without an end would stay on every sidecar forever",
-        ));
+        return Err(place.problem(FIELD, words::NO_UNTIL));
     };
-    let parsed = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
-        let message =
-            format!("`{text}` is not a time as RFC 3339 has it, e.g. `2030-01-31T00:00:00Z`");
-        place.problem(FIELD, message)
-    })?;
+    let parsed = OffsetDateTime::parse(text, &Rfc3339)
+        .map_err(|_| place.problem(FIELD, format!("`{text}`{}", words::NOT_A_TIME)))?;
     // RFC 3339 with an offset reaches further than a Timestamp, and one entry that a sidecar can't honour has it
     // refuse the whole list.
     if !(0..=LAST_SECOND).contains(&parsed.unix_timestamp()) {
-        let message = format!("`{text}` is not between the years 1970 and 9999 (UTC)");
+        let message = format!("`{text}`{}", words::OUT_OF_TIME);
         return Err(place.problem(FIELD, message));
     }
     Ok(parsed.into())
@@ -211,11 +222,10 @@ fn reason(place: &Place, text: Option<String>) -> Result<String, Problem> {
     const FIELD: &str = "spec.reason";
     let text = text.unwrap_or_default();
     if text.trim().is_empty() {
-        return Err(place.problem(FIELD, "required: why, for whoever reads the records"));
+        return Err(place.problem(FIELD, words::NO_REASON));
     }
     if text.len() > MAX_REASON || text.chars().any(char::is_control) {
-        let message = format!("more than {MAX_REASON} bytes, or more than one line");
-        return Err(place.problem(FIELD, message));
+        return Err(place.problem(FIELD, reason_too_long()));
     }
     Ok(text)
 }

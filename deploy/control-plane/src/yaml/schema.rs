@@ -4,10 +4,17 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny};
 
 use super::value::{Address, Host, Labels, Port, SpiffeId, TrustDomain};
+use crate::crd::mesh as demand;
+
+mod rules;
+
+pub(crate) use rules::{ACTIONS, AuthorizationPolicy};
+pub(super) use rules::{Action, Condition, Operation, Rule, Source};
 
 /// What every document begins with.
 #[derive(Debug, Deserialize)]
@@ -64,7 +71,8 @@ pub struct Metadata {
 
 /// Where a policy says that it is for a gateway or waypoint. Kith has none, and a policy that is for one must
 /// not quietly become one for every sidecar.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, JsonSchema)]
+#[schemars(transform = crate::crd::policy::no_target)]
 pub(super) struct NoTarget;
 
 impl<'de> Deserialize<'de> for NoTarget {
@@ -74,7 +82,8 @@ impl<'de> Deserialize<'de> for NoTarget {
 }
 
 /// What CUSTOM actions would ask. Refused for good, with them (resources.md, stricter rule 10).
-#[derive(Debug, Default)]
+#[derive(Debug, Default, JsonSchema)]
+#[schemars(transform = crate::crd::policy::no_provider)]
 pub(super) struct NoProvider;
 
 impl<'de> Deserialize<'de> for NoProvider {
@@ -83,33 +92,46 @@ impl<'de> Deserialize<'de> for NoProvider {
     }
 }
 
-pub(super) const NO_CUSTOM: &str =
+pub(crate) const NO_CUSTOM: &str =
     "CUSTOM asks a service outside the mesh, which Kith never does: use ALLOW or DENY";
-const NO_TARGET: &str = "names a gateway or waypoint, which a mesh of sidecars does not have: use `selector` to \
+pub(crate) const NO_TARGET: &str = "names a gateway or waypoint, which a mesh of sidecars does not have: use `selector` to \
     pick workloads by their labels";
 
-#[derive(Debug, Deserialize)]
+/// What holds for the whole mesh. There is one.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MeshConfig {
+    /// The trust domain that the mesh's own identities are in, such as `example.org`.
     pub trust_domain: TrustDomain,
+    /// Other names of the same trust domain, for instance while it is being renamed. Default: none.
     #[serde(default)]
+    #[schemars(transform = demand::aliases)]
     pub trust_domain_aliases: Vec<TrustDomain>,
-    /// Policies in this namespace hold for the whole mesh.
+    /// Policies in this namespace hold for the whole mesh. Default: `kith-system`.
     #[serde(default = "root_namespace")]
+    #[schemars(transform = demand::root_namespace)]
     pub root_namespace: String,
+    /// What decides where no ALLOW policy selects the workload. Default: `DENY`.
     #[serde(default)]
+    #[schemars(extend("default" = "DENY"))]
     pub default_action: DefaultAction,
+    /// What becomes of connections to addresses that the mesh does not know. Default: `REFUSE`.
     #[serde(default)]
+    #[schemars(extend("default" = "REFUSE"))]
     pub egress: Egress,
+    /// How many proxies in front of the mesh append to `x-forwarded-for` and are believed. Default: 0, so that
+    /// `remoteIpBlocks` are about the TCP peer.
     #[serde(default)]
     pub trusted_forwarded_hops: u32,
 }
 
+pub(crate) const ROOT_NAMESPACE: &str = "kith-system";
+
 fn root_namespace() -> String {
-    "kith-system".into()
+    ROOT_NAMESPACE.into()
 }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum DefaultAction {
     #[default]
@@ -117,7 +139,7 @@ pub enum DefaultAction {
     Allow,
 }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Egress {
     #[default]
@@ -125,18 +147,26 @@ pub enum Egress {
     Allow,
 }
 
-#[derive(Debug, Deserialize)]
+/// A machine or process outside the cluster that belongs to the mesh or is known to it, by its addresses.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = demand::workload)]
 pub struct Workload {
+    /// The last part of its identity. Required of a workload in the mesh.
     #[serde(default)]
+    #[schemars(transform = demand::service_account)]
     pub service_account: String,
+    /// Its IP addresses, at least one; no other workload has any of them.
+    #[schemars(transform = demand::workload_addresses)]
     pub addresses: Vec<Address>,
-    /// False: a machine without a sidecar, spoken to in plaintext.
+    /// False: a machine without a sidecar, spoken to in plaintext. Default: true.
     #[serde(default = "yes")]
     pub mesh: bool,
-    /// Unless given, `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
+    /// Its whole identity. Default: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
     pub spiffe_id: Option<SpiffeId>,
+    /// What is known of its ports. Others are served too, their protocol found out by each connection.
     #[serde(default)]
+    #[schemars(transform = demand::ports)]
     pub ports: Vec<WorkloadPort>,
 }
 
@@ -144,16 +174,20 @@ fn yes() -> bool {
     true
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WorkloadPort {
+    /// The port that the workload listens on, 1 to 65535.
     pub port: Port,
+    /// What is spoken there. Default: found out by each connection.
     pub protocol: Option<Protocol>,
+    /// What becomes of `%2F` and `%5C` in a path: refused with 400, kept as they are, or decoded to `/`. Default:
+    /// `REFUSE`.
     #[serde(default)]
     pub encoded_slash: EncodedSlash,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     Http,
@@ -163,7 +197,7 @@ pub enum Protocol {
     Tls,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum EncodedSlash {
     #[default]
@@ -172,53 +206,79 @@ pub enum EncodedSlash {
     Decode,
 }
 
-#[derive(Debug, Deserialize)]
+/// Addresses and host names that stand for the workloads that it selects.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(transform = demand::service)]
 pub struct Service {
+    /// IP addresses that clients dial; nothing else has any of them.
     #[serde(default)]
+    #[schemars(transform = demand::service_addresses)]
     pub addresses: Vec<Address>,
+    /// Host names that clients dial.
     #[serde(default)]
+    #[schemars(transform = demand::hosts)]
     pub hosts: Vec<Host>,
+    /// The workloads behind it, of its own namespace: those with all of these labels, at least one.
+    #[schemars(transform = demand::service_selector)]
     pub selector: Labels,
+    /// Its ports, at least one.
+    #[schemars(transform = demand::service_ports)]
     pub ports: Vec<ServicePort>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServicePort {
     /// For people; nothing depends on it.
+    #[schemars(length(max = 63))]
     pub name: Option<String>,
+    /// The port that clients dial, 1 to 65535.
     pub port: Port,
+    /// The workloads' own port, 1 to 65535. Default: the same as `port`.
     pub target_port: Option<Port>,
+    /// What is spoken there. Default: what the workload's port says, else found out by each connection.
     pub protocol: Option<Protocol>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// Picks workloads by their labels.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Selector {
+    /// Workloads with all of these labels. Default: none, which picks every workload in reach.
     #[serde(default)]
     pub match_labels: Labels,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// Whether callers have to prove an identity: of the workload's own over the namespace's over the mesh's; without any,
+/// they have to.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = demand::peer_authentication)]
 pub struct PeerAuthentication {
+    /// The workloads that it is for. Without one: every workload of the namespace, and in the mesh's root namespace
+    /// every workload of the mesh.
     #[serde(default)]
     pub selector: Selector,
+    /// What holds for every port.
     #[serde(default)]
     pub mtls: Mtls,
+    /// What holds for particular ports of the workload, by their numbers (1 to 65535); needs a `selector`.
     #[serde(default)]
+    #[schemars(transform = demand::port_level_mtls)]
     pub port_level_mtls: BTreeMap<Port, Mtls>,
 }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Mtls {
+    /// `STRICT`: mutual TLS only. `PERMISSIVE`: plaintext too, where no policy asks for an identity. `DISABLE`: plaintext
+    /// only. `UNSET`: as the level above says. Default: `UNSET`.
     #[serde(default)]
     pub mode: MtlsMode,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum MtlsMode {
     /// As the level above says.
@@ -227,113 +287,4 @@ pub enum MtlsMode {
     Strict,
     Permissive,
     Disable,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct AuthorizationPolicy {
-    #[serde(default)]
-    pub(super) selector: Selector,
-    #[serde(default, rename = "targetRef")]
-    _target_ref: NoTarget,
-    #[serde(default, rename = "targetRefs")]
-    _target_refs: NoTarget,
-    #[serde(default, rename = "provider")]
-    _provider: NoProvider,
-    #[serde(default, rename = "dryRun")]
-    pub(super) dry_run: bool,
-    #[serde(default)]
-    pub(super) action: Action,
-    #[serde(default)]
-    pub(super) rules: Vec<Rule>,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Action {
-    #[default]
-    Allow,
-    Deny,
-    Audit,
-    /// Known, to be refused with its own reason.
-    Custom,
-}
-
-impl<'de> Deserialize<'de> for Action {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match String::deserialize(deserializer)?.as_str() {
-            "ALLOW" => Ok(Self::Allow),
-            "DENY" => Ok(Self::Deny),
-            "AUDIT" => Ok(Self::Audit),
-            "CUSTOM" => Ok(Self::Custom),
-            // Nobody is told to write what is refused next.
-            other => Err(D::Error::unknown_variant(
-                other,
-                &["ALLOW", "DENY", "AUDIT"],
-            )),
-        }
-    }
-}
-
-/// An absent list is no restriction; one that is there and empty is a mistake (resources.md), so the two
-/// are kept apart.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Rule {
-    pub(super) from: Option<Vec<From>>,
-    pub(super) to: Option<Vec<To>>,
-    pub(super) when: Option<Vec<Condition>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct From {
-    pub(super) source: Source,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct To {
-    pub(super) operation: Operation,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Source {
-    pub(super) principals: Option<Vec<String>>,
-    pub(super) not_principals: Option<Vec<String>>,
-    pub(super) namespaces: Option<Vec<String>>,
-    pub(super) not_namespaces: Option<Vec<String>>,
-    pub(super) service_accounts: Option<Vec<String>>,
-    pub(super) not_service_accounts: Option<Vec<String>>,
-    pub(super) trust_domains: Option<Vec<String>>,
-    pub(super) not_trust_domains: Option<Vec<String>>,
-    pub(super) ip_blocks: Option<Vec<String>>,
-    pub(super) not_ip_blocks: Option<Vec<String>>,
-    pub(super) remote_ip_blocks: Option<Vec<String>>,
-    pub(super) not_remote_ip_blocks: Option<Vec<String>>,
-    pub(super) request_principals: Option<Vec<String>>,
-    pub(super) not_request_principals: Option<Vec<String>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Operation {
-    pub(super) hosts: Option<Vec<String>>,
-    pub(super) not_hosts: Option<Vec<String>>,
-    pub(super) ports: Option<Vec<String>>,
-    pub(super) not_ports: Option<Vec<String>>,
-    pub(super) methods: Option<Vec<String>>,
-    pub(super) not_methods: Option<Vec<String>>,
-    pub(super) paths: Option<Vec<String>>,
-    pub(super) not_paths: Option<Vec<String>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Condition {
-    /// An expression in the Common Expression Language; then the rest is absent.
-    pub(super) cel: Option<String>,
-    pub(super) key: Option<String>,
-    pub(super) values: Option<Vec<String>>,
-    pub(super) not_values: Option<Vec<String>>,
 }

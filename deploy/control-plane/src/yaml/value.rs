@@ -6,6 +6,8 @@ use std::num::NonZeroU16;
 
 use serde::Deserialize;
 
+use super::words;
+
 /// An IP address in canonical form: IPv4-mapped IPv6 is IPv4 (security.md, row 18).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]
@@ -15,12 +17,12 @@ impl TryFrom<String> for Address {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let address: IpAddr = text.parse().map_err(|_| {
-            format!("`{text}` is not an IP address; a host name belongs in a Service's `hosts`")
-        })?;
+        let address: IpAddr = text
+            .parse()
+            .map_err(|_| format!("`{text}`{}", words::NOT_AN_ADDRESS))?;
         let address = address.to_canonical();
         if address.is_unspecified() || address.is_multicast() {
-            return Err(format!("`{text}` is not the address of one machine"));
+            return Err(format!("`{text}`{}", words::NOT_ONE_MACHINE));
         }
         Ok(Self(address))
     }
@@ -37,15 +39,13 @@ impl TryFrom<String> for Host {
     fn try_from(text: String) -> Result<Self, String> {
         let host = text.strip_suffix('.').unwrap_or(&text).to_ascii_lowercase();
         if host.parse::<IpAddr>().is_ok() {
-            return Err(format!(
-                "`{text}` is an IP address: it belongs in `addresses`"
-            ));
+            return Err(format!("`{text}`{}", words::HOST_IS_ADDRESS));
         }
         let fits = !host.is_empty() && host.len() <= 253 && host.split('.').all(is_host_label);
         if fits {
             Ok(Self(host))
         } else {
-            Err(format!("`{text}` is not a host name"))
+            Err(format!("`{text}`{}", words::NOT_A_HOST))
         }
     }
 }
@@ -71,9 +71,9 @@ impl TryFrom<String> for TrustDomain {
     fn try_from(text: String) -> Result<Self, String> {
         match kith_certs::TrustDomain::parse(&text) {
             Ok(trust_domain) => Ok(Self(trust_domain)),
-            Err(_) if text.starts_with("spiffe://") => Err(format!(
-                "`{text}`: write the trust domain alone, without `spiffe://`"
-            )),
+            Err(_) if text.starts_with("spiffe://") => {
+                Err(format!("`{text}`{}", words::TRUST_DOMAIN_ALONE))
+            }
             Err(error) => Err(format!("`{text}` {error}")),
         }
     }
@@ -90,9 +90,7 @@ impl TryFrom<String> for SpiffeId {
     fn try_from(text: String) -> Result<Self, String> {
         let id = kith_certs::SpiffeId::parse(&text).map_err(|error| format!("`{text}` {error}"))?;
         if id.path().is_empty() {
-            return Err(format!(
-                "`{text}` names a trust domain; a workload's SPIFFE ID has a path"
-            ));
+            return Err(format!("`{text}`{}", words::NO_WORKLOAD));
         }
         Ok(Self(id))
     }
@@ -109,7 +107,7 @@ impl TryFrom<i64> for Port {
     fn try_from(number: i64) -> Result<Self, String> {
         let port = u16::try_from(number).ok().and_then(NonZeroU16::new);
         port.map(Self)
-            .ok_or_else(|| format!("{number} is not a port: 1 to 65535"))
+            .ok_or_else(|| format!("{number}{}", words::NOT_A_PORT_NUMBER))
     }
 }
 
@@ -131,9 +129,7 @@ impl TryFrom<BTreeMap<String, String>> for Labels {
         for (key, value) in &labels {
             // Istio refuses wildcards here too; taken literally they would select nothing, silently.
             if key.is_empty() || key.contains('*') || value.contains('*') {
-                return Err(format!(
-                    "label `{key}: {value}`: an empty key or a `*` never selects anything"
-                ));
+                return Err(format!("label `{key}: {value}`{}", words::LABEL_NEVER));
             }
         }
         Ok(Self(labels))
@@ -151,7 +147,7 @@ impl TryFrom<String> for Duration {
     fn try_from(text: String) -> Result<Self, String> {
         parse_duration(&text)
             .map(Self)
-            .ok_or_else(|| format!("`{text}` is not a duration such as `5s`, `500ms` or `1m30s`"))
+            .ok_or_else(|| format!("`{text}`{}", words::NOT_A_DURATION))
     }
 }
 

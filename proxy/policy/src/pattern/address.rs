@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
+use crate::words;
+
 /// Sorted and disjoint: of two blocks that overlap, one contains the other and stands for both.
 pub(crate) fn blocks(values: &[String], refuse: &mut dyn FnMut(usize, String)) -> Vec<IpNet> {
     let mut blocks = Vec::with_capacity(values.len());
@@ -31,9 +33,9 @@ pub(crate) fn in_blocks(blocks: &[IpNet], address: IpAddr) -> bool {
 fn block(value: &str) -> Result<IpNet, String> {
     let net: IpNet = match value.parse::<IpAddr>() {
         Ok(address) => address.to_canonical().into(),
-        Err(_) => value.parse().map_err(|_| {
-            format!("`{value}` is neither an address nor a CIDR; for every address use `0.0.0.0/0` and `::/0`")
-        })?,
+        Err(_) => value
+            .parse()
+            .map_err(|_| format!("`{value}`{}", words::NOT_A_BLOCK))?,
     };
     let mapped = match net {
         IpNet::V6(net) => net

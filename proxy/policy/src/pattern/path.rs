@@ -2,6 +2,7 @@
 
 use super::text::Pattern;
 use crate::path::{EncodedSlash, normalise_target};
+use crate::words;
 
 /// A string, or a template: whole segments only, `{**}` at most once and no template after it.
 pub(crate) fn parse_path(value: &str) -> Result<Pattern<&str>, String> {
@@ -10,7 +11,7 @@ pub(crate) fn parse_path(value: &str) -> Result<Pattern<&str>, String> {
     }
     let refuse = |why: &str| Err(format!("`{value}`: {why}"));
     let Some(path) = value.strip_prefix('/') else {
-        return refuse("a path template starts with `/`");
+        return refuse(words::TEMPLATE_WITHOUT_SLASH);
     };
     let mut segments = path.split('/');
     while let Some(segment) = segments.next() {
@@ -18,15 +19,12 @@ pub(crate) fn parse_path(value: &str) -> Result<Pattern<&str>, String> {
             "{*}" => {}
             "{**}" => {
                 return match segments.any(|after| after.contains(['{', '}', '*'])) {
-                    true => refuse("no template and no `*` may follow `{**}`"),
+                    true => refuse(words::TEMPLATE_AFTER_ANY),
                     false => Ok(Pattern::Template(value)),
                 };
             }
             _ if segment.contains(['{', '}', '*']) => {
-                return refuse(
-                    "a template has whole segments `{*}` or `{**}` and no other `*`, `{` or `}`; \
-                     a literal brace is `%7B` or `%7D`",
-                );
+                return refuse(words::TEMPLATE_SEGMENT);
             }
             _ => {}
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::principal::{Principal, check_segment, check_trust_domain, is_segment_byte};
 use crate::store::{Run, Store, StoreBuilder, Text, append};
+use crate::words;
 
 /// So many are compared one by one; of more, the exact ones are searched.
 const FEW: usize = 8;
@@ -229,15 +230,11 @@ impl<'a> PrincipalPattern<&'a str> {
         }
         let value = value.strip_prefix("spiffe://").unwrap_or(value);
         let Some(slash) = value.find('/') else {
-            return Err(format!(
-                "`{value}` has no path; a principal is `trust-domain/path`; for a whole trust domain use trustDomains"
-            ));
+            return Err(format!("`{value}`{}", words::NO_PATH));
         };
         let (domain, path) = value.split_at(slash);
         if domain.contains('*') && domain != "*" {
-            return Err(format!(
-                "`{value}`: the trust domain of a principal is literal, or `*` as a whole"
-            ));
+            return Err(format!("`{value}`{}", words::TRUST_DOMAIN_NOT_LITERAL));
         }
         if domain != "*" {
             check_trust_domain(domain)

@@ -2,6 +2,7 @@
 
 use super::path::template_matches;
 use crate::store::{Run, Store, StoreBuilder, Text, append};
+use crate::words;
 
 /// So many are compared one by one; of more, the exact ones are searched.
 const FEW: usize = 8;
@@ -22,7 +23,7 @@ impl<'a> Pattern<&'a str> {
     /// A `*` anywhere but alone, first or last is refused, not taken literally (stricter rule 5).
     pub(crate) fn parse(value: &'a str) -> Result<Self, String> {
         let pattern = match value {
-            "" => return Err("an empty string matches nothing; remove it".to_owned()),
+            "" => return Err(words::EMPTY_STRING.to_owned()),
             "*" => return Ok(Self::Any),
             _ => match (value.strip_prefix('*'), value.strip_suffix('*')) {
                 (Some(suffix), _) => Self::Suffix(suffix),
@@ -31,9 +32,7 @@ impl<'a> Pattern<&'a str> {
             },
         };
         if pattern.literal().contains('*') {
-            return Err(format!(
-                "`{value}` has a `*` in the wrong place: one may stand alone, first or last, and is never literal"
-            ));
+            return Err(format!("`{value}`{}", words::MISPLACED_STAR));
         }
         Ok(pattern)
     }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::text::Pattern;
 use crate::Token;
 use crate::store::{Run, Store, StoreBuilder, Text, append};
+use crate::words;
 
 /// One request principal pattern, `issuer/subject`. Never compared as one text: a `/` may stand in both, and
 /// then two tokens would have the same name.
@@ -36,9 +37,7 @@ impl<'a> TokenPrincipal<&'a str> {
             (None, Pattern::Any | Pattern::Prefix(_)) => (value, "*"),
             (None, Pattern::Suffix(_)) => ("*", value),
             (None, _) => {
-                return Err(format!(
-                    "`{value}` can never match: a request principal is `issuer/subject`"
-                ));
+                return Err(format!("`{value}`{}", words::NO_SUBJECT));
             }
         };
         let never = |_| format!("`{value}` can never match: the issuer or the subject is empty");

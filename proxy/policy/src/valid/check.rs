@@ -9,6 +9,7 @@ use crate::cel::Program;
 use crate::constraint::{Attribute, Constraint, Scope};
 use crate::model::{self, Action, Policy};
 use crate::store::{StoreBuilder, offset};
+use crate::words;
 
 pub(super) struct Check<'a> {
     pub(super) policy: &'a Policy,
@@ -163,7 +164,7 @@ impl<'a> Check<'a> {
         } = source;
         self.fields(
             at,
-            "a source without any field; remove it, or name who is meant",
+            words::EMPTY_SOURCE,
             &[
                 ("principals", Kind::Principal, principals, false),
                 ("not_principals", Kind::Principal, not_principals, true),
@@ -232,7 +233,7 @@ impl<'a> Check<'a> {
         // The port first: it is the cheapest to compare, and says most on a miss.
         self.fields(
             at,
-            "an operation without any field; remove it, or name what is meant",
+            words::EMPTY_OPERATION,
             &[
                 ("ports", Kind::DestinationPort, ports, false),
                 ("not_ports", Kind::DestinationPort, not_ports, true),
@@ -255,17 +256,14 @@ impl<'a> Check<'a> {
         } = condition;
         if let Some(source) = cel {
             if !(key.is_empty() && values.is_empty() && not_values.is_empty()) {
-                self.refuse(
-                    at,
-                    "a condition has either `key` with values, or `cel`".to_owned(),
-                );
+                self.refuse(at, words::CEL_AND_KEY.to_owned());
             }
             return self.expression(at.field("cel"), source);
         }
         match Kind::of_key(key, scope) {
             Ok(kind) => self.fields(
                 at,
-                "a condition without values; give `values` or `notValues`",
+                words::NO_VALUES,
                 &[
                     ("values", kind, values, false),
                     ("not_values", kind, not_values, true),

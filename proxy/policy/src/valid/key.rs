@@ -1,24 +1,7 @@
 //! The keys of conditions: which there are, and what to say of another.
 
 use super::values::is_token_byte;
-
-/// With `[name]` where a name belongs.
-const KNOWN: [&str; 14] = [
-    "request.headers[name]",
-    "source.ip",
-    "remote.ip",
-    "source.namespace",
-    "source.principal",
-    "source.serviceAccount",
-    "source.trustDomain",
-    "request.auth.principal",
-    "request.auth.audiences",
-    "request.auth.presenter",
-    "request.auth.claims[name]",
-    "destination.ip",
-    "destination.port",
-    "connection.sni",
-];
+use crate::words;
 
 /// More changes than these make another word of it.
 const TYPING_MISTAKES: usize = 2;
@@ -32,13 +15,11 @@ pub(super) fn header_name(key: &str) -> Result<&str, String> {
         return Err(unknown(key));
     };
     if name.is_empty() || !name.bytes().all(is_token_byte) {
-        return Err(format!("`{name}` is not a header name"));
+        return Err(format!("`{name}`{}", words::NOT_A_HEADER));
     }
     // It has no one place: HTTP/1.1 has a header, HTTP/2 a pseudo-header.
     if name.eq_ignore_ascii_case("host") {
-        return Err(format!(
-            "`{key}` is not supported; use `hosts` or `notHosts` of an operation"
-        ));
+        return Err(format!("`{key}`{}", words::HOST_HEADER));
     }
     Ok(name)
 }
@@ -48,11 +29,11 @@ fn unknown(key: &str) -> String {
         Some(near) => format!(", `{near}` is"),
         None => String::new(),
     };
-    let (last, others) = KNOWN.split_last().unwrap_or((&"", &[]));
     format!(
-        "`{key}` is not a condition{near}; known are {} and {last}; paths, methods, hosts and ports belong in `to`, and \
-         whatever else in `cel`",
-        others.join(", ")
+        "`{key}`{}{near}{}{}",
+        words::NOT_A_CONDITION,
+        words::conditions(),
+        words::ELSEWHERE
     )
 }
 
@@ -61,7 +42,7 @@ fn near(key: &str) -> Option<String> {
     let stem = |key: &str| key.split('[').next().unwrap_or_default().to_owned();
     let written = stem(key);
     let folded = written.to_ascii_lowercase();
-    let known = KNOWN.iter().map(|known| {
+    let known = words::CONDITIONS.iter().map(|known| {
         let changes = changes(&folded, &stem(known).to_ascii_lowercase());
         (changes, *known)
     });

@@ -9,6 +9,7 @@ use crate::pattern::{Pattern, TokenPrincipal, blocks, claim_path, never_matches,
 use crate::ports::parse_port;
 use crate::principal::{is_segment_byte, is_trust_domain_byte};
 use crate::store::append;
+use crate::words;
 
 /// How the strings of a field are to be read.
 #[derive(Clone, Copy)]
@@ -50,11 +51,9 @@ impl<'a> Kind<'a> {
             "destination.port" => Self::DestinationPort,
             "connection.sni" => Self::Sni,
             _ => match key.strip_prefix("request.auth.claims") {
-                Some(brackets) => Self::Claim(claim_path(brackets).ok_or_else(|| {
-                    format!(
-                        "`{key}` names no claim; write request.auth.claims[name], or [outer][inner] for a nested one"
-                    )
-                })?),
+                Some(brackets) => Self::Claim(
+                    claim_path(brackets).ok_or_else(|| format!("`{key}`{}", words::NOT_A_CLAIM))?,
+                ),
                 None => Self::Header(header_name(key)?),
             },
         })
