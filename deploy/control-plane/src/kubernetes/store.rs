@@ -253,9 +253,10 @@ impl Store {
         self.services.get(id)
     }
 
-    /// A pod whose account is gone has no identity any more.
-    pub(crate) fn has_account(&self, id: &str, pod: &Pod) -> bool {
-        self.accounts.contains(account_of(id, pod).as_str())
+    /// Its sidecar gets nothing before it has an address to be known by, nor once its account, and with it its identity, is
+    /// gone.
+    pub(crate) fn is_served(&self, id: &str, pod: &Pod) -> bool {
+        !pod.addresses.is_empty() && self.accounts.contains(account_of(id, pod).as_str())
     }
 
     /// The pod that an address belongs to.

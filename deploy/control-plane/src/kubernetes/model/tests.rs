@@ -4,8 +4,9 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::kubernetes::object::{Service, Slice};
+use crate::kubernetes::object::{Pod, Service, Slice};
 use crate::kubernetes::read::Object;
+use crate::kubernetes::watch::{Change, Event};
 
 /// A cluster with a mesh, `web` and `orders` in it, and what was served last.
 struct Cluster {
@@ -445,6 +446,16 @@ fn a_pod_whose_account_is_gone_gets_nothing() {
     )));
     cluster.changed(expect!["nodes shop/orders-1; addresses "]);
     assert!(cluster.node("shop/orders-1").is_some());
+}
+
+#[test]
+fn a_pod_gets_nothing_before_it_has_an_address() {
+    let mut cluster = Cluster::new();
+    let pending = json!({"status": {"phase": "Pending", "podIPs": null}});
+    cluster.pod("web-2", "", pending);
+    cluster.changed(expect!["nodes ; addresses "]);
+    cluster.pod("web-2", "10.0.0.3", json!({}));
+    cluster.changed(expect!["nodes shop/web-2; addresses 10.0.0.3"]);
 }
 
 #[test]
