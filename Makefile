@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: all fmt lint deny test policy-test soak interop fuzz scale bench policy-bench demo tools images manifests kind-up kind-test kind-down
+.PHONY: all fmt lint deny test policy-test soak interop cluster-test fuzz scale bench policy-bench demo tools images manifests kind-up kind-test kind-down
 
 all: lint test
 
@@ -32,6 +32,12 @@ interop: tools
 	tests/interop/setup.sh
 	$(CARGO) build --workspace --bins
 	$(CARGO) test -p kith-tests --test interop -- --test-threads=2
+
+# On a real etcd and a real API server; needs root, as containers have users of their own.
+cluster-test: tools
+	tests/cluster/setup.sh
+	$(CARGO) build --workspace --bins
+	$(CARGO) test -p kith-tests --test cluster -- --test-threads=2
 
 # Every target for a minute, two at a time: about ten minutes. `make fuzz SECONDS=600` for longer.
 fuzz:

@@ -1,1 +1,5 @@
 //! Kith in a cluster: a real etcd and a real API server; the harness plays the node.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod harness;

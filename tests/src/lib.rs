@@ -8,6 +8,7 @@ pub mod caller;
 pub mod expect;
 pub mod firewall;
 pub mod foreign;
+pub mod kube;
 pub mod lasting;
 pub mod metrics;
 pub mod shop;

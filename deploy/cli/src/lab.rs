@@ -38,10 +38,12 @@ use network::{Addresses, Network};
 
 pub mod authority;
 pub mod child;
+pub mod container;
 pub mod control;
 mod directory;
 pub mod error;
 pub mod keeper;
+pub mod machine;
 pub mod namespace;
 pub mod network;
 pub mod options;
@@ -165,10 +167,7 @@ impl Lab {
             Some(_) => None,
             None => {
                 let own = json!({"id": control_id, "socket": own_socket});
-                let authority =
-                    Authority::start(&self.kith, &namespace, &self.options, &self.directory, &own)?;
-                authority.ready(START).await?;
-                Some(authority)
+                Some(self.start_authority(&namespace, &[own]).await?)
             }
         };
 

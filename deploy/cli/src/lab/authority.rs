@@ -37,13 +37,13 @@ impl std::ops::Deref for Authority {
 }
 
 impl Authority {
-    /// Starts it with one entry, the control plane's; it need not be ready on return.
+    /// Starts it with these entries; it need not be ready on return.
     pub(crate) fn start(
         kith: &Path,
         namespace: &Namespace,
         options: &LabOptions,
         directory: &Path,
-        first: &Value,
+        first: &[Value],
     ) -> Result<Self, Error> {
         let state = directory.join("authority");
         std::fs::create_dir(&state).during(|| format!("make {}", state.display()))?;
@@ -52,7 +52,7 @@ impl Authority {
         entries["trust_domain"] = options.trust_domain.clone().into();
         entries["ttl_seconds"] = options.svid_ttl.as_secs().into();
         entries["state_dir"] = json!(state);
-        entries["entries"] = json!([first]);
+        entries["entries"] = json!(first);
         write(&config, &entries)?;
         let mut program: Vec<OsString> = vec![kith.into(), "__authority".into()];
         program.extend([

@@ -14,6 +14,8 @@ use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::process::{Gid, Signal, Uid, getgid, getuid, set_parent_process_death_signal};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
+use super::container::Container;
+
 /// What the program is to be born into.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Birth {
@@ -29,6 +31,8 @@ pub struct Birth {
     pub hosts: Option<PathBuf>,
     /// User and group to become.
     pub uid: Option<u32>,
+    /// What else makes it a container: its own root, user and powers, instead of `hosts` and `uid`.
+    pub container: Option<Container>,
 }
 
 impl Birth {
@@ -58,6 +62,11 @@ impl Birth {
         if let Some(uid) = self.uid {
             flag("--uid", uid.to_string().into());
         }
+        if let Some(container) = &self.container {
+            // A struct of text and numbers: always JSON.
+            let text = serde_json::to_string(container).unwrap_or_default();
+            flag("--container", text.into());
+        }
         command.arg("--").args(program);
         command
     }
@@ -79,6 +88,12 @@ impl Birth {
                         Some("--net") => birth.net = Some(value.into()),
                         Some("--hosts") => birth.hosts = Some(value.into()),
                         Some("--uid") => birth.uid = number(),
+                        Some("--container") => {
+                            let text = value.to_str().unwrap_or_default();
+                            let container = serde_json::from_str(text)
+                                .map_err(|e| format!("--container cannot be read: {e}"))?;
+                            birth.container = Some(container);
+                        }
                         _ => return Err(format!("unknown argument {}", name.to_string_lossy())),
                     }
                     rest = tail;
@@ -121,6 +136,10 @@ impl Birth {
         if let Some(path) = &self.hosts {
             replace_hosts(path)
                 .map_err(|e| format!("cannot put {} over /etc/hosts: {e}", path.display()))?;
+        }
+        if let Some(container) = &self.container {
+            container.enter_root()?;
+            container.give_up_powers()?;
         }
         // Opened before root is given up: a checkout below a home directory may be closed to other users.
         let opened = self.uid.and_then(|_| File::open(name).ok());
@@ -193,7 +212,7 @@ fn become_user(uid: u32) -> io::Result<()> {
 }
 
 #[expect(deprecated, reason = "the safe form; only its CLONE_FILES is unsound")]
-fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
+pub(crate) fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
     rustix::thread::unshare(flags)
 }
 
@@ -210,6 +229,11 @@ mod tests {
             net: Some("/proc/1/fd/3".into()),
             hosts: Some("/tmp/hosts".into()),
             uid: Some(1337),
+            container: Some(Container {
+                root: "/tmp/root".into(),
+                capabilities: vec!["NET_ADMIN".to_owned()],
+                ..Container::default()
+            }),
         };
         let program: Vec<OsString> = vec!["curl".into(), "--net".into(), "x".into()];
         let command = birth.command(Path::new("kith"), &program);

@@ -125,6 +125,16 @@ impl Network {
         Ok((namespace, addresses))
     }
 
+    /// Pulls the cable of a workload: nobody answers at its addresses from then on.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn detach(&self, addresses: Addresses) -> Result<(), Error> {
+        let [high, low] = [addresses.v4.octets()[2], addresses.v4.octets()[3]];
+        let number = u16::from_be_bytes([high, low]);
+        self.configure(&self.switch, &format!("link del port{number}\n"))
+    }
+
     /// The next pair of service addresses. Nobody has them: they exist for the captures to redirect.
     #[must_use]
     pub fn service_addresses(&self) -> Addresses {
