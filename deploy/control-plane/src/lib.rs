@@ -29,8 +29,7 @@ pub mod resolve;
 pub mod serve;
 mod status;
 mod watch;
-// Until `serve --kubernetes` starts it.
-#[cfg_attr(not(test), expect(dead_code))]
+#[allow(dead_code, reason = "`serve --kubernetes` starts it")]
 mod webhook;
 pub mod yaml;
 
