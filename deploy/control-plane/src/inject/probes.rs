@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use super::pod::{Object, Pod, name};
-use super::{HEALTH_PORT, Mistake};
+use super::{HEALTH_PORT, Mistake, OWN_PORTS};
 
 const VARIABLE: &str = "KITH_APP_PROBES";
 const HANDLERS: [&str; 3] = ["httpGet", "tcpSocket", "grpc"];
@@ -179,6 +179,12 @@ fn question(probe: &Object, ports: &Ports) -> Result<Option<(&'static str, Value
         return Ok(None);
     }
     let port = ports.number(what.get("port").unwrap_or(&Value::Null))?;
+    // It would ask itself, and itself again.
+    if OWN_PORTS.contains(&port) {
+        return Err(format!(
+            "{port} is a port of the sidecar: write what the application is to be asked"
+        ));
+    }
     let text = |key: &str| {
         what.get(key)
             .and_then(Value::as_str)
