@@ -96,11 +96,16 @@ pub(super) fn restore(pod: &mut Pod, sidecar: &Object, problems: &mut Vec<Mistak
                 probe.remove("httpGet");
                 probe.insert(handler.into(), what.clone());
             } else {
-                let message = "points to a sidecar that doesn't know what to ask: write what the application is to be asked";
+                // The sidecar that was here does not know what it would ask.
+                let message = asks_the_sidecar(HEALTH_PORT);
                 problems.push(Mistake::new(format!("{at}.{field}"), message));
             }
         }
     }
+}
+
+fn asks_the_sidecar(port: u16) -> String {
+    format!("{port} is a port of the sidecar: write what the application is to be asked")
 }
 
 fn path(key: &str) -> String {
@@ -181,9 +186,7 @@ fn question(probe: &Object, ports: &Ports) -> Result<Option<(&'static str, Value
     let port = ports.number(what.get("port").unwrap_or(&Value::Null))?;
     // It would ask itself, and itself again.
     if OWN_PORTS.contains(&port) {
-        return Err(format!(
-            "{port} is a port of the sidecar: write what the application is to be asked"
-        ));
+        return Err(asks_the_sidecar(port));
     }
     let text = |key: &str| {
         what.get(key)

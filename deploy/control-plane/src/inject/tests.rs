@@ -396,7 +396,7 @@ fn what_only_looks_injected_is_refused() {
             "spec": { "containers": [orphan.clone()], "initContainers": [sidecar] },
         }),
         expect![
-            "spec.containers[0].livenessProbe: points to a sidecar that doesn't know what to ask: write what the application is to be asked"
+            "spec.containers[0].livenessProbe: 15021 is a port of the sidecar: write what the application is to be asked"
         ],
     );
     check(
