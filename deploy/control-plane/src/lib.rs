@@ -5,7 +5,7 @@
 //! ```
 //!
 //! In reading order: [`yaml`] (documents and where they stand), [`jwks`] (the keys of issuers), [`resolve`] (what they mean for each
-//! workload, pure), [`catalog`] (what is served, immutable), `watch` (the folder, live), [`serve`] (the
+//! workload, pure), [`catalog`] (what is served, immutable), `interest` (which stream must look at what), `watch` (the folder, live), [`serve`] (the
 //! streams), `status` (what an operator asks), `admin` (what one orders), [`cli`].
 //!
 //! **Architecture invariant:** never knows how the proxy works inside; the resources' messages are the contract, and
