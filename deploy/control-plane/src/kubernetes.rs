@@ -32,12 +32,10 @@ mod substitute;
 pub(crate) mod verdict;
 mod watch;
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use kith_certs::IdentitySource;
 use kube::Client;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
@@ -47,14 +45,12 @@ pub(crate) use self::client::client;
 use self::follow::Follower;
 pub(crate) use self::follow::Namespaces;
 use self::health::Health;
+pub(crate) use self::kind::DocumentKind;
 use self::kind::Kind;
 use self::model::Model;
-pub(crate) use self::operate::{Operation, operate};
 use self::verdict::Verdicts;
 use crate::status::State;
 
-/// The Service in front of the control plane's replicas.
-pub(crate) const SERVICE: &str = "kith-control";
 /// Changes that wait to be taken in; who watches waits when there are more.
 const WAITING_CHANGES: usize = 1024;
 
@@ -85,8 +81,6 @@ pub struct Settings {
 pub(crate) struct Published {
     pub(crate) verdicts: channel::Sender<Verdicts>,
     pub(crate) namespaces: channel::Sender<Namespaces>,
-    /// Where the other replicas listen for sidecars.
-    pub(crate) replicas: channel::Sender<BTreeSet<SocketAddr>>,
 }
 
 /// A cluster that is followed.
@@ -115,32 +109,8 @@ impl Cluster {
             health: Arc::clone(&health),
             state: Arc::clone(state),
             published: published.clone(),
-            own_service: format!("{}/{SERVICE}", settings.namespace),
-            own_pod: (settings.pod_name.as_ref())
-                .map(|pod| format!("{}/{pod}", settings.namespace)),
         };
         tasks.spawn(follower.follow(taken_in));
         Self { health, published }
-    }
-
-    /// What writing the statuses of objects needs.
-    pub(crate) fn operation(
-        &self,
-        client: &Client,
-        settings: &Settings,
-        pod: &str,
-        identity: &IdentitySource,
-        state: &Arc<State>,
-    ) -> Operation {
-        Operation {
-            client: client.clone(),
-            namespace: settings.namespace.clone(),
-            pod: pod.to_owned(),
-            identity: identity.clone(),
-            state: Arc::clone(state),
-            verdicts: self.published.verdicts.subscribe(),
-            replicas: self.published.replicas.subscribe(),
-            numbers: Arc::clone(&self.health.statuses),
-        }
     }
 }

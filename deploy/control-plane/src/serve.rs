@@ -42,7 +42,6 @@ pub(crate) use self::stream::identity_lost;
 use crate::http::{self, Listener};
 use crate::jwks::{Fetcher, Web};
 pub use crate::kubernetes::{ClientError, Settings as Kubernetes};
-use crate::problem::Problem;
 use crate::status::{self, State};
 
 /// Responses waiting for a sidecar that reads slowly.
@@ -85,8 +84,6 @@ pub enum StartError {
     Listen(BindError),
     #[error(transparent)]
     Cluster(ClientError),
-    #[error("{0}")]
-    Injection(Problem),
 }
 
 /// Bound, not yet serving.
@@ -157,11 +154,9 @@ impl Server {
         let mut tasks = JoinSet::new();
         let readiness = identity.clone();
         let no_identity = move || no_identity(&readiness);
-        let (stopping, stop_seen) = watch::channel(false);
-        let source = source.follow(&state, &identity, &no_identity, &stop_seen, &mut tasks);
+        let source = source.follow(&state, &no_identity, &mut tasks);
         let asked = Arc::clone(&state);
-        let source_not_ready = source.not_ready();
-        let not_ready = move || match (source_not_ready(), no_identity()) {
+        let not_ready = move || match (source.why(), no_identity()) {
             (Some(source), Some(identity)) => Some(format!("{source}; {identity}")),
             (source, identity) => source.or(identity),
         };
@@ -172,6 +167,7 @@ impl Server {
         let (accepted, connections) = mpsc::channel(WAITING_RESPONSES);
         let accepting = tasks.spawn(peer::accept(xds, tls, accepted));
 
+        let (stopping, stop_seen) = watch::channel(false);
         let replica = replica::Replica {
             state: Arc::clone(&state),
             identity: identity.clone(),
@@ -208,11 +204,6 @@ impl Server {
                 stopping.send_replace(true);
                 if tokio::time::timeout(STOP, serving).await.is_err() {
                     warn!("some streams did not end in time and were cut");
-                }
-                if let Some(operation) = source.operation
-                    && tokio::time::timeout(STOP, operation).await.is_err()
-                {
-                    warn!("the Lease was not given up in time");
                 }
             }
         }

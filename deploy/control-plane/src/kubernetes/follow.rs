@@ -1,7 +1,6 @@
 //! The one owner of what is known of the cluster: takes changes in, publishes what they come to.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -21,8 +20,6 @@ use crate::status::{Load, State};
 
 /// How long the first publication waits for the keys of issuers, so that a restart does not take away what sidecars have.
 const FIRST_KEYS: Duration = Duration::from_secs(5);
-/// The port of the control plane's Service that sidecars connect to, and replicas to each other.
-const XDS_PORT: &str = "grpc-xds";
 /// As many changes are taken in before what they come to is published: no change waits for ever behind others.
 const MOST_AT_ONCE: usize = 10_000;
 
@@ -32,10 +29,6 @@ pub(super) struct Follower {
     pub(super) health: Arc<Health>,
     pub(super) state: Arc<State>,
     pub(super) published: Published,
-    /// `namespace/name` of the Service in front of all replicas of this control plane.
-    pub(super) own_service: String,
-    /// `namespace/name` of this replica, which is none of the others.
-    pub(super) own_pod: Option<String>,
 }
 
 impl Follower {
@@ -72,30 +65,14 @@ impl Follower {
     }
 
     fn take_in(&mut self, change: Change) {
-        let kind = change.kind();
+        let namespaces = change.kind() == Kind::Namespace;
         if self.health.saw(&change) {
             info!("the cluster was read in full");
         }
         self.model.take_in(change);
-        match kind {
-            Kind::Namespace => {
-                let namespaces = Arc::new(self.model.namespaces().clone());
-                self.published.namespaces.send_replace(namespaces);
-            }
-            Kind::EndpointSlice => {
-                let replicas = self
-                    .model
-                    .endpoints(&self.own_service, XDS_PORT)
-                    .into_iter();
-                let others = replicas.filter(|(pod, _)| Some(&**pod) != self.own_pod.as_deref());
-                let replicas: BTreeSet<SocketAddr> = others.map(|(_, address)| address).collect();
-                self.published.replicas.send_if_modified(|before| {
-                    let other = *before != replicas;
-                    *before = replicas;
-                    other
-                });
-            }
-            _ => {}
+        if namespaces {
+            let namespaces = Arc::new(self.model.namespaces().clone());
+            self.published.namespaces.send_replace(namespaces);
         }
     }
 
@@ -224,7 +201,6 @@ impl Published {
         Self {
             verdicts: watch::Sender::new(Verdicts::default()),
             namespaces: watch::Sender::new(Namespaces::default()),
-            replicas: watch::Sender::default(),
         }
     }
 }

@@ -13,7 +13,6 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::kind::Kind;
-use super::operate::Numbers;
 use super::permission::Trouble;
 use super::watch::{Change, LAST_RETRY, Step};
 use crate::http::{Answer, text};
@@ -30,8 +29,6 @@ pub(crate) type Gate = watch::Receiver<Option<String>>;
 #[derive(Debug)]
 pub(crate) struct Health {
     inner: Mutex<Inner>,
-    /// Of writing the statuses of objects.
-    pub(crate) statuses: Arc<Numbers>,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +54,6 @@ impl Health {
                 missing: kinds.into_iter().collect(),
                 ..Inner::default()
             }),
-            statuses: Arc::default(),
         })
     }
 
@@ -275,7 +271,6 @@ fn metrics(health: &Health, state: &State, ready: bool) -> String {
         let labels = format!("{{kind=\"{kind}\",reason=\"{reason}\"}}");
         page.value(name, &labels, count);
     }
-    health.statuses.metrics(&mut page.0);
     page.0
 }
 

@@ -8,7 +8,6 @@ mod place;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use kith_certs::SpiffeId;
@@ -97,22 +96,6 @@ impl Model {
     /// The labels of every namespace.
     pub(crate) fn namespaces(&self) -> &BTreeMap<Id, Arc<BTreeMap<String, String>>> {
         &self.namespaces
-    }
-
-    /// Where the pods behind a port of a service listen, whether they are ready or not: one address each.
-    pub(crate) fn endpoints(&self, service: &str, port: &str) -> BTreeMap<Id, SocketAddr> {
-        let mut by_pod = BTreeMap::new();
-        for slice in self.store.slices_of(service) {
-            for port in slice.ports.iter().filter(|it| &*it.name == port) {
-                for end in &slice.endpoints {
-                    let Some(pod) = &end.pod else { continue };
-                    let address = SocketAddr::new(end.address, port.number);
-                    let known = by_pod.entry(Arc::clone(pod)).or_insert(address);
-                    *known = address.min(*known);
-                }
-            }
-        }
-        by_pod
     }
 
     /// Other keys of issuers than before.
