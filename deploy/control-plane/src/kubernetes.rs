@@ -40,7 +40,6 @@ pub(crate) use self::client::client;
 use self::follow::Follower;
 pub(crate) use self::follow::Namespaces;
 use self::health::Health;
-pub(crate) use self::kind::DocumentKind;
 use self::kind::Kind;
 use self::model::Model;
 use self::verdict::Verdicts;
@@ -82,6 +81,7 @@ pub(crate) struct Published {
 #[derive(Debug, Clone)]
 pub(crate) struct Cluster {
     pub(crate) health: Arc<Health>,
+    #[allow(dead_code, reason = "for what writes statuses and admits pods")]
     pub(crate) published: Published,
 }
 

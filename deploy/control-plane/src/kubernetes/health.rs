@@ -58,6 +58,7 @@ impl Health {
     }
 
     /// Not ready before `gate` is open.
+    #[allow(dead_code, reason = "for what admits pods")]
     pub(crate) fn wait_for(&self, what: &'static str, gate: Gate) {
         self.inner().gates.push((what, gate));
     }

@@ -29,7 +29,7 @@ pub(super) enum Bound {
         admin: Option<Socket>,
     },
     Kubernetes {
-        settings: Settings,
+        settings: Box<Settings>,
         client: kube::Client,
         health: TcpListener,
     },
@@ -58,7 +58,7 @@ impl Bound {
                 let client = kubernetes::client(settings.kubeconfig.as_deref()).await;
                 match (health, client) {
                     (Ok((health, _)), Ok(client)) => Ok(Self::Kubernetes {
-                        settings: settings.clone(),
+                        settings: Box::new(settings.clone()),
                         client,
                         health,
                     }),
