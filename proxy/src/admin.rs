@@ -11,7 +11,9 @@ mod serve;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use http::StatusCode;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -19,6 +21,8 @@ use crate::telemetry::logging::LogFilter;
 pub(crate) use listen::{AdminListener, bind_admin, bind_health};
 
 type Show = Box<dyn Fn() -> Value + Send + Sync>;
+/// What a probe of the application says: its status, and one line.
+pub(crate) type Probed = Pin<Box<dyn Future<Output = (StatusCode, String)> + Send>>;
 type ShowLater = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Value> + Send>> + Send + Sync>;
 
 /// What the servers may ask and do.
@@ -33,6 +37,10 @@ pub(crate) struct AdminState {
     /// Starts a graceful stop, and returns at once.
     pub(crate) drain: Box<dyn Fn() + Send + Sync>,
     pub(crate) log: LogFilter,
+    /// Makes the application's probe `<container>/<probe>`, if there is such a one.
+    pub(crate) probe: Box<dyn Fn(&str) -> Option<Probed> + Send + Sync>,
+    /// The longest that a probe may take.
+    pub(crate) longest_probe: Duration,
 }
 
 /// Everything that must hold before traffic may come, and how it stands.
@@ -63,6 +71,7 @@ pub(crate) async fn serve_admin(listener: AdminListener, state: Arc<AdminState>)
             serve::connections(
                 || async { listener.accept().await.map(|(stream, _)| stream) },
                 move |request| pages::admin(request, Arc::clone(&state), pages::Reached::OverTcp),
+                Duration::ZERO,
             )
             .await;
         }
@@ -70,17 +79,20 @@ pub(crate) async fn serve_admin(listener: AdminListener, state: Arc<AdminState>)
             serve::connections(
                 || async { listener.accept().await },
                 move |request| pages::admin(request, Arc::clone(&state), pages::Reached::OverUnix),
+                Duration::ZERO,
             )
             .await;
         }
     }
 }
 
-/// Serves `/ready`, `/live` and `/metrics` until dropped.
+/// Serves `/ready`, `/live`, `/metrics` and the application's probes until dropped.
 pub(crate) async fn serve_health(listener: TcpListener, state: Arc<AdminState>) {
+    let longest = state.longest_probe;
     serve::connections(
         || async { listener.accept().await.map(|(stream, _)| stream) },
         move |request| pages::health(request, Arc::clone(&state)),
+        longest,
     )
     .await;
 }

@@ -4,16 +4,18 @@
 
 mod command;
 mod mistakes;
+mod probes;
 pub(crate) mod values;
 mod variables;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use command::{Command, Flags, command_line};
 use mistakes::Reader;
 pub use mistakes::{Mistake, Mistakes};
+pub use probes::{AppProbe, AppProbes, Check, HttpCheck};
 
 pub use crate::record::{Destination as AccessLog, WhenFull};
 
@@ -49,6 +51,10 @@ pub struct Config {
     /// SO_MARK of every socket that the proxy opens.
     pub socket_mark: Option<u32>,
     pub max_connections: usize,
+    /// What the sidecar checks of the application in the kubelet's place.
+    pub app_probes: AppProbes,
+    /// Where it does.
+    pub pod_ip: Option<IpAddr>,
 }
 
 /// Admin is for this pod only (security.md, row 21).
@@ -117,6 +123,8 @@ impl Config {
         let svid_hint = read.optional("KITH_SVID_HINT", values::hint);
         let socket_mark = read.optional("KITH_SOCKET_MARK", values::mark);
         let max_connections = read.required("KITH_MAX_CONNECTIONS", values::max_connections);
+        let app_probes = read.optional("KITH_APP_PROBES", probes::app_probes);
+        let pod_ip = read.optional("KITH_POD_IP", values::pod_ip);
 
         let admin_tcp = match &admin_listen {
             Some(AdminListen::Tcp(address)) => Some(*address),
@@ -128,6 +136,13 @@ impl Config {
             ("KITH_ADMIN_LISTEN", admin_tcp),
             ("KITH_HEALTH_LISTEN", health_listen),
         ]);
+        let app_probes = app_probes.unwrap_or_default();
+        read.refuse_probes_without_address(&app_probes);
+        let own = [inbound_listen, outbound_listen, admin_tcp, health_listen];
+        read.refuse_own_ports(
+            &app_probes,
+            own.map(|listen| listen.map_or(0, |it| it.port())),
+        );
 
         // A value that is missing here has been reported above, so that nothing is missing without a mistake.
         let config = || {
@@ -152,6 +167,8 @@ impl Config {
                 svid_hint,
                 socket_mark,
                 max_connections: max_connections?,
+                app_probes,
+                pod_ip,
             })
         };
         read.finish(config())

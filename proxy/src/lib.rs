@@ -43,6 +43,7 @@ mod headers;
 mod inbound;
 mod lease;
 mod outbound;
+mod probe;
 mod record;
 mod renew;
 pub mod resolve;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::operate::{revoke, status};
-use crate::{app, demo, lab, policy};
+use crate::{app, demo, inject, lab, policy};
 
 /// The people's tool of Kith, the sidecar that knows who is calling, and can prove it.
 ///
@@ -48,6 +48,15 @@ enum Command {
     Status(status::Arguments),
     /// Test, explain and check policies offline, by the very engine that the sidecars use.
     Policy(policy::Arguments),
+    /// Put the sidecar into pods of manifests, as the control plane's webhook does in a cluster.
+    ///
+    /// Pods and all that make pods (Deployment, StatefulSet, DaemonSet, ReplicaSet, ReplicationController, Job, CronJob,
+    /// PodTemplate, lists of them) get a sidecar, but those labelled kith.dev/inject: "false". All other documents are
+    /// printed as they are, byte for byte. Injecting twice gives the same as injecting once.
+    ///
+    /// Exit 0 when done, 1 with --check when something is not injected yet, 2 when something is in the way; then nothing
+    /// is printed, and all reasons are told.
+    Inject(inject::Arguments),
 }
 
 /// Runs `kith`. The first argument is the program's own name.
@@ -83,6 +92,9 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         Ok(Arguments {
             command: Command::Policy(arguments),
         }) => policy::main(arguments),
+        Ok(Arguments {
+            command: Command::Inject(arguments),
+        }) => inject::main(&arguments),
         Err(error) => {
             // To stdout for --help, to stderr for mistakes; nobody is left to tell if that fails.
             let _ = error.print();

@@ -7,12 +7,14 @@
 //! - [`demo`]: the walk that `kith demo` takes through a lab.
 //! - [`operate`]: what an operator asks of a running control plane.
 //! - [`policy`]: policies tested, explained and checked offline.
+//! - [`inject`]: sidecars for manifests.
 //! - [`cli`]: arguments → one of the above → exit code.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod app;
 pub mod cli;
 pub mod demo;
+pub mod inject;
 pub mod lab;
 pub mod operate;
 pub mod policy;

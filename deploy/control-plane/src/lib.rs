@@ -6,7 +6,8 @@
 //!
 //! In reading order: [`yaml`] (documents and where they stand), [`jwks`] (the keys of issuers), [`resolve`] (what they mean for each
 //! workload, pure), [`catalog`] (what is served, immutable), `watch` (the folder, live), [`serve`] (the
-//! streams), `status` (what an operator asks), `admin` (what one orders), [`cli`].
+//! streams), `status` (what an operator asks), `admin` (what one orders), [`inject`] (sidecars for pods, pure), `webhook`
+//! (admission), [`cli`].
 //!
 //! **Architecture invariant:** never knows how the proxy works inside; the resources' messages are the contract, and
 //! the proxy's own `translate` says whether one is acceptable.
@@ -29,6 +30,7 @@ pub mod resolve;
 pub mod serve;
 mod status;
 mod watch;
+#[allow(dead_code, reason = "`serve --kubernetes` starts it")]
 mod webhook;
 pub mod yaml;
 

@@ -13,6 +13,8 @@ mod client;
 mod commands;
 #[path = "control/folder.rs"]
 mod folder;
+#[path = "control/injected.rs"]
+mod injected;
 #[path = "control/istio.rs"]
 mod istio;
 #[path = "control/jwks.rs"]

@@ -16,6 +16,12 @@ use crate::telemetry::metrics::{self, Format};
 /// A filter is a line of text.
 const LARGEST_BODY: usize = 4096;
 
+/// Before the name of one of the application's probes.
+const PROBES: &str = "/app-health/";
+
+const NO_SUCH_PROBE: &str = "the sidecar was told of no such probe; KITH_APP_PROBES has those that the injector \
+    found when the pod was made: make the pod anew, or name a probe of it as /app-health/<container>/<probe>";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reached {
     OverTcp,
@@ -24,11 +30,22 @@ pub(super) enum Reached {
 
 pub(super) async fn health(request: Request<Incoming>, state: Arc<AdminState>) -> Answer {
     let path = request.uri().path();
-    if !matches!(path, "/ready" | "/live" | "/metrics") {
-        return text(StatusCode::NOT_FOUND, "there is /ready, /live and /metrics");
+    let probe = path.strip_prefix(PROBES);
+    if !matches!(path, "/ready" | "/live" | "/metrics") && probe.is_none() {
+        let there_is = "there is /ready, /live, /metrics and /app-health/<container>/<probe>";
+        return text(StatusCode::NOT_FOUND, there_is);
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return wrong_method("GET, HEAD");
+    }
+    if let Some(name) = probe {
+        return match (state.probe)(name) {
+            Some(probed) => {
+                let (status, why) = probed.await;
+                text(status, why)
+            }
+            None => text(StatusCode::NOT_FOUND, NO_SUCH_PROBE),
+        };
     }
     match path {
         "/ready" => ready(&(state.ready)()),

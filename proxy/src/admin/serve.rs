@@ -19,14 +19,15 @@ use tokio::task::{AbortHandle, JoinSet};
 /// Beyond it the oldest connection is ended, so that whoever holds connections open can't keep a probe out.
 const MOST_CONNECTIONS: usize = 64;
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
-/// From accept to the last byte of the answer.
+/// From accept to the last byte of the answer, beside the time that the answer itself may take.
 const ALL_WITHIN: Duration = Duration::from_secs(30);
 const LARGEST_HEAD: usize = 16 * 1024;
 
-/// Serves until dropped, and its connections end with it.
+/// Serves until dropped, and its connections end with it. `thinking` is how long an answer may take to be there.
 pub(super) async fn connections<S, Accepted, Answered>(
     mut accept: impl FnMut() -> Accepted,
     answer: impl Fn(Request<Incoming>) -> Answered + Clone + Send + Sync + 'static,
+    thinking: Duration,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     Accepted: Future<Output = io::Result<S>>,
@@ -51,12 +52,15 @@ pub(super) async fn connections<S, Accepted, Answered>(
         {
             oldest.abort();
         }
-        open.push_back(tasks.spawn(one(stream, answer.clone())));
+        open.push_back(tasks.spawn(one(stream, answer.clone(), ALL_WITHIN + thinking)));
     }
 }
 
-async fn one<S, Answered>(stream: S, answer: impl Fn(Request<Incoming>) -> Answered)
-where
+async fn one<S, Answered>(
+    stream: S,
+    answer: impl Fn(Request<Incoming>) -> Answered,
+    within: Duration,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     Answered: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
@@ -70,7 +74,7 @@ where
         .max_buf_size(LARGEST_HEAD)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(ALL_WITHIN, connection).await {
+    match tokio::time::timeout(within, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!("a connection to admin or health failed: {error}"),
         Err(_) => tracing::debug!("a connection to admin or health took too long"),

@@ -35,6 +35,13 @@ fn state(ready: bool, drained: &Arc<AtomicUsize>, log: LogFilter) -> Arc<AdminSt
             drained.fetch_add(1, Ordering::SeqCst);
         }),
         log,
+        probe: Box::new(|name| {
+            let known = name == "app/readiness";
+            known.then(|| -> Probed {
+                Box::pin(async { (StatusCode::IM_A_TEAPOT, "as the application".into()) })
+            })
+        }),
+        longest_probe: Duration::ZERO,
     })
 }
 
@@ -122,7 +129,28 @@ async fn readiness_lists_every_condition_with_its_reason() {
 }
 
 #[tokio::test]
-async fn row_21_health_serves_three_paths_and_nothing_else() {
+async fn health_makes_the_probes_that_there_are_and_says_what_to_do_about_others() {
+    let servers = serve(true).await;
+    let probe = |path| ask(servers.health, "GET", path, "");
+    let expected = (418, "as the application\n".to_owned());
+    assert_eq!(probe("/app-health/app/readiness").await, expected);
+    for path in [
+        "/app-health/app/liveness",
+        "/app-health/",
+        "/app-health/app/readiness/x",
+    ] {
+        let (status, why) = probe(path).await;
+        assert!(
+            status == 404 && why.contains("KITH_APP_PROBES"),
+            "{path}: {why}"
+        );
+    }
+    let posted = ask(servers.health, "POST", "/app-health/app/readiness", "").await;
+    assert_eq!(posted.0, 405);
+}
+
+#[tokio::test]
+async fn row_21_health_serves_its_paths_and_nothing_else() {
     let servers = serve(true).await;
     for path in [
         "/",

@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{AdminState, Condition, Readiness};
+use crate::probe::Probes;
 use crate::shared::Shared;
 use crate::telemetry::logging;
 use crate::worker::{Command, Workers};
@@ -25,7 +26,22 @@ pub(super) fn admin_state(
     let xds = client.status();
     let config_xds = client.status();
     let workers = workers.clone();
+    let settings = &shared.config;
+    let probes = Probes::new(
+        &settings.app_probes,
+        settings.pod_ip,
+        settings.socket_mark,
+        settings.own_ports(),
+    );
     AdminState {
+        longest_probe: probes.longest(),
+        probe: Box::new(move |name| {
+            let made = probes.make(name)?;
+            Some(Box::pin(async move {
+                let verdict = made.await;
+                (verdict.status, verdict.why)
+            }))
+        }),
         ready: Box::new(move || readiness(&ready, &xds.borrow(), &missing.borrow())),
         config: Box::new(move || describe_config(&config, &config_xds.borrow())),
         certs: Box::new(move || describe_certs(&certs.identity.status())),

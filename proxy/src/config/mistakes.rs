@@ -5,7 +5,11 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use super::command::Flags;
+use super::probes::AppProbes;
 use super::variables::{VARIABLES, nearest};
+
+/// The one variable whose value is never shown: headers of probes may be credentials.
+const PROBES: &str = "KITH_APP_PROBES";
 
 /// One thing to correct.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,9 +153,9 @@ impl Reader {
         match parsed {
             Ok(value) => Some(value),
             Err(expected) => {
-                let (name, value) = (given.name.clone(), Some(given.value.clone()));
+                let value = (name != PROBES).then(|| given.value.clone());
                 self.mistakes.push(Mistake {
-                    name,
+                    name: given.name.clone(),
                     value,
                     expected,
                 });
@@ -181,6 +185,33 @@ impl Reader {
                         ),
                     });
                 }
+            }
+        }
+    }
+
+    /// They are made at the pod's address.
+    pub(super) fn refuse_probes_without_address(&mut self, probes: &AppProbes) {
+        if !probes.is_empty() && !self.given.contains_key("KITH_POD_IP") {
+            self.mistakes.push(Mistake {
+                name: "KITH_POD_IP".into(),
+                value: None,
+                expected: format!("is required with {PROBES}: the pod's own IP address"),
+            });
+        }
+    }
+
+    /// Nobody reaches the proxy itself through it.
+    pub(super) fn refuse_own_ports(&mut self, probes: &AppProbes, own: [u16; 4]) {
+        for (name, probe) in probes {
+            let port = probe.check.port();
+            if own.contains(&port) {
+                self.mistakes.push(Mistake {
+                    name: PROBES.into(),
+                    value: None,
+                    expected: format!(
+                        "{name}: port {port} is the sidecar's own, not the application's"
+                    ),
+                });
             }
         }
     }

@@ -62,6 +62,8 @@ fn defaults_are_those_of_the_documentation() {
         svid_hint: None,
         socket_mark: None,
         max_connections: 65536,
+        app_probes: AppProbes::new(),
+        pod_ip: None,
     };
     assert_eq!(config, expected);
 }
@@ -86,6 +88,11 @@ fn every_variable_is_read_and_a_flag_wins() {
         ("KITH_SVID_HINT", "internal"),
         ("KITH_SOCKET_MARK", "0x539"),
         ("KITH_MAX_CONNECTIONS", "100"),
+        (
+            "KITH_APP_PROBES",
+            r#"{"app/startup": {"tcpSocket": {"port": 5432}, "timeoutSeconds": 2}}"#,
+        ),
+        ("KITH_POD_IP", "::ffff:10.0.0.5"),
         ("PATH", "/bin"),
         ("SPIFFE_SOMETHING", "else"),
     ]);
@@ -111,8 +118,45 @@ fn every_variable_is_read_and_a_flag_wins() {
         svid_hint: Some("internal".into()),
         socket_mark: Some(0x539),
         max_connections: 100,
+        app_probes: [(
+            "app/startup".to_owned(),
+            AppProbe {
+                check: Check::Tcp { port: 5432 },
+                timeout: Duration::from_secs(2),
+            },
+        )]
+        .into(),
+        pod_ip: Some("10.0.0.5".parse().unwrap()),
     };
     assert_eq!(config, expected);
+}
+
+#[test]
+fn probes_need_the_pods_address_and_stay_away_from_the_sidecars_ports_and_are_never_shown() {
+    let probe = |port: u16| {
+        format!(
+            r#"{{"app/liveness": {{"httpGet": {{"port": {port}, "httpHeaders": [{{"name": "Authorization", "value": "s3cret"}}]}}}}}}"#
+        )
+    };
+    let mut environment = REQUIRED.to_vec();
+    let (own, broken) = (probe(15021), probe(0));
+    environment.push(("KITH_APP_PROBES", &own));
+    let expected = expect![[r#"
+        mistakes in the configuration:
+          KITH_POD_IP: is required with KITH_APP_PROBES: the pod's own IP address
+          KITH_APP_PROBES: app/liveness: port 15021 is the sidecar's own, not the application's
+    "#]];
+    check_mistakes(&environment, &[], &expected);
+    environment.extend([
+        ("KITH_APP_PROBES", broken.as_str()),
+        ("KITH_POD_IP", "127.0.0.1"),
+    ]);
+    let expected = expect![[r#"
+        mistakes in the configuration:
+          KITH_APP_PROBES: app/liveness.httpGet: port: expected a number from 1 to 65535
+          KITH_POD_IP="127.0.0.1": expected the pod's own IP address
+    "#]];
+    check_mistakes(&environment, &[], &expected);
 }
 
 #[test]

@@ -215,6 +215,17 @@ fn whole(value: &str) -> Option<u64> {
         .flatten()
 }
 
+/// The kubelet dials the pod's own address, never loopback.
+pub(super) fn pod_ip(value: &str) -> Result<IpAddr, String> {
+    let address: Option<IpAddr> = value.parse().ok();
+    address
+        .map(|address| address.to_canonical())
+        .filter(|address| {
+            !address.is_unspecified() && !address.is_loopback() && !address.is_multicast()
+        })
+        .ok_or_else(|| "expected the pod's own IP address".into())
+}
+
 /// For `capture --exclude-outbound-cidrs`: `10.0.0.0/8`, or an address alone.
 pub(crate) fn network(value: &str) -> Result<ipnet::IpNet, String> {
     let net = value

@@ -195,6 +195,18 @@ pub(super) const VARIABLES: &[Variable] = &[
         "65536",
         "Connections open at once; beyond it, new ones are reset and counted",
     ),
+    optional(
+        "KITH_APP_PROBES",
+        "app-probes",
+        "JSON",
+        "The application's probes, made in the kubelet's place: {\"<container>/<probe>\": {\"httpGet\": …}}, served at /app-health/<container>/<probe> beside /ready",
+    ),
+    optional(
+        "KITH_POD_IP",
+        "pod-ip",
+        "IP",
+        "The pod's address, at which KITH_APP_PROBES are made",
+    ),
 ];
 
 /// The known name that is closest to a mistyped one, if any is close.

@@ -199,6 +199,25 @@ impl Node {
     }
 }
 
+impl Node {
+    /// The keys of a map, as they were written; none if it isn't one.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        let entries = match &self.kind {
+            Kind::Map(entries) => entries.as_slice(),
+            _ => &[],
+        };
+        entries.iter().map(|entry| entry.key.as_str())
+    }
+
+    /// The elements of a list; none if it isn't one.
+    pub(crate) fn items(&self) -> &[Node] {
+        match &self.kind {
+            Kind::List(items) => items,
+            _ => &[],
+        }
+    }
+}
+
 /// What serde hands over before the lines are sorted into place.
 enum Raw {
     Scalar(Value),

@@ -1,0 +1,200 @@
+//! The application's probes and lifecycle requests, sent to the sidecar instead, which asks the application itself.
+//!
+//! The kubelet has no identity: under strict mTLS it can't ask the application. What it asks of the sidecar's health port
+//! is answered there, and nothing else of the application is reachable that way: each question is fixed in the
+//! sidecar's configuration, by `KITH_APP_PROBES`.
+
+use serde_json::{Map, Value, json};
+
+use super::pod::{Object, Pod, name};
+use super::{HEALTH_PORT, Mistake};
+
+const VARIABLE: &str = "KITH_APP_PROBES";
+const HANDLERS: [&str; 3] = ["httpGet", "tcpSocket", "grpc"];
+const PROBES: [(&str, &str); 3] = [
+    ("livenessProbe", "liveness"),
+    ("readinessProbe", "readiness"),
+    ("startupProbe", "startup"),
+];
+const HOOKS: [(&str, &str); 2] = [("preStop", "prestop"), ("postStart", "poststart")];
+/// What an application may take for a request at its start, which Kubernetes doesn't bound.
+const POST_START_SECONDS: u64 = 60;
+
+/// What the sidecar asks the application, by `<container>/<probe>`: the value of `KITH_APP_PROBES`.
+#[derive(Debug, Default)]
+pub(super) struct Answered(Map<String, Value>);
+
+impl Answered {
+    /// The variable; none if there is nothing to ask.
+    pub(super) fn variable(&self) -> Option<Value> {
+        // In a container's environment `$(NAME)` is replaced, and `$$` stands for `$`.
+        let text = Value::Object(self.0.clone()).to_string().replace('$', "$$");
+        (!self.0.is_empty()).then(|| json!({ "name": VARIABLE, "value": text }))
+    }
+}
+
+/// Points probes and lifecycle requests to the sidecar. `grace`: how long the pod has to end, in seconds.
+pub(super) fn rewrite(pod: &mut Pod, grace: u64, problems: &mut Vec<Mistake>) -> Answered {
+    let mut answered = Answered::default();
+    for (at, container) in pod.lasting_containers() {
+        let ports = Ports::of(container);
+        let container_name = name(container).to_owned();
+        for (field, probe, kind) in handlers(container) {
+            let timeout = match kind {
+                "prestop" => grace.max(1),
+                "poststart" => POST_START_SECONDS,
+                _ => (probe.get("timeoutSeconds").and_then(Value::as_u64)).unwrap_or(1),
+            };
+            let question = match question(probe, &ports) {
+                Ok(Some(question)) => question,
+                Ok(None) => continue,
+                Err(message) => {
+                    problems.push(Mistake::new(format!("{at}.{field}"), message));
+                    continue;
+                }
+            };
+            let key = format!("{container_name}/{kind}");
+            let (handler, what) = question;
+            answered.0.insert(
+                key.clone(),
+                json!({ handler: what, "timeoutSeconds": timeout }),
+            );
+            probe.remove(handler);
+            probe.insert(
+                "httpGet".into(),
+                json!({ "path": path(&key), "port": HEALTH_PORT, "scheme": "HTTP" }),
+            );
+        }
+    }
+    answered
+}
+
+/// Gives probes back what they said before they were rewritten, as the sidecar that was injected then knows it.
+pub(super) fn restore(pod: &mut Pod, sidecar: &Object, problems: &mut Vec<Mistake>) {
+    let environment = sidecar.get("env").and_then(Value::as_array);
+    let variable = environment
+        .into_iter()
+        .flatten()
+        .find(|it| it["name"] == VARIABLE);
+    let text = variable.and_then(|it| it["value"].as_str()).unwrap_or("{}");
+    let known: Object = serde_json::from_str(&text.replace("$$", "$")).unwrap_or_default();
+    for (at, container) in pod.lasting_containers() {
+        let container_name = name(container).to_owned();
+        for (field, probe, kind) in handlers(container) {
+            let key = format!("{container_name}/{kind}");
+            if !is_ours(probe) {
+                continue;
+            }
+            let before = known.get(&key).and_then(Value::as_object);
+            let before = before.filter(|_| probe["httpGet"]["path"] == path(&key).as_str());
+            let handler = before.and_then(|before| {
+                HANDLERS
+                    .iter()
+                    .find_map(|handler| Some((*handler, before.get(*handler)?)))
+            });
+            if let Some((handler, what)) = handler {
+                probe.remove("httpGet");
+                probe.insert(handler.into(), what.clone());
+            } else {
+                let message = "points to a sidecar that doesn't know what to ask: write what the application is to be asked";
+                problems.push(Mistake::new(format!("{at}.{field}"), message));
+            }
+        }
+    }
+}
+
+fn path(key: &str) -> String {
+    format!("/app-health/{key}")
+}
+
+fn is_ours(probe: &Object) -> bool {
+    let request = probe.get("httpGet").unwrap_or(&Value::Null);
+    let path = request["path"].as_str().unwrap_or_default();
+    request["port"] == HEALTH_PORT && path.starts_with("/app-health/")
+}
+
+/// Every probe and lifecycle hook of a container: its place, itself, and what it is called in the sidecar.
+fn handlers(container: &mut Object) -> Vec<(String, &mut Object, &'static str)> {
+    let mut found = Vec::new();
+    for (field, value) in container {
+        if let Some((_, kind)) = PROBES.iter().find(|(known, _)| known == field) {
+            found.extend((value.as_object_mut()).map(|probe| (field.clone(), probe, *kind)));
+        } else if field == "lifecycle" {
+            for (hook, value) in value.as_object_mut().into_iter().flatten() {
+                if let Some((_, kind)) = HOOKS.iter().find(|(known, _)| known == hook) {
+                    let field = format!("lifecycle.{hook}");
+                    found.extend(value.as_object_mut().map(|hook| (field, hook, *kind)));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Named ports of one container: the kubelet looks nowhere else.
+struct Ports {
+    container: String,
+    named: Vec<(String, u16)>,
+}
+
+impl Ports {
+    fn of(container: &Object) -> Self {
+        let ports = container.get("ports").and_then(Value::as_array);
+        let named = ports.into_iter().flatten().filter_map(|port| {
+            let number = u16::try_from(port["containerPort"].as_u64()?).ok()?;
+            Some((port["name"].as_str()?.to_owned(), number))
+        });
+        Self {
+            container: name(container).to_owned(),
+            named: named.collect(),
+        }
+    }
+
+    fn number(&self, port: &Value) -> Result<u16, String> {
+        if let Some(name) = port.as_str() {
+            let found = self.named.iter().find(|(known, _)| known == name);
+            return found.map(|(_, number)| *number).ok_or_else(|| {
+                format!(
+                    "container `{}` has no port named `{name}`: declare it, or write its number",
+                    self.container
+                )
+            });
+        }
+        let number = port.as_u64().and_then(|number| u16::try_from(number).ok());
+        (number.filter(|number| *number != 0))
+            .ok_or_else(|| format!("{port} is not a port: 1 to 65535, or a port's name"))
+    }
+}
+
+/// What is asked, in the sidecar's terms. None: nothing that the sidecar could ask (a command), or that isn't asked of
+/// this pod (another host).
+fn question(probe: &Object, ports: &Ports) -> Result<Option<(&'static str, Value)>, String> {
+    let Some((handler, what)) = HANDLERS
+        .iter()
+        .find_map(|handler| Some((*handler, probe.get(*handler)?.as_object()?)))
+    else {
+        return Ok(None);
+    };
+    if (what.get("host").and_then(Value::as_str)).is_some_and(|host| !host.is_empty()) {
+        return Ok(None);
+    }
+    let port = ports.number(what.get("port").unwrap_or(&Value::Null))?;
+    let text = |key: &str| {
+        what.get(key)
+            .and_then(Value::as_str)
+            .filter(|text| !text.is_empty())
+    };
+    let mut question = json!({ "port": port });
+    match handler {
+        "httpGet" => {
+            question["path"] = text("path").unwrap_or("/").into();
+            question["scheme"] = text("scheme").unwrap_or("HTTP").into();
+            if let Some(headers) = what.get("httpHeaders").filter(|headers| !headers.is_null()) {
+                question["httpHeaders"] = headers.clone();
+            }
+        }
+        "grpc" => question["service"] = text("service").unwrap_or_default().into(),
+        _ => {}
+    }
+    Ok(Some((handler, question)))
+}
