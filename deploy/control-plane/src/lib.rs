@@ -30,7 +30,6 @@ pub mod resolve;
 pub mod serve;
 mod status;
 mod watch;
-#[allow(dead_code, reason = "`serve --kubernetes` starts it")]
 mod webhook;
 pub mod yaml;
 

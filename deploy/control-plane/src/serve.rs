@@ -37,7 +37,7 @@ use self::source::Bound;
 pub use self::source::Source;
 use crate::http::{self, Listener};
 use crate::jwks::{Fetcher, Web};
-pub use crate::kubernetes::{ClientError, Settings as Kubernetes};
+pub use crate::kubernetes::{ClientError, Settings as Kubernetes, Webhook};
 use crate::status::{self, State};
 
 /// Responses waiting for a sidecar that reads slowly.
