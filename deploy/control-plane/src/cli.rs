@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 done; 1 could not be done; 2 the input or the folder is at fault.
 
+mod kubernetes;
+
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -16,7 +18,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::check::{Checked, check_dir};
 use crate::jwks::Web;
-use crate::serve::{Config, Server};
+use crate::serve::{Config, Server, Source};
 
 /// Where `kith revoke` and `kith status` find the control plane.
 pub const ADMIN_SOCKET: &str = "KITH_CONTROL_SOCKET";
@@ -26,7 +28,7 @@ const WORKLOAD_API: &str = "SPIFFE_ENDPOINT_SOCKET";
 #[command(
     name = "kith-control",
     version,
-    about = "Serves policies and services from a folder of YAML to Kith sidecars"
+    about = "Serves policies and services from a folder of YAML, or a Kubernetes cluster, to Kith sidecars"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -35,7 +37,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve a folder of YAML over delta xDS. Changes take effect without a restart.
+    /// Serve a folder of YAML, or a Kubernetes cluster, over delta xDS. Changes take effect without a restart.
     Serve(Serve),
     /// Validate a folder of YAML as `serve` would, without serving it.
     Check {
@@ -49,7 +51,12 @@ enum Command {
 struct Serve {
     /// The folder of YAML.
     #[arg(long, value_name = "DIR")]
-    files: PathBuf,
+    files: Option<PathBuf>,
+    /// Serve the cluster instead: its pods and services, and the kinds of kith.dev.
+    #[arg(long)]
+    kubernetes: bool,
+    #[command(flatten)]
+    cluster: kubernetes::Flags,
     /// Where sidecars connect.
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:15010")]
     listen: String,
@@ -142,12 +149,33 @@ impl Serve {
     /// All mistakes together, each with the flag's name and what was expected.
     fn configure(self) -> Result<(Config, EnvFilter), Vec<String>> {
         let mut mistakes = Vec::new();
-        if !self.files.is_dir() {
-            mistakes.push(format!(
-                "--files: `{}` is not a folder",
-                self.files.display()
-            ));
-        }
+        let source = match (self.files, self.kubernetes) {
+            (Some(dir), false) => {
+                if !dir.is_dir() {
+                    mistakes.push(format!("--files: `{}` is not a folder", dir.display()));
+                }
+                self.cluster.refuse(&mut mistakes);
+                Some(Source::Files(dir))
+            }
+            (None, true) => {
+                // Orders are written into a folder, which a cluster has not.
+                if self.admin_socket.is_some() {
+                    mistakes.push(format!(
+                        "--admin-socket ({ADMIN_SOCKET}): not with --kubernetes: revoke with `kubectl apply` of a Revocation, \
+                         and see /status"
+                    ));
+                }
+                let cluster = self.cluster.configure(&mut mistakes);
+                cluster.map(Source::Kubernetes)
+            }
+            (files, _) => {
+                let what = if files.is_some() { "both" } else { "neither" };
+                mistakes.push(format!(
+                    "--files DIR or --kubernetes: one of the two, {what} given"
+                ));
+                None
+            }
+        };
         let listen = address("--listen", &self.listen, &mut mistakes);
         let status_listen = address("--status-listen", &self.status_listen, &mut mistakes);
         // security.md, row 21: who is connected and what is wrong is not for the network.
@@ -176,22 +204,25 @@ impl Serve {
         let filter = filter
             .map_err(|error| mistakes.push(format!("KITH_LOG: `{}`: {error}", self.log)))
             .ok();
-        match (listen, status_listen, workload_api, web, filter) {
-            (Some(listen), Some(status_listen), Some(workload_api), Some(web), Some(filter))
-                if mistakes.is_empty() =>
-            {
-                Ok((
-                    Config {
-                        files: self.files,
-                        listen,
-                        status_listen,
-                        admin_socket: self.admin_socket,
-                        workload_api,
-                        web,
-                    },
-                    filter,
-                ))
-            }
+        match (source, listen, status_listen, workload_api, web, filter) {
+            (
+                Some(source),
+                Some(listen),
+                Some(status_listen),
+                Some(workload_api),
+                Some(web),
+                Some(filter),
+            ) if mistakes.is_empty() => Ok((
+                Config {
+                    source,
+                    listen,
+                    status_listen,
+                    admin_socket: self.admin_socket,
+                    workload_api,
+                    web,
+                },
+                filter,
+            )),
             _ => Err(mistakes),
         }
     }

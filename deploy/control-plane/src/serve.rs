@@ -1,13 +1,15 @@
 //! `kith-control serve`: binds, wires, and owns every task until the end.
 //!
 //! ```text
-//! folder ─► watch ─► yaml ─► resolve ─► Catalog ─► one stream a sidecar ─► subscriptions ─► responses
+//! folder ─► watch ─► yaml ─► resolve ┐
+//! cluster ─► kubernetes ──────────────┴► Catalog ─► one stream a sidecar ─► subscriptions ─► responses
 //! ```
 
 mod admit;
 mod facts;
 mod peer;
 pub(crate) mod replica;
+mod source;
 mod stream;
 mod subscriptions;
 
@@ -33,12 +35,13 @@ use tracing::{error, info, warn};
 
 use self::peer::Peer;
 use self::replica::api::replica_server::ReplicaServer;
+use self::source::Bound;
+pub use self::source::Source;
 pub(crate) use self::stream::identity_lost;
-use crate::admin::{self, Socket};
 use crate::http::{self, Listener};
 use crate::jwks::{Fetcher, Web};
+pub use crate::kubernetes::{ClientError, Settings as Kubernetes};
 use crate::status::{self, State};
-use crate::watch::Folder;
 
 /// Responses waiting for a sidecar that reads slowly.
 const WAITING_RESPONSES: usize = 16;
@@ -49,13 +52,12 @@ const STOP: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The folder of YAML.
-    pub files: PathBuf,
+    pub source: Source,
     /// Where sidecars connect.
     pub listen: SocketAddr,
     /// Where `/status` and `/ready` are; loopback.
     pub status_listen: SocketAddr,
-    /// Where `kith revoke` and `kith status` speak to it: a Unix socket that only its own user may open.
+    /// Where `kith revoke` and `kith status` speak to it: a Unix socket that only its own user may open. With a folder only.
     pub admin_socket: Option<PathBuf>,
     /// The Workload API that gives this control plane its own SVID.
     pub workload_api: Endpoint,
@@ -72,12 +74,21 @@ pub struct BindError {
     source: io::Error,
 }
 
+/// Why nothing could be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Listen(BindError),
+    #[error(transparent)]
+    Cluster(ClientError),
+}
+
 /// Bound, not yet serving.
 pub struct Server {
     config: Config,
     xds: TcpListener,
     status: TcpListener,
-    admin: Option<Socket>,
+    source: Bound,
     addresses: Addresses,
 }
 
@@ -92,19 +103,13 @@ impl Server {
     /// Takes the ports, so that failing to is the first thing that happens.
     ///
     /// # Errors
-    /// Every address that cannot be listened on.
-    pub async fn bind(config: Config) -> Result<Self, Vec<BindError>> {
+    /// Every address that cannot be listened on, and why the cluster cannot be reached.
+    pub async fn bind(config: Config) -> Result<Self, Vec<StartError>> {
         let xds = listen("--listen", config.listen);
         let status = listen("--status-listen", config.status_listen);
-        let admin = config.admin_socket.as_deref().map(|path| {
-            Socket::bind(path).map_err(|source| BindError {
-                flag: "--admin-socket",
-                address: path.display().to_string(),
-                source,
-            })
-        });
-        match (xds, status, admin.transpose()) {
-            (Ok((xds, xds_address)), Ok((status, status_address)), Ok(admin)) => {
+        let source = Bound::new(&config).await;
+        match (xds, status, source) {
+            (Ok((xds, xds_address)), Ok((status, status_address)), Ok(source)) => {
                 let addresses = Addresses {
                     xds: xds_address,
                     status: status_address,
@@ -113,14 +118,16 @@ impl Server {
                     config,
                     xds,
                     status,
-                    admin,
+                    source,
                     addresses,
                 })
             }
-            (xds, status, admin) => Err([xds.err(), status.err(), admin.err()]
-                .into_iter()
-                .flatten()
-                .collect()),
+            (xds, status, source) => {
+                let listening = [xds.err(), status.err()].into_iter().flatten();
+                let mut errors: Vec<_> = listening.map(StartError::Listen).collect();
+                errors.extend(source.err().into_iter().flatten());
+                Err(errors)
+            }
         }
     }
 
@@ -134,31 +141,31 @@ impl Server {
             config,
             xds,
             status,
-            admin,
+            source,
             addresses,
         } = self;
-        let state = Arc::new(State::default());
+        let state = Arc::new(State::new(source.kind()));
         let identity = IdentitySource::start(SourceConfig::new(config.workload_api));
         let tls = server_config(&identity, &[b"h2"], ClientAuth::Required);
 
+        let (stopping, stop_seen) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let readiness = identity.clone();
+        let no_identity = move || no_identity(&readiness);
+        let (source, operating) =
+            source.follow(&state, &identity, &no_identity, &stop_seen, &mut tasks);
         let asked = Arc::clone(&state);
-        let not_ready = move || no_identity(&readiness);
-        let answers = not_ready.clone();
+        let not_ready = move || match (source.why(), no_identity()) {
+            (Some(source), Some(identity)) => Some(format!("{source}; {identity}")),
+            (source, identity) => source.or(identity),
+        };
         tasks.spawn(http::serve(Listener::Tcp(status), move |request| {
-            std::future::ready(status::answer(&asked, &answers, &request))
+            std::future::ready(status::answer(&asked, &not_ready, &request))
         }));
-        if let Some(admin) = admin {
-            let orders = admin::Orders::new(Arc::clone(&state), config.files.clone(), not_ready);
-            tasks.spawn(admin::serve(admin, orders));
-        }
         tasks.spawn(Fetcher::new(config.web).follow(Arc::clone(&state)));
-        tasks.spawn(Folder::new(config.files).follow(Arc::clone(&state)));
         let (accepted, connections) = mpsc::channel(WAITING_RESPONSES);
         let accepting = tasks.spawn(peer::accept(xds, tls, accepted));
 
-        let (stopping, stop_seen) = watch::channel(false);
         let replica = replica::Replica {
             state: Arc::clone(&state),
             identity: identity.clone(),
@@ -193,6 +200,12 @@ impl Server {
                 stopping.send_replace(true);
                 if tokio::time::timeout(STOP, serving).await.is_err() {
                     warn!("some streams did not end in time and were cut");
+                }
+                // It gives its Lease up, which takes a bounded time.
+                if let Some(operating) = operating
+                    && let Err(error) = operating.await
+                {
+                    error!(%error, "writing statuses ended badly");
                 }
             }
         }

@@ -12,7 +12,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why there is no way to the API server. Its text says what to give.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ClientError {
+pub enum ClientError {
     #[error("--kubeconfig: `{}`: {source}", path.display())]
     Given {
         path: PathBuf,

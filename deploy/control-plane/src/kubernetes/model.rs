@@ -16,7 +16,7 @@ use self::address::View;
 use self::outside::Outside;
 use super::documents::{Documents, Findings};
 use super::kind::{DocumentKind, Kind};
-use super::object::{Id, Pod, namespace_and_name};
+use super::object::{Id, Pod, Slice, namespace_and_name};
 use super::read::told;
 use super::store::{Dirty, Name, Store};
 use super::verdict::Verdicts;
@@ -97,6 +97,11 @@ impl Model {
     /// The labels of every namespace.
     pub(crate) fn namespaces(&self) -> &BTreeMap<Id, Arc<BTreeMap<String, String>>> {
         &self.namespaces
+    }
+
+    /// What is behind a service.
+    pub(crate) fn slices_of(&self, service: &str) -> impl Iterator<Item = &Slice> {
+        self.store.slices_of(service)
     }
 
     /// Other keys of issuers than before.

@@ -9,7 +9,7 @@ use kith_certs::authority::{Authority, AuthorityConfig, Entry};
 use kith_certs::tls::{client_config, server_name};
 use kith_certs::{Endpoint, IdentitySource, SourceConfig, SpiffeId, TrustDomain};
 use kith_control::jwks::Web;
-use kith_control::serve::{Config, Server};
+use kith_control::serve::{Config, Server, Source};
 use kith_xds_client::Kind;
 use kith_xds_client::api::envoy::config::core::v3::Node;
 use kith_xds_client::api::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -111,7 +111,7 @@ impl Mesh {
     /// Starts the control plane, again at the same addresses if it ran before.
     pub(crate) async fn start_server(&mut self) {
         let config = Config {
-            files: self.files(),
+            source: Source::Files(self.files()),
             listen: self.xds,
             status_listen: self.status,
             admin_socket: Some(self.socket("admin")),

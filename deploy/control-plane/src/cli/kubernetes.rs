@@ -1,0 +1,95 @@
+//! The flags of `serve --kubernetes`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use super::address;
+use crate::serve::Kubernetes;
+
+// Addresses stay text here, so that all mistakes can be told at once.
+#[derive(Debug, clap::Args)]
+pub(super) struct Flags {
+    /// With --kubernetes: accept Istio's AuthorizationPolicy, PeerAuthentication and RequestAuthentication as well.
+    #[arg(long)]
+    accept_istio: bool,
+    /// With --kubernetes: how the API server is reached. Else $KUBECONFIG, else as a pod of the cluster.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// With --kubernetes: the namespace this control plane runs in.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "kith-system")]
+    namespace: String,
+    /// With --kubernetes: the pod that this control plane is.
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pod_name: Option<String>,
+    /// With --kubernetes: that pod's address.
+    #[arg(long, value_name = "IP", env = "POD_IP")]
+    pod_ip: Option<String>,
+    /// With --kubernetes: where the API server asks the webhook; `off` for none.
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:15017")]
+    webhook_listen: String,
+    /// With --kubernetes: where /ready, /live and /metrics are, for the kubelet and Prometheus.
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:15021")]
+    health_listen: String,
+    /// With --kubernetes: the settings of the injection, needed by the webhook.
+    #[arg(long, value_name = "FILE")]
+    injection: Option<PathBuf>,
+    /// With --kubernetes: what the cluster's names in DNS end in.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
+}
+
+impl Flags {
+    /// A flag that would have no effect is a mistake; one that a pod's environment sets is none.
+    pub(super) fn refuse(&self, mistakes: &mut Vec<String>) {
+        let given = [
+            ("--accept-istio", self.accept_istio),
+            ("--kubeconfig", self.kubeconfig.is_some()),
+            ("--injection", self.injection.is_some()),
+        ];
+        let given = given.into_iter().filter(|(_, given)| *given);
+        mistakes.extend(given.map(|(flag, _)| format!("{flag}: only with --kubernetes")));
+    }
+
+    pub(super) fn configure(self, mistakes: &mut Vec<String>) -> Option<Kubernetes> {
+        let pod_ip = self.pod_ip.as_deref().filter(|text| !text.is_empty());
+        let pod_ip: Option<IpAddr> = pod_ip.and_then(|text| {
+            let parsed = text.parse();
+            parsed
+                .map_err(|_| mistakes.push(format!("--pod-ip: `{text}` is not an IP address")))
+                .ok()
+        });
+        let webhook_listen: Option<SocketAddr> = match self.webhook_listen.as_str() {
+            "off" => None,
+            text => address("--webhook-listen", text, mistakes),
+        };
+        match &self.injection {
+            None if webhook_listen.is_some() => mistakes.push(
+                "--injection: required, the settings that pods are injected with; without injection: --webhook-listen off"
+                    .into(),
+            ),
+            Some(file) if !file.is_file() => {
+                mistakes.push(format!("--injection: `{}` is not a file", file.display()));
+            }
+            _ => {}
+        }
+        let domain = self.cluster_domain.trim_matches('.').to_ascii_lowercase();
+        if domain.is_empty() || domain.split('.').any(str::is_empty) {
+            mistakes.push(format!(
+                "--cluster-domain: `{}` is not a domain such as `cluster.local`",
+                self.cluster_domain
+            ));
+        }
+        let health_listen = address("--health-listen", &self.health_listen, mistakes)?;
+        Some(Kubernetes {
+            kubeconfig: self.kubeconfig,
+            accept_istio: self.accept_istio,
+            namespace: self.namespace,
+            pod_name: self.pod_name.filter(|name| !name.is_empty()),
+            pod_ip,
+            webhook_listen,
+            health_listen,
+            injection: self.injection,
+            cluster_domain: domain,
+        })
+    }
+}
