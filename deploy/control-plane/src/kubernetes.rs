@@ -48,7 +48,6 @@ pub(crate) use self::client::client;
 use self::follow::Follower;
 pub(crate) use self::follow::Namespaces;
 use self::health::Health;
-pub(crate) use self::kind::DocumentKind;
 use self::kind::Kind;
 use self::model::Model;
 use self::operate::Operation;

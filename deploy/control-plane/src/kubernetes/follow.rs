@@ -15,6 +15,7 @@ use super::model::{Model, Outcome};
 use super::replicas::Own;
 use super::verdict::Verdicts;
 use super::watch::{Change, document_kinds};
+use crate::catalog::Changed;
 use crate::problem::Problem;
 use crate::status::{Load, State};
 
@@ -95,10 +96,10 @@ impl Follower {
             self.state.keys.want(loaded);
             // Without them it is served as well: only their tokens are refused.
             _ = tokio::time::timeout(FIRST_KEYS, self.state.keys.tried()).await;
+            let first = outcome.catalog.take();
             self.model.keys_changed();
-            let first = outcome.catalog;
             (self, outcome) = self.settle().await;
-            // With no keys to wait for, the second is the first.
+            // With no keys that came, the second is the first.
             outcome.catalog = outcome.catalog.or(first);
         }
         let Outcome {
@@ -114,6 +115,11 @@ impl Follower {
         if let Some((catalog, changed)) = catalog {
             let counts = catalog.counts;
             let first = self.state.served().is_none();
+            let changed = if first {
+                Changed::all(&catalog)
+            } else {
+                changed
+            };
             self.state.publish(catalog, &changed);
             self.health.published(begun.elapsed());
             if first {

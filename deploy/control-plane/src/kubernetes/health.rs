@@ -72,8 +72,9 @@ impl Health {
         let mut inner = self.inner();
         let complete = inner.missing.is_empty();
         match (change.step(), change) {
-            (Step::Listing, _) => *inner.listings.entry(kind).or_default() += 1,
+            (Step::Listing, _) => {}
             (Step::Listed, _) => {
+                *inner.listings.entry(kind).or_default() += 1;
                 inner.missing.remove(&kind);
                 inner.recovered(kind);
             }
@@ -371,9 +372,9 @@ mod tests {
     #[test]
     fn numbers_are_told_as_prometheus_reads_them() {
         let health = Health::new([Kind::Pod]);
-        health.saw(&Change::Pod(Event::Listing));
+        health.saw(&Change::Pod(Event::Listed));
         health.saw(&Change::Trouble(Kind::Pod, Trouble::Expired));
-        health.saw(&Change::Pod(Event::Listing));
+        health.saw(&Change::Pod(Event::Listed));
         health.counted(vec![("pods".into(), 3)]);
         health.published(Duration::from_millis(4));
         let page = metrics(&health, &State::default(), false);

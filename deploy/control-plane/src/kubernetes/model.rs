@@ -2,10 +2,12 @@
 //! Pure: changes in, a catalog and the names that changed out.
 
 mod address;
+mod intake;
 mod outside;
+mod place;
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use kith_certs::SpiffeId;
@@ -14,20 +16,18 @@ use tracing::warn;
 
 use self::address::View;
 use self::outside::Outside;
+use self::place::{PlacedPod, overlapping, place, place_all, warn_contested};
 use super::documents::{Documents, Findings};
 use super::kind::{DocumentKind, Kind};
-use super::object::{Id, Pod, Slice, namespace_and_name};
+use super::object::{Id, Slice};
 use super::read::told;
 use super::store::{Dirty, Name, Store};
 use super::verdict::Verdicts;
-use super::watch::{Change, Event};
 use crate::catalog::{Catalog, Changed, Counts, Encoded, Node, Shards};
 use crate::jwks::KeySets;
 use crate::problem::Problem;
-use crate::resolve::rules::{Misplaced, Placed, Rules, Subject};
+use crate::resolve::rules::{Misplaced, Placed, Rules};
 use crate::yaml::Loaded;
-use crate::yaml::schema::{EncodedSlash, Protocol, WorkloadPort};
-use crate::yaml::value::Port;
 
 #[derive(Debug)]
 pub(crate) struct Model {
@@ -51,7 +51,6 @@ pub(crate) struct Model {
 #[derive(Debug)]
 struct InForce {
     rules: Rules,
-    loaded: Loaded,
     findings: Findings,
     outside: Outside,
     /// Some contradict each other only where they select the same pod: other pods, other contradictions.
@@ -107,86 +106,6 @@ impl Model {
     /// Other keys of issuers than before.
     pub(crate) fn keys_changed(&mut self) {
         self.stale = true;
-    }
-
-    pub(crate) fn take_in(&mut self, change: Change) {
-        match change {
-            Change::Namespace(event) => {
-                self.on(Kind::Namespace, event, |model, id, labels| match labels {
-                    Some(labels) => _ = model.namespaces.insert(id, Arc::new(labels)),
-                    None => _ = model.namespaces.remove(&id),
-                })
-            }
-            Change::ServiceAccount(event) => {
-                self.on(
-                    Kind::ServiceAccount,
-                    event,
-                    |model, id, account| match account {
-                        Some(()) => model.store.apply_account(id),
-                        None => model.store.remove_account(&id),
-                    },
-                );
-            }
-            Change::Pod(event) => self.on(Kind::Pod, event, |model, id, pod| match pod {
-                Some(pod) => model.store.apply_pod(id, pod),
-                None => model.store.remove_pod(&id),
-            }),
-            Change::Service(event) => {
-                self.on(Kind::Service, event, |model, id, service| match service {
-                    Some(service) => model.store.apply_service(id, service),
-                    None => model.store.remove_service(&id),
-                })
-            }
-            Change::Slice(event) => {
-                self.on(Kind::EndpointSlice, event, |model, id, slice| match slice {
-                    Some(slice) => model.store.apply_slice(id, slice),
-                    None => model.store.remove_slice(&id),
-                })
-            }
-            Change::Document(kind, event) => {
-                self.on(Kind::Document(kind), event, |model, id, object| {
-                    model.told = true;
-                    model.stale |= match object {
-                        Some(object) => model.documents.apply(kind, &id, *object),
-                        None => model.documents.remove(kind, &id),
-                    };
-                });
-            }
-            // Whoever watches knows what to make of it; what is known stays.
-            Change::Trouble(..) => {}
-        }
-    }
-
-    fn on<T>(&mut self, kind: Kind, event: Event<T>, put: impl Fn(&mut Self, Id, Option<T>)) {
-        match event {
-            Event::Listing => _ = self.listing.insert(kind, HashSet::new()),
-            Event::Applied(id, object) => {
-                if let Some(listed) = self.listing.get_mut(&kind) {
-                    listed.insert(id.clone());
-                }
-                put(self, id, Some(object));
-            }
-            Event::Deleted(id) => put(self, id, None),
-            Event::Listed => {
-                let listed = self.listing.remove(&kind).unwrap_or_default();
-                for id in self.ids(kind) {
-                    if !listed.contains(&id) {
-                        put(self, id, None);
-                    }
-                }
-            }
-        }
-    }
-
-    fn ids(&self, kind: Kind) -> Vec<Id> {
-        match kind {
-            Kind::Namespace => self.namespaces.keys().cloned().collect(),
-            Kind::ServiceAccount => self.store.account_ids(),
-            Kind::Pod => self.store.pod_ids(),
-            Kind::Service => self.store.service_ids(),
-            Kind::EndpointSlice => self.store.slice_ids(),
-            Kind::Document(kind) => self.documents.ids(kind),
-        }
     }
 
     /// How many objects there are of each kind that is watched.
@@ -271,7 +190,7 @@ impl Model {
             } = placed.placed;
             let pod = store.pod(&id);
             if let Some(node) = node
-                && pod.is_some_and(|pod| store.has_account(&id, pod))
+                && pod.is_some_and(|pod| store.is_served(&id, pod))
             {
                 let same = before
                     .and_then(|it| it.nodes.get(&id))
@@ -292,7 +211,6 @@ impl Model {
         self.in_force = Some(InForce {
             meeting: meeting.get(),
             rules,
-            loaded: settled.loaded.clone(),
             findings,
             outside,
         });
@@ -330,10 +248,15 @@ impl Model {
     /// What hangs on these pods and names. None: it takes a rebuild.
     fn refresh(&mut self, dirty: &Dirty) -> Option<Outcome> {
         let Dirty { pods, names } = dirty;
+        let mut names = names.clone();
         let mut catalog = Catalog::clone(self.catalog.as_ref()?);
         let mut changed = Changed::default();
         for id in pods {
+            let placement = self.placements.get(id).cloned();
             let node = self.refresh_pod(id)?;
+            if self.placements.get(id) != placement.as_ref() {
+                self.store.pod_changed(id);
+            }
             let before = catalog.nodes.get(id);
             if before.map(|it| &**it) == node.as_deref() {
                 continue;
@@ -344,10 +267,12 @@ impl Model {
                 None => _ = catalog.nodes.remove(id),
             }
         }
+        // What clients learn of these pods, they learn under each of their names.
+        names.extend(self.store.take_dirty().names);
         let outside = &self.in_force.as_ref()?.outside;
         let touched = names.iter().any(|name| outside.has(name))
             || pods.iter().any(|pod| outside.has_workload(pod));
-        for name in names {
+        for name in &names {
             let key = name.to_key();
             let made = self.make(name);
             let before = catalog.addresses.get(&key).map(|it| it.stamp());
@@ -391,7 +316,7 @@ impl Model {
                 if contested != told {
                     warn_contested(id, &contested);
                 }
-                let node = placed.node.filter(|_| self.store.has_account(id, pod));
+                let node = placed.node.filter(|_| self.store.is_served(id, pod));
                 if contested.is_empty() {
                     self.contested.remove(id);
                 } else {
@@ -458,74 +383,6 @@ impl Model {
             ..documents
         }
     }
-}
-
-struct PlacedPod {
-    placed: Placed,
-    contested: Vec<u16>,
-}
-
-fn place_all(store: &Store, rules: &Rules) -> Result<Vec<(Id, PlacedPod)>, Vec<Problem>> {
-    let mut all = Vec::new();
-    for (id, pod) in store.pods() {
-        if pod.host_network {
-            continue;
-        }
-        match place(store, rules, id, pod) {
-            Ok(placed) => all.push((id.clone(), placed)),
-            Err(Misplaced::Tokens(problems)) => return Err(problems.to_vec()),
-            Err(Misplaced::Principal(problem)) => warn!(pod = %id, "is not served: {problem}"),
-        }
-    }
-    Ok(all)
-}
-
-fn place(store: &Store, rules: &Rules, id: &Id, pod: &Pod) -> Result<PlacedPod, Misplaced> {
-    let (ports, contested) = store.ports_of(id, pod);
-    let ports: Vec<_> = ports.into_iter().filter_map(declared).collect();
-    let placed = rules.workload(&subject(id, pod, &ports))?;
-    Ok(PlacedPod { placed, contested })
-}
-
-fn subject<'a>(id: &'a str, pod: &'a Pod, ports: &'a [WorkloadPort]) -> Subject<'a> {
-    let (namespace, name) = namespace_and_name(id);
-    Subject {
-        namespace,
-        name,
-        labels: &pod.labels,
-        service_account: &pod.service_account,
-        addresses: &pod.addresses,
-        mesh: pod.mesh,
-        spiffe_id: None,
-        ports,
-    }
-}
-
-fn declared((port, protocol): (u16, Option<Protocol>)) -> Option<WorkloadPort> {
-    Some(WorkloadPort {
-        port: Port::try_from(i64::from(port)).ok()?,
-        protocol,
-        encoded_slash: EncodedSlash::Refuse,
-    })
-}
-
-fn warn_contested(pod: &str, ports: &[u16]) {
-    for port in ports {
-        warn!(
-            pod,
-            port,
-            "services disagree on what is spoken here: its protocol counts as not declared; give them one appProtocol"
-        );
-    }
-}
-
-/// Each document that loses against another somewhere, once.
-fn overlapping(store: &Store, rules: &Rules) -> Vec<Problem> {
-    let mut found = BTreeSet::new();
-    for (id, pod) in store.pods().filter(|(_, pod)| pod.mesh) {
-        found.extend(rules.overlapping(&subject(id, pod, &[])));
-    }
-    found.into_iter().collect()
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub(crate) use self::pod::Pod;
-pub(crate) use self::service::{Service, ServicePort};
-pub(crate) use self::slice::{Endpoint, Slice, SlicePort, in_use};
+pub(crate) use self::service::Service;
+pub(crate) use self::slice::{Endpoint, Slice, in_use};
 
 /// `namespace/name`; of an object of cluster scope, its name.
 pub(crate) type Id = Arc<str>;

@@ -194,7 +194,8 @@ impl Store {
         self.dirty.pods.extend(having.map(|(id, _)| id.clone()));
     }
 
-    fn pod_changed(&mut self, id: &Id) {
+    /// What it is, or what clients must know of it.
+    pub(crate) fn pod_changed(&mut self, id: &Id) {
         self.dirty.pods.insert(id.clone());
         let Some(pod) = self.pods.get(id) else {
             return;
@@ -252,9 +253,10 @@ impl Store {
         self.services.get(id)
     }
 
-    /// A pod whose account is gone has no identity any more.
-    pub(crate) fn has_account(&self, id: &str, pod: &Pod) -> bool {
-        self.accounts.contains(account_of(id, pod).as_str())
+    /// Its sidecar gets nothing before it has an address to be known by, nor once its account, and with it its identity, is
+    /// gone.
+    pub(crate) fn is_served(&self, id: &str, pod: &Pod) -> bool {
+        !pod.addresses.is_empty() && self.accounts.contains(account_of(id, pod).as_str())
     }
 
     /// The pod that an address belongs to.
@@ -381,6 +383,3 @@ fn release<T: std::hash::Hash + Eq + ?Sized>(known: &mut HashSet<Arc<T>>, one: A
         known.remove(&one);
     }
 }
-
-#[cfg(test)]
-mod tests;
