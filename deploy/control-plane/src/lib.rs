@@ -7,7 +7,8 @@
 //! In reading order: [`yaml`] (documents and where they stand), [`jwks`] (the keys of issuers), [`resolve`] (what they mean for each
 //! workload, pure), [`catalog`] (what is served, immutable), `interest` (which stream must look at what), `watch` (the
 //! folder, live) or `kubernetes` (the cluster), [`serve`] (the streams), `status` (what an operator asks), `admin` (what
-//! one orders), [`inject`] (sidecars for pods, pure), `webhook` (admission), [`cli`].
+//! one orders), [`crd`] (the kinds, as a cluster knows them), [`inject`] (sidecars for pods, pure), `webhook`
+//! (admission), [`cli`].
 //!
 //! **Architecture invariant:** never knows how the proxy works inside; the resources' messages are the contract, and
 //! the proxy's own `translate` says whether one is acceptable.
