@@ -83,6 +83,72 @@ fn check_validates_a_folder_without_serving_it() {
 }
 
 #[test]
+fn mistakes_about_a_cluster_are_told_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let arguments = [
+        "serve",
+        "--kubernetes",
+        "--admin-socket",
+        "admin.sock",
+        "--pod-ip",
+        "here",
+        "--health-listen",
+        "15021",
+        "--cluster-domain",
+        "a..b",
+        "--spiffe-endpoint-socket",
+        "unix:///run/api.sock",
+    ];
+    check(
+        dir.path(),
+        &arguments,
+        expect![[r#"
+        exit 2
+        kith-control: --admin-socket (KITH_CONTROL_SOCKET): not with --kubernetes: revoke with `kubectl apply` of a Revocation, and see /status
+        kith-control: --pod-ip: `here` is not an IP address
+        kith-control: --injection: required, the settings that pods are injected with; without a webhook: --webhook-listen off
+        kith-control: --cluster-domain: `a..b` is not a domain such as `cluster.local`
+        kith-control: --health-listen: `15021` is not `ip:port`
+    "#]],
+    );
+    let arguments = [
+        "serve",
+        "--files",
+        ".",
+        "--kubernetes",
+        "--spiffe-endpoint-socket",
+        "unix:///run/api.sock",
+    ];
+    check(
+        dir.path(),
+        &arguments,
+        expect![[r#"
+        exit 2
+        kith-control: --files DIR or --kubernetes: one of the two, both given
+    "#]],
+    );
+    let arguments = [
+        "serve",
+        "--files",
+        ".",
+        "--accept-istio",
+        "--kubeconfig",
+        "nowhere",
+        "--spiffe-endpoint-socket",
+        "unix:///run/api.sock",
+    ];
+    check(
+        dir.path(),
+        &arguments,
+        expect![[r#"
+        exit 2
+        kith-control: --accept-istio: only with --kubernetes
+        kith-control: --kubeconfig: only with --kubernetes
+    "#]],
+    );
+}
+
+#[test]
 fn mistakes_on_the_command_line_are_told_together() {
     let dir = tempfile::tempdir().unwrap();
     let arguments = [

@@ -138,10 +138,9 @@ fn the_older_of_two_that_contradict_each_other_holds() {
         &mut documents,
         expect![[r#"
             MeshConfig example.org
-            shop/web Allow 0
-            shop/web.istio-authorizationpolicy Deny 1
+            shop/web.authorizationpolicy Allow 0
+            shop/web Deny 2
             ! AuthorizationPolicy/shop/web: metadata.name: exists already; until it is corrected it allows nothing
-            ! AuthorizationPolicy.security.istio.io/shop/web: metadata.name: exists already; until it is corrected everything is denied where it holds
         "#]],
     );
 }
@@ -161,10 +160,10 @@ fn nobody_can_take_the_name_of_a_substitute() {
         &mut documents,
         expect![[r#"
             MeshConfig example.org
-            shop/jwt.requestauthentication Allow 0
-            shop/requestauthentication.188044964f6e Deny 1
+            shop/jwt.requestauthentication.authorizationpolicy Allow 0
+            shop/jwt.requestauthentication Deny 1
             ! AuthorizationPolicy/shop/jwt.requestauthentication: metadata.name: exists already; until it is corrected it allows nothing
-            ! RequestAuthentication/shop/jwt: spec: integer `7` where a map is expected; metadata.name: exists already; until it is corrected everything is denied where it holds
+            ! RequestAuthentication/shop/jwt: spec: integer `7` where a map is expected; until it is corrected everything is denied where it holds
         "#]],
     );
 }

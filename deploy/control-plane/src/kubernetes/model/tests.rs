@@ -367,7 +367,7 @@ fn a_pod_of_the_host_network_is_no_workload_and_outside_the_mesh() {
         json!({"endpoints": [endpoint("orders-2", "192.0.2.1", true)]}),
     );
     cluster.changed(expect![
-        "nodes shop/orders-1; addresses 10.96.0.2 orders.shop.svc.cluster.local"
+        "nodes shop/orders-1; addresses 10.0.0.2 10.96.0.2 orders.shop.svc.cluster.local"
     ]);
     cluster.check(
         "192.0.2.1",
