@@ -4,6 +4,7 @@ use schemars::Schema;
 use serde_json::{Value, json};
 
 use super::rule::{Rule, demand, literal, longest, most};
+use super::structural::DEFAULT;
 use crate::yaml::schema::ROOT_NAMESPACE;
 use crate::yaml::words;
 
@@ -19,7 +20,7 @@ pub(crate) fn aliases(schema: &mut Schema) {
 
 pub(crate) fn root_namespace(schema: &mut Schema) {
     longest(schema, LONGEST_SEGMENT);
-    schema.insert("default".into(), ROOT_NAMESPACE.into());
+    schema.insert(DEFAULT.into(), ROOT_NAMESPACE.into());
     demand(
         schema,
         [Rule::quoting(

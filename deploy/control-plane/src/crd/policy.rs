@@ -8,10 +8,12 @@ use schemars::Schema;
 use serde_json::{Value, json};
 
 use super::rule::{Rule, demand, literal, longest, quoted};
+use super::structural::DEFAULT;
 use crate::yaml::schema::{ACTIONS, NO_CUSTOM, NO_TARGET};
 use crate::yaml::words;
 
 const LONGEST_KEY: u32 = 320;
+const LONGEST_ACTION: u32 = 64;
 
 pub(crate) fn spec(schema: &mut Schema) {
     let rules = Rule::new(
@@ -25,8 +27,8 @@ pub(crate) fn spec(schema: &mut Schema) {
 pub(crate) fn action(schema: &mut Schema) {
     let actions = ACTIONS.map(literal).join(", ");
     let expected = ACTIONS.map(|it| format!("`{it}`")).join(", ");
-    *schema = string(7);
-    schema.insert("default".into(), ACTIONS[0].into());
+    longest(schema, LONGEST_ACTION);
+    schema.insert(DEFAULT.into(), ACTIONS[0].into());
     let unknown = format!("`, expected one of {expected}");
     demand(
         schema,

@@ -9,6 +9,10 @@
 
 use serde_json::{Map, Value};
 
+/// A default that the API server writes into objects: only of what its tables show. Every other one is the engine's, and
+/// an object stays as its author wrote it.
+pub(super) const DEFAULT: &str = "x-kith-default";
+
 const KEEPS: &str = "x-kubernetes-preserve-unknown-fields";
 
 /// Of one object of a resource, all that is below it too.
@@ -16,8 +20,11 @@ pub(super) fn structural(schema: &mut Value) {
     let Value::Object(schema) = schema else {
         return;
     };
-    for gone in ["$schema", "title"] {
+    for gone in ["$schema", "title", "default"] {
         schema.remove(gone);
+    }
+    if let Some(default) = schema.remove(DEFAULT) {
+        schema.insert("default".into(), default);
     }
     without_null(schema);
     one_enum(schema);

@@ -113,11 +113,11 @@ pub struct MeshConfig {
     pub root_namespace: String,
     /// What decides where no ALLOW policy selects the workload. Default: `DENY`.
     #[serde(default)]
-    #[schemars(extend("default" = "DENY"))]
+    #[schemars(extend("x-kith-default" = "DENY"))]
     pub default_action: DefaultAction,
     /// What becomes of connections to addresses that the mesh does not know. Default: `REFUSE`.
     #[serde(default)]
-    #[schemars(extend("default" = "REFUSE"))]
+    #[schemars(extend("x-kith-default" = "REFUSE"))]
     pub egress: Egress,
     /// How many proxies in front of the mesh append to `x-forwarded-for` and are believed. Default: 0, so that
     /// `remoteIpBlocks` are about the TCP peer.
