@@ -101,10 +101,10 @@ impl Shop {
         let arguments = ["wait", "-n", "shop", object, &condition, "--timeout=30s"];
         let output = self.cluster.kubectl(&arguments).await;
         if !output.status.success() {
-            let shown = self
-                .cluster
-                .must(&["get", "-n", "shop", object, "-o", "yaml"]);
-            panic!("{}\n{}", output.stderr, shown.await);
+            let get = ["get", "-n", "shop", object, "-o", "yaml"];
+            let shown = self.cluster.must(&get).await;
+            panic!("{}
+{shown}", output.stderr);
         }
     }
 
