@@ -8,7 +8,8 @@
 //! In reading order: `kind` (what is watched), `object` (what is kept of it), `read` (an object as a document),
 //! `substitute` (what holds in place of a broken one), `documents` (what holds together), `store` (pods, services, and who
 //! hangs on whom), `model` (what is served, made anew where something changed), `watch`, `follow`, `health`. All up to
-//! `model` is free of IO.
+//! `model` is free of IO. Then what the cluster is told in turn: `leader` (which replica writes), `replicas` and `heard` (what
+//! all sidecars enforce), `conditions` (what each object's status says), `operate` (all four, live).
 //!
 //! **Architecture invariant:** nothing is taken away before the API server says that it is gone. A connection that breaks,
 //! a version that expires, a permission that is withdrawn: what was known stays in force.
@@ -32,10 +33,12 @@ mod substitute;
 pub(crate) mod verdict;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use kith_certs::IdentitySource;
 use kube::Client;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
@@ -45,9 +48,11 @@ pub(crate) use self::client::client;
 use self::follow::Follower;
 pub(crate) use self::follow::Namespaces;
 use self::health::Health;
-pub(crate) use self::kind::DocumentKind;
 use self::kind::Kind;
 use self::model::Model;
+use self::operate::Operation;
+pub(crate) use self::operate::operate;
+use self::replicas::Own;
 use self::verdict::Verdicts;
 use crate::status::State;
 
@@ -81,6 +86,8 @@ pub struct Settings {
 pub(crate) struct Published {
     pub(crate) verdicts: channel::Sender<Verdicts>,
     pub(crate) namespaces: channel::Sender<Namespaces>,
+    /// Where the other replicas of this control plane listen for sidecars.
+    pub(crate) replicas: channel::Sender<BTreeSet<SocketAddr>>,
 }
 
 /// A cluster that is followed.
@@ -109,8 +116,31 @@ impl Cluster {
             health: Arc::clone(&health),
             state: Arc::clone(state),
             published: published.clone(),
+            own: Own::new(settings),
         };
         tasks.spawn(follower.follow(taken_in));
         Self { health, published }
+    }
+
+    /// What [`operate`] needs to write statuses.
+    pub(crate) fn operation(
+        &self,
+        client: Client,
+        settings: &Settings,
+        state: &Arc<State>,
+        identity: &IdentitySource,
+    ) -> Operation {
+        // Outside of a pod any name will do that no other replica has.
+        let unique = || format!("kith-control-{:016x}", fastrand::u64(..));
+        Operation {
+            client,
+            namespace: settings.namespace.clone(),
+            pod: settings.pod_name.clone().unwrap_or_else(unique),
+            identity: identity.clone(),
+            state: Arc::clone(state),
+            verdicts: self.published.verdicts.subscribe(),
+            replicas: self.published.replicas.subscribe(),
+            numbers: Arc::clone(&self.health.operation),
+        }
     }
 }

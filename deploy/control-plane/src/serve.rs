@@ -35,10 +35,9 @@ use tracing::{error, info, warn};
 
 use self::peer::Peer;
 use self::replica::api::replica_server::ReplicaServer;
-pub(crate) use self::stream::identity_lost;
-use crate::admin::{self, Socket};
 use self::source::Bound;
 pub use self::source::Source;
+pub(crate) use self::stream::identity_lost;
 use crate::http::{self, Listener};
 use crate::jwks::{Fetcher, Web};
 pub use crate::kubernetes::{ClientError, Settings as Kubernetes};
@@ -149,10 +148,12 @@ impl Server {
         let identity = IdentitySource::start(SourceConfig::new(config.workload_api));
         let tls = server_config(&identity, &[b"h2"], ClientAuth::Required);
 
+        let (stopping, stop_seen) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let readiness = identity.clone();
         let no_identity = move || no_identity(&readiness);
-        let source = source.follow(&state, &no_identity, &mut tasks);
+        let (source, operating) =
+            source.follow(&state, &identity, &no_identity, &stop_seen, &mut tasks);
         let asked = Arc::clone(&state);
         let not_ready = move || match (source.why(), no_identity()) {
             (Some(source), Some(identity)) => Some(format!("{source}; {identity}")),
@@ -165,7 +166,6 @@ impl Server {
         let (accepted, connections) = mpsc::channel(WAITING_RESPONSES);
         let accepting = tasks.spawn(peer::accept(xds, tls, accepted));
 
-        let (stopping, stop_seen) = watch::channel(false);
         let replica = replica::Replica {
             state: Arc::clone(&state),
             identity: identity.clone(),
@@ -200,6 +200,12 @@ impl Server {
                 stopping.send_replace(true);
                 if tokio::time::timeout(STOP, serving).await.is_err() {
                     warn!("some streams did not end in time and were cut");
+                }
+                // It gives its Lease up, which takes a bounded time.
+                if let Some(operating) = operating
+                    && let Err(error) = operating.await
+                {
+                    error!(%error, "writing statuses ended badly");
                 }
             }
         }

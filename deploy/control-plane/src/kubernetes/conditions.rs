@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::heard::Heard;
 use super::verdict::{ObjectKey, Verdict};
 use crate::catalog::{Catalog, Encoded};
+use crate::problem::printable;
 
 /// A condition's message may have 32,768 bytes; more than this nobody reads.
 const MOST_WORDS: usize = 4096;
@@ -209,13 +210,16 @@ pub(super) fn desired(
         }
     };
     let (reason, message) = if !accepted {
-        ("Invalid", shortened(&verdict.problems.join("; ")))
+        (
+            "Invalid",
+            printable(&verdict.problems.join("; "), MOST_WORDS),
+        )
     } else if verdict.warnings.is_empty() {
         ("Valid", "accepted as written".to_owned())
     } else {
         let warnings = verdict.warnings.join("; ");
         let message = format!("accepted as written, but see: {warnings}");
-        ("Valid", shortened(&message))
+        ("Valid", printable(&message, MOST_WORDS))
     };
     let mut conditions = vec![condition("Accepted", accepted, reason, message)];
     if let Some(count) = count {
@@ -269,13 +273,6 @@ fn enforced(
         );
     }
     (false, "Waiting", message)
-}
-
-fn shortened(text: &str) -> String {
-    if text.len() <= MOST_WORDS {
-        return text.to_owned();
-    }
-    format!("{}…", &text[..text.floor_char_boundary(MOST_WORDS)])
 }
 
 impl Status {

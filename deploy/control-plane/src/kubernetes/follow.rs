@@ -12,6 +12,7 @@ use super::Published;
 use super::health::Health;
 use super::kind::Kind;
 use super::model::{Model, Outcome};
+use super::replicas::Own;
 use super::verdict::Verdicts;
 use super::watch::{Change, document_kinds};
 use crate::catalog::Changed;
@@ -29,6 +30,7 @@ pub(super) struct Follower {
     pub(super) health: Arc<Health>,
     pub(super) state: Arc<State>,
     pub(super) published: Published,
+    pub(super) own: Own,
 }
 
 impl Follower {
@@ -66,6 +68,7 @@ impl Follower {
 
     fn take_in(&mut self, change: Change) {
         let namespaces = change.kind() == Kind::Namespace;
+        let slices = change.kind() == Kind::EndpointSlice;
         if self.health.saw(&change) {
             info!("the cluster was read in full");
         }
@@ -73,6 +76,14 @@ impl Follower {
         if namespaces {
             let namespaces = Arc::new(self.model.namespaces().clone());
             self.published.namespaces.send_replace(namespaces);
+        }
+        if slices {
+            let replicas = (self.own).others(self.model.slices_of(self.own.service()));
+            self.published.replicas.send_if_modified(|before| {
+                let other = *before != replicas;
+                *before = replicas;
+                other
+            });
         }
     }
 
@@ -201,6 +212,7 @@ impl Published {
         Self {
             verdicts: watch::Sender::new(Verdicts::default()),
             namespaces: watch::Sender::new(Namespaces::default()),
+            replicas: watch::Sender::default(),
         }
     }
 }

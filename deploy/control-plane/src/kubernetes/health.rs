@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::kind::Kind;
+use super::operate::Numbers;
 use super::permission::Trouble;
 use super::watch::{Change, LAST_RETRY, Step};
 use crate::http::{Answer, text};
@@ -28,6 +29,8 @@ pub(crate) type Gate = watch::Receiver<Option<String>>;
 
 #[derive(Debug)]
 pub(crate) struct Health {
+    /// Written by whoever writes statuses.
+    pub(super) operation: Arc<Numbers>,
     inner: Mutex<Inner>,
 }
 
@@ -50,6 +53,7 @@ impl Health {
     /// `kinds`: what must be read before anything is served.
     pub(crate) fn new(kinds: impl IntoIterator<Item = Kind>) -> Arc<Self> {
         Arc::new(Self {
+            operation: Arc::default(),
             inner: Mutex::new(Inner {
                 missing: kinds.into_iter().collect(),
                 ..Inner::default()
@@ -271,6 +275,7 @@ fn metrics(health: &Health, state: &State, ready: bool) -> String {
         let labels = format!("{{kind=\"{kind}\",reason=\"{reason}\"}}");
         page.value(name, &labels, count);
     }
+    health.operation.metrics(&mut page.0);
     page.0
 }
 
@@ -381,6 +386,8 @@ mod tests {
             "kith_control_last_publication_seconds 0.004",
             "kith_control_watch_restarts_total{kind=\"pods\"} 1",
             "kith_control_watch_failures_total{kind=\"pods\",reason=\"expired\"} 1",
+            "kith_control_leader 0",
+            "kith_control_status_writes_total{result=\"failed\"} 0",
         ] {
             assert!(page.lines().any(|it| it == line), "{line} in {page}");
         }

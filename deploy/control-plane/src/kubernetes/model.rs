@@ -19,7 +19,7 @@ use self::outside::Outside;
 use self::place::{PlacedPod, overlapping, place, place_all, warn_contested};
 use super::documents::{Documents, Findings};
 use super::kind::{DocumentKind, Kind};
-use super::object::Id;
+use super::object::{Id, Slice};
 use super::read::told;
 use super::store::{Dirty, Name, Store};
 use super::verdict::Verdicts;
@@ -96,6 +96,11 @@ impl Model {
     /// The labels of every namespace.
     pub(crate) fn namespaces(&self) -> &BTreeMap<Id, Arc<BTreeMap<String, String>>> {
         &self.namespaces
+    }
+
+    /// What is behind a service.
+    pub(crate) fn slices_of(&self, service: &str) -> impl Iterator<Item = &Slice> {
+        self.store.slices_of(service)
     }
 
     /// Other keys of issuers than before.

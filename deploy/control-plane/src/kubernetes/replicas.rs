@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error as _;
 use std::fmt::Write as _;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ use tonic::Streaming;
 use tonic::transport::Endpoint;
 use tracing::{info, warn};
 
+use super::Settings;
+use super::object::Slice;
 use crate::problem::printable;
 use crate::serve::identity_lost;
 use crate::serve::replica::api::replica_client::ReplicaClient;
@@ -42,6 +44,66 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 const MOST_NODES: usize = 1_000_000;
 /// Of what another replica says went wrong, in bytes.
 const MOST_WORDS: usize = 300;
+
+/// The Service of this control plane in its namespace, and its port for sidecars.
+const SERVICE: &str = "kith-control";
+const PORT: &str = "grpc-xds";
+
+/// Which of the replicas this one is.
+#[derive(Debug)]
+pub(super) struct Own {
+    /// `namespace/name`, as everywhere.
+    service: String,
+    pod: Option<String>,
+    address: Option<IpAddr>,
+}
+
+impl Own {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let named = |name: &str| format!("{}/{name}", settings.namespace);
+        Self {
+            service: named(SERVICE),
+            pod: settings.pod_name.as_deref().map(named),
+            address: settings.pod_ip.map(|address| address.to_canonical()),
+        }
+    }
+
+    pub(super) fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// Where the other replicas listen, one address each, ready or not: sidecars stay connected to one that is not.
+    pub(super) fn others<'a>(
+        &self,
+        slices: impl Iterator<Item = &'a Slice>,
+    ) -> BTreeSet<SocketAddr> {
+        // With two families of addresses a pod is in two slices.
+        let mut pods: BTreeMap<&str, SocketAddr> = BTreeMap::new();
+        let mut others = BTreeSet::new();
+        for slice in slices {
+            let port = slice.ports.iter().find(|port| &*port.name == PORT);
+            let Some(port) = port else { continue };
+            for endpoint in &slice.endpoints {
+                let address = SocketAddr::new(endpoint.address, port.number);
+                let pod = endpoint.pod.as_deref();
+                if pod.is_some() && pod == self.pod.as_deref()
+                    || Some(endpoint.address) == self.address
+                {
+                    continue;
+                }
+                match pod {
+                    Some(pod) => {
+                        let known = pods.entry(pod).or_insert(address);
+                        *known = address.min(*known);
+                    }
+                    None => _ = others.insert(address),
+                }
+            }
+        }
+        others.extend(pods.into_values());
+        others
+    }
+}
 
 /// What one replica last said.
 #[derive(Debug, Clone, PartialEq)]

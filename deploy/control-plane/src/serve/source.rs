@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use kith_certs::IdentitySource;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::{BindError, Config, StartError, listen};
 use crate::admin::{self, Socket};
@@ -81,13 +83,16 @@ impl Bound {
         }
     }
 
-    /// Follows it, until `tasks` are ended. What comes back says why it keeps this control plane from being ready.
+    /// Follows it, until `tasks` are ended. What comes back says why it keeps this control plane from being ready, and is
+    /// what has to be waited for after `stopping`.
     pub(super) fn follow<I>(
         self,
         state: &Arc<State>,
+        identity: &IdentitySource,
         no_identity: &I,
+        stopping: &watch::Receiver<bool>,
         tasks: &mut JoinSet<()>,
-    ) -> NotReady
+    ) -> (NotReady, Option<JoinHandle<()>>)
     where
         I: Fn() -> Option<String> + Clone + Send + Sync + 'static,
     {
@@ -99,7 +104,7 @@ impl Bound {
                     tasks.spawn(admin::serve(admin, orders));
                 }
                 tasks.spawn(Folder::new(dir).follow(Arc::clone(state)));
-                NotReady(None)
+                (NotReady(None), None)
             }
             Self::Kubernetes {
                 settings,
@@ -107,12 +112,14 @@ impl Bound {
                 health,
             } => {
                 let cluster = Cluster::follow(&client, &settings, state, tasks);
+                let operation = cluster.operation(client, &settings, state, identity);
+                let operating = tokio::spawn(kubernetes::operate(operation, stopping.clone()));
                 let (state, others) = (Arc::clone(state), no_identity.clone());
                 let asked = Arc::clone(&cluster.health);
                 tasks.spawn(http::serve(Listener::Tcp(health), move |request| {
                     std::future::ready(health::answer(&asked, &state, &others, &request))
                 }));
-                NotReady(Some(cluster.health))
+                (NotReady(Some(cluster.health)), Some(operating))
             }
         }
     }

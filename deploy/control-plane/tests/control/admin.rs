@@ -197,7 +197,7 @@ async fn the_socket_is_for_its_owner_alone_and_another_server_keeps_it() {
     let (status, report) = mesh.get_admin("/status").await;
     assert_eq!((status, &report["ready"]), (200, &json!(true)));
     let config = kith_control::serve::Config {
-        files: mesh.files(),
+        source: kith_control::serve::Source::Files(mesh.files()),
         listen: "127.0.0.1:0".parse().unwrap(),
         status_listen: "127.0.0.1:0".parse().unwrap(),
         admin_socket: Some(path.clone()),

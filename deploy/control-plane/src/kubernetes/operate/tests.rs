@@ -217,7 +217,7 @@ impl Cluster {
         let numbers = Arc::new(Numbers::default());
         let (_, replicas) = watch::channel(BTreeSet::new());
         // Nobody is asked, so that it is never used.
-        let nowhere = Endpoint::unix(Path::new("/nowhere/workload-api.sock").to_path_buf());
+        let nowhere = Endpoint::unix("/nowhere/workload-api.sock");
         let operation = Operation {
             client: client.clone(),
             namespace: self.namespace.clone(),

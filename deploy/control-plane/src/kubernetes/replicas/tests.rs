@@ -17,10 +17,11 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
-use super::{Replies, Reply, follow, open};
+use super::{Own, Replies, Reply, follow, open};
 use crate::jwks::{KeySets, Web};
+use crate::kubernetes::object::Slice;
 use crate::resolve::resolve;
-use crate::serve::{Config, Server};
+use crate::serve::{Config, Server, Source};
 use crate::yaml::load_str;
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -90,14 +91,17 @@ impl World {
     /// Again at the same address, if it ran before.
     async fn start_server(&mut self) {
         let config = Config {
-            files: self.dir.path().join("files"),
+            source: Source::Files(self.dir.path().join("files")),
             listen: self.address,
             status_listen: (Ipv4Addr::LOCALHOST, 0).into(),
             admin_socket: None,
             workload_api: Endpoint::unix(self.socket("control")),
             web: Web::new(None).unwrap(),
         };
-        let server = Server::bind(config).await.unwrap();
+        let server = Server::bind(config)
+            .await
+            .map_err(|errors| format!("{errors:?}"))
+            .unwrap();
         self.address = server.addresses().xds;
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(server.run(async { _ = stopped.await }));
@@ -290,4 +294,66 @@ async fn an_address_where_nothing_answers_is_silent() {
     asking.until("silent: not asked yet").await;
     asking.until("silent: no answer in 5 s").await;
     drop(listener);
+}
+
+fn slice(family: &str, port: &str, endpoints: &[(&str, &str)]) -> Slice {
+    let endpoints = endpoints.iter().map(|(pod, address)| {
+        let target = match *pod {
+            "" => serde_json::Value::Null,
+            pod => serde_json::json!({"kind": "Pod", "namespace": "kith-system", "name": pod}),
+        };
+        serde_json::json!({"addresses": [address], "targetRef": target, "conditions": {"ready": false}})
+    });
+    let slice = serde_json::json!({
+        "metadata": {"namespace": "kith-system", "name": "s", "labels": {"kubernetes.io/service-name": "kith-control"}},
+        "addressType": family,
+        "endpoints": endpoints.collect::<Vec<_>>(),
+        "ports": [{"name": "https-webhook", "port": 15017}, {"name": port, "port": 15010}],
+    });
+    Slice::of(serde_json::from_value(slice).unwrap()).unwrap()
+}
+
+#[test]
+fn the_other_replicas_are_asked_once_each_and_this_one_never() {
+    let own = |pod: Option<&str>, address: Option<&str>| Own {
+        service: "kith-system/kith-control".into(),
+        pod: pod.map(Into::into),
+        address: address.map(|address| address.parse().unwrap()),
+    };
+    let check = |own: &Own, slices: &[Slice], expected: &str| {
+        let others = own.others(slices.iter());
+        let others: Vec<String> = others.iter().map(ToString::to_string).collect();
+        assert_eq!(others.join(" "), expected, "{own:?}");
+    };
+    let slices = [
+        slice(
+            "IPv6",
+            "grpc-xds",
+            &[("a", "fd00::1"), ("b", "fd00::2"), ("c", "fd00::3")],
+        ),
+        slice(
+            "IPv4",
+            "grpc-xds",
+            &[("a", "10.0.0.1"), ("b", "10.0.0.2"), ("", "10.0.0.9")],
+        ),
+    ];
+    let (b, c, outside) = ("10.0.0.2:15010", "[fd00::3]:15010", "10.0.0.9:15010");
+    let all = format!("10.0.0.1:15010 {b} {outside} {c}");
+    check(
+        &own(Some("kith-system/a"), None),
+        &slices,
+        &format!("{b} {outside} {c}"),
+    );
+    check(
+        &own(None, Some("10.0.0.9")),
+        &slices,
+        &format!("10.0.0.1:15010 {b} {c}"),
+    );
+    check(&own(Some("other/a"), None), &slices, &all);
+    check(
+        &own(None, None),
+        &[slice("IPv4", "other", &[("a", "10.0.0.1")])],
+        "",
+    );
+    check(&own(None, None), &[], "");
 }
