@@ -39,7 +39,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve a folder of YAML, or a Kubernetes cluster, over delta xDS. Changes take effect without a restart.
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Validate a folder of YAML as `serve` would, without serving it.
     Check {
         /// The folder.
@@ -226,7 +226,13 @@ impl Serve {
         let web = web
             .map_err(|error| mistakes.push(format!("--jwks-ca: {error}")))
             .ok();
-        let filter = EnvFilter::try_new(&self.log);
+        // The client tells of every attempt as if somebody had to act; what is wrong is told here once, and by name.
+        let quiet = if self.kubernetes && !self.log.contains("kube") {
+            ",kube_client=off,kube_runtime=off"
+        } else {
+            ""
+        };
+        let filter = EnvFilter::try_new(format!("{}{quiet}", self.log));
         let filter = filter
             .map_err(|error| mistakes.push(format!("KITH_LOG: `{}`: {error}", self.log)))
             .ok();

@@ -72,18 +72,28 @@ pub struct Settings {
     pub pod_name: Option<String>,
     pub pod_ip: Option<IpAddr>,
     /// None: no webhook.
-    pub webhook_listen: Option<SocketAddr>,
+    pub webhook: Option<Webhook>,
     /// Where the kubelet asks for `/ready` and `/live`, and Prometheus for `/metrics`.
     pub health_listen: SocketAddr,
-    /// Settings of the injection.
-    pub injection: Option<PathBuf>,
     /// The suffix of the cluster's names in DNS.
     pub cluster_domain: String,
+}
+
+/// What the API server asks about pods and documents that somebody applies.
+#[derive(Debug, Clone)]
+pub struct Webhook {
+    pub listen: SocketAddr,
+    /// What pods are injected with.
+    pub injection: Arc<crate::inject::Settings>,
 }
 
 /// What others of this program wait for.
 #[derive(Debug, Clone)]
 pub(crate) struct Published {
+    #[allow(
+        dead_code,
+        reason = "for what writes statuses; receivers are made from it"
+    )]
     pub(crate) verdicts: channel::Sender<Verdicts>,
     pub(crate) namespaces: channel::Sender<Namespaces>,
     /// Where the other replicas of this control plane listen for sidecars.

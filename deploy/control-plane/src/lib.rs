@@ -30,8 +30,6 @@ pub mod resolve;
 pub mod serve;
 mod status;
 mod watch;
-// Until `serve --kubernetes` starts it.
-#[cfg_attr(not(test), expect(dead_code))]
 mod webhook;
 pub mod yaml;
 

@@ -40,7 +40,7 @@ pub use self::source::Source;
 pub(crate) use self::stream::identity_lost;
 use crate::http::{self, Listener};
 use crate::jwks::{Fetcher, Web};
-pub use crate::kubernetes::{ClientError, Settings as Kubernetes};
+pub use crate::kubernetes::{ClientError, Settings as Kubernetes, Webhook};
 use crate::status::{self, State};
 
 /// Responses waiting for a sidecar that reads slowly.

@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     fn names<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> BTreeSet<String> {
-        names.map(|name| name.to_string()).collect()
+        names.map(ToString::to_string).collect()
     }
 
     #[test]

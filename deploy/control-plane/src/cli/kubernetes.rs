@@ -1,10 +1,12 @@
 //! The flags of `serve --kubernetes`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::address;
-use crate::serve::Kubernetes;
+use crate::inject::Settings;
+use crate::serve::{Kubernetes, Webhook};
 
 // Addresses stay text here, so that all mistakes can be told at once.
 #[derive(Debug, clap::Args)]
@@ -38,6 +40,24 @@ pub(super) struct Flags {
     cluster_domain: String,
 }
 
+fn injection_settings(file: &Path, mistakes: &mut Vec<String>) -> Option<Arc<Settings>> {
+    let read = match std::fs::read_to_string(file) {
+        Ok(text) => Settings::parse(file, &text),
+        Err(error) => {
+            mistakes.push(format!("--injection: `{}`: {error}", file.display()));
+            return None;
+        }
+    };
+    match read {
+        Ok(settings) => Some(Arc::new(settings)),
+        Err(problems) => {
+            let problems = problems.iter();
+            mistakes.extend(problems.map(|problem| format!("--injection: {problem}")));
+            None
+        }
+    }
+}
+
 impl Flags {
     /// A flag that would have no effect is a mistake; one that a pod's environment sets is none.
     pub(super) fn refuse(&self, mistakes: &mut Vec<String>) {
@@ -62,16 +82,22 @@ impl Flags {
             "off" => None,
             text => address("--webhook-listen", text, mistakes),
         };
-        match &self.injection {
-            None if webhook_listen.is_some() => mistakes.push(
-                "--injection: required, the settings that pods are injected with; without injection: --webhook-listen off"
-                    .into(),
-            ),
-            Some(file) if !file.is_file() => {
-                mistakes.push(format!("--injection: `{}` is not a file", file.display()));
+        let injection = self.injection.as_deref();
+        let webhook = match (webhook_listen, injection) {
+            (Some(listen), Some(file)) => {
+                let injection = injection_settings(file, mistakes);
+                injection.map(|injection| Webhook { listen, injection })
             }
-            _ => {}
-        }
+            (Some(_), None) => {
+                mistakes.push(
+                    "--injection: required, the settings that pods are injected with; without a webhook: \
+                     --webhook-listen off"
+                        .into(),
+                );
+                None
+            }
+            (None, _) => None,
+        };
         let domain = self.cluster_domain.trim_matches('.').to_ascii_lowercase();
         if domain.is_empty() || domain.split('.').any(str::is_empty) {
             mistakes.push(format!(
@@ -86,9 +112,8 @@ impl Flags {
             namespace: self.namespace,
             pod_name: self.pod_name.filter(|name| !name.is_empty()),
             pod_ip,
-            webhook_listen,
+            webhook,
             health_listen,
-            injection: self.injection,
             cluster_domain: domain,
         })
     }

@@ -24,8 +24,8 @@ const OVER: Duration = LAST_RETRY
     .saturating_mul(2)
     .saturating_add(Duration::from_secs(10));
 
-/// Why something else is not ready; None when it is.
-pub(crate) type Gate = watch::Receiver<Option<String>>;
+/// Whether something else is ready.
+pub(crate) type Gate = watch::Receiver<bool>;
 
 #[derive(Debug)]
 pub(crate) struct Health {
@@ -61,9 +61,9 @@ impl Health {
         })
     }
 
-    /// Not ready before `gate` is open.
-    pub(crate) fn wait_for(&self, what: &'static str, gate: Gate) {
-        self.inner().gates.push((what, gate));
+    /// Not ready while `gate` is closed, because of what `why` says.
+    pub(crate) fn wait_for(&self, why: &'static str, gate: Gate) {
+        self.inner().gates.push((why, gate));
     }
 
     /// Takes note of a change. True when by it everything is known for the first time.
@@ -115,11 +115,8 @@ impl Health {
             });
         let mut not_ready: Vec<_> = missing.collect();
         not_ready.extend(inner.problem.clone());
-        for (what, gate) in &inner.gates {
-            if let Some(why) = &*gate.borrow() {
-                not_ready.push(format!("{what}: {why}"));
-            }
-        }
+        let closed = inner.gates.iter().filter(|(_, gate)| !*gate.borrow());
+        not_ready.extend(closed.map(|(why, _)| (*why).to_owned()));
         not_ready
     }
 
@@ -362,10 +359,10 @@ mod tests {
     #[test]
     fn others_may_have_to_be_ready_first() {
         let health = Health::new([]);
-        let (open, gate) = watch::channel(Some("no certificate yet".to_owned()));
-        health.wait_for("webhook", gate);
-        assert_eq!(health.not_ready(), ["webhook: no certificate yet"]);
-        open.send_replace(None);
+        let (open, gate) = watch::channel(false);
+        health.wait_for("the webhook has no certificate yet", gate);
+        assert_eq!(health.not_ready(), ["the webhook has no certificate yet"]);
+        open.send_replace(true);
         assert!(health.not_ready().is_empty());
     }
 

@@ -58,10 +58,14 @@ impl Trouble {
 
     /// For people; `resource` and `group` as RBAC has them.
     pub(crate) fn describe(&self, resource: &str, group: &str) -> String {
+        let kind = match group {
+            "" => resource.to_owned(),
+            group => format!("{resource}.{group}"),
+        };
         match self {
-            Self::NotInstalled => format!(
-                "the API server does not know {resource}.{group}: apply its CustomResourceDefinition"
-            ),
+            Self::NotInstalled => {
+                format!("the API server does not know {kind}: apply its CustomResourceDefinition")
+            }
             Self::Forbidden { verb, user } => {
                 let user = if user.is_empty() {
                     "this user".to_owned()
@@ -78,8 +82,8 @@ impl Trouble {
                      ClusterRole that is bound to this user"
                 )
             }
-            Self::Expired => format!("{resource} are listed anew: what was seen last has expired"),
-            Self::Other(message) => format!("{resource} cannot be watched: {message}"),
+            Self::Expired => format!("{kind} are listed anew: what was seen last has expired"),
+            Self::Other(message) => format!("{kind} cannot be watched: {message}"),
         }
     }
 }

@@ -59,11 +59,11 @@ impl Store {
         }
     }
 
-    pub(crate) fn apply_pod(&mut self, id: Id, mut pod: Pod) {
-        if self.pods.get(&id) == Some(&pod) {
+    pub(crate) fn apply_pod(&mut self, id: &Id, mut pod: Pod) {
+        if self.pods.get(id) == Some(&pod) {
             return;
         }
-        self.remove_pod(&id);
+        self.remove_pod(id);
         pod.labels = shared(&mut self.labels, pod.labels);
         pod.service_account = shared(&mut self.names, pod.service_account);
         // The address of a pod of the host network is its node's.
@@ -73,7 +73,7 @@ impl Store {
             }
         }
         self.pods.insert(id.clone(), pod);
-        self.pod_changed(&id);
+        self.pod_changed(id);
     }
 
     pub(crate) fn remove_pod(&mut self, id: &Id) {
@@ -90,21 +90,21 @@ impl Store {
             service_account,
             ..
         } = pod;
-        release(&mut self.labels, labels);
-        release(&mut self.names, service_account);
+        release(&mut self.labels, &labels);
+        release(&mut self.names, &service_account);
     }
 
-    pub(crate) fn apply_service(&mut self, id: Id, service: Service) {
-        if self.services.get(&id) == Some(&service) {
+    pub(crate) fn apply_service(&mut self, id: &Id, service: Service) {
+        if self.services.get(id) == Some(&service) {
             return;
         }
-        self.remove_service(&id);
+        self.remove_service(id);
         for address in &service.addresses {
             let services = self.services_at.entry(*address).or_default();
             services.insert(id.clone());
         }
         self.services.insert(id.clone(), service);
-        self.service_changed(&id);
+        self.service_changed(id);
     }
 
     pub(crate) fn remove_service(&mut self, id: &Id) {
@@ -117,11 +117,11 @@ impl Store {
         }
     }
 
-    pub(crate) fn apply_slice(&mut self, id: Id, slice: Slice) {
-        if self.slices.get(&id) == Some(&slice) {
+    pub(crate) fn apply_slice(&mut self, id: &Id, slice: Slice) {
+        if self.slices.get(id) == Some(&slice) {
             return;
         }
-        let before = self.unlink_slice(&id);
+        let before = self.unlink_slice(id);
         for endpoint in &slice.endpoints {
             let slices = match &endpoint.pod {
                 Some(pod) => self.slices_of_pod.entry(pod.clone()).or_default(),
@@ -152,7 +152,7 @@ impl Store {
         } else {
             self.dirty.pods.extend(was.into_iter().chain(is));
         }
-        self.slices.insert(id, slice);
+        self.slices.insert(id.clone(), slice);
     }
 
     pub(crate) fn remove_slice(&mut self, id: &Id) {
@@ -175,9 +175,9 @@ impl Store {
         Some(slice)
     }
 
-    pub(crate) fn apply_account(&mut self, id: Id) {
+    pub(crate) fn apply_account(&mut self, id: &Id) {
         if self.accounts.insert(id.clone()) {
-            self.account_changed(&id);
+            self.account_changed(id);
         }
     }
 
@@ -378,8 +378,8 @@ fn shared<T: std::hash::Hash + Eq + ?Sized>(known: &mut HashSet<Arc<T>>, one: Ar
 }
 
 /// Forgets what nobody has any more but the set itself and whoever lets go of it here.
-fn release<T: std::hash::Hash + Eq + ?Sized>(known: &mut HashSet<Arc<T>>, one: Arc<T>) {
-    if Arc::strong_count(&one) <= 2 {
-        known.remove(&one);
+fn release<T: std::hash::Hash + Eq + ?Sized>(known: &mut HashSet<Arc<T>>, one: &Arc<T>) {
+    if Arc::strong_count(one) <= 2 {
+        known.remove(one);
     }
 }

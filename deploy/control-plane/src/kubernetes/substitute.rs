@@ -111,7 +111,7 @@ impl Broken<'_> {
         if let Some(labels) = self.selected() {
             spec["selector"] = json!({"matchLabels": labels});
         }
-        self.instead("kith.dev/v1alpha1", "AuthorizationPolicy", name, spec)
+        self.instead("kith.dev/v1alpha1", "AuthorizationPolicy", name, &spec)
     }
 
     fn peer_authentication(&self) -> Option<Substitute> {
@@ -124,7 +124,7 @@ impl Broken<'_> {
             _ => self.another_name(self.attempt - 1)?,
         };
         Some(Substitute {
-            documents: vec![self.instead("kith.dev/v1alpha1", "PeerAuthentication", &name, spec)],
+            documents: vec![self.instead("kith.dev/v1alpha1", "PeerAuthentication", &name, &spec)],
             effect: "until it is corrected mTLS is STRICT where it holds",
         })
     }
@@ -149,7 +149,7 @@ impl Broken<'_> {
                 reason.chars().take(256).collect::<String>().into(),
             );
             let name = bounded(format!("{}.{field}", self.name()));
-            self.instead("kith.dev/v1alpha1", "Revocation", &name, spec.into())
+            self.instead("kith.dev/v1alpha1", "Revocation", &name, &spec.into())
         });
         Some(Substitute {
             documents: documents.collect(),
@@ -173,7 +173,7 @@ impl Broken<'_> {
             "spiffeId": spiffe_id,
         });
         Some(Substitute {
-            documents: vec![self.instead("kith.dev/v1alpha1", "Workload", self.name(), spec)],
+            documents: vec![self.instead("kith.dev/v1alpha1", "Workload", self.name(), &spec)],
             effect: "until it is corrected nobody can connect to its addresses",
         })
     }
@@ -197,7 +197,7 @@ impl Broken<'_> {
             "ports": [{"port": 1}],
         });
         Some(Substitute {
-            documents: vec![self.instead("kith.dev/v1alpha1", "Service", self.name(), spec)],
+            documents: vec![self.instead("kith.dev/v1alpha1", "Service", self.name(), &spec)],
             effect: "until it is corrected nobody can connect to it",
         })
     }
@@ -227,7 +227,7 @@ impl Broken<'_> {
         (selector.len() == 1 && Labels::try_from(text?).is_ok()).then_some(labels)
     }
 
-    fn instead(&self, version: &str, kind: &str, name: &str, spec: Value) -> Value {
+    fn instead(&self, version: &str, kind: &str, name: &str, spec: &Value) -> Value {
         let mut metadata = json!({"name": name});
         if !self.namespace().is_empty() {
             metadata["namespace"] = self.namespace().into();

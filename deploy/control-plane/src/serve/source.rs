@@ -7,13 +7,19 @@ use kith_certs::IdentitySource;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
+use tracing::error;
 
 use super::{BindError, Config, StartError, listen};
 use crate::admin::{self, Socket};
 use crate::http::{self, Listener};
-use crate::kubernetes::{self, Cluster, Settings, health};
+use crate::kubernetes::{self, Cluster, Settings, Webhook, health};
 use crate::status::{self, State};
 use crate::watch::Folder;
+use crate::webhook::{self, WebhookConfig};
+
+/// The Service of the control plane, as the chart has it.
+const SERVICE: &str = "kith-control";
 
 /// Where what is served comes from.
 #[derive(Debug, Clone)]
@@ -31,9 +37,10 @@ pub(super) enum Bound {
         admin: Option<Socket>,
     },
     Kubernetes {
-        settings: Settings,
+        settings: Box<Settings>,
         client: kube::Client,
         health: TcpListener,
+        webhook: Option<TcpListener>,
     },
 }
 
@@ -57,15 +64,19 @@ impl Bound {
             }
             Source::Kubernetes(settings) => {
                 let health = listen("--health-listen", settings.health_listen);
+                let webhook = settings.webhook.as_ref();
+                let webhook = webhook.map(|webhook| listen("--webhook-listen", webhook.listen));
                 let client = kubernetes::client(settings.kubeconfig.as_deref()).await;
-                match (health, client) {
-                    (Ok((health, _)), Ok(client)) => Ok(Self::Kubernetes {
-                        settings: settings.clone(),
+                match (health, webhook.transpose(), client) {
+                    (Ok((health, _)), Ok(webhook), Ok(client)) => Ok(Self::Kubernetes {
+                        settings: Box::new(settings.clone()),
                         client,
                         health,
+                        webhook: webhook.map(|(webhook, _)| webhook),
                     }),
-                    (health, client) => Err([
+                    (health, webhook, client) => Err([
                         health.err().map(StartError::Listen),
+                        webhook.err().map(StartError::Listen),
                         client.err().map(StartError::Cluster),
                     ]
                     .into_iter()
@@ -110,8 +121,12 @@ impl Bound {
                 settings,
                 client,
                 health,
+                webhook,
             } => {
                 let cluster = Cluster::follow(&client, &settings, state, tasks);
+                if let Some(listener) = webhook {
+                    admit(listener, client.clone(), &settings, &cluster, tasks);
+                }
                 let operation = cluster.operation(client, &settings, state, identity);
                 let operating = tokio::spawn(kubernetes::operate(operation, stopping.clone()));
                 let (state, others) = (Arc::clone(state), no_identity.clone());
@@ -123,6 +138,43 @@ impl Bound {
             }
         }
     }
+}
+
+/// The API server asks this program about what somebody applies. Not ready before it can.
+fn admit(
+    listener: TcpListener,
+    client: kube::Client,
+    settings: &Settings,
+    cluster: &Cluster,
+    tasks: &mut JoinSet<()>,
+) {
+    let Some(Webhook { injection, .. }) = &settings.webhook else {
+        return;
+    };
+    let namespaces = cluster.published.namespaces.subscribe();
+    let config = WebhookConfig {
+        service: SERVICE.into(),
+        namespace: settings.namespace.clone(),
+        names: settings.pod_ip.iter().map(ToString::to_string).collect(),
+        replica: settings.pod_name.clone().unwrap_or_else(|| SERVICE.into()),
+        mutating: Some("kith-inject".into()),
+        validating: Some("kith-validate".into()),
+        client,
+        settings: Arc::clone(injection),
+        namespaces: Arc::new(move |name| {
+            let labels = namespaces.borrow().get(name).cloned()?;
+            Some((*labels).clone())
+        }),
+    };
+    let (ready, gate) = watch::channel(false);
+    let why = "the API server does not trust the webhook yet: its certificate is not in the caBundle of kith-inject and \
+               kith-validate";
+    cluster.health.wait_for(why, gate);
+    tasks.spawn(async move {
+        if let Err(error) = webhook::serve(listener, config, ready).await {
+            error!("the webhook cannot serve: {error}");
+        }
+    });
 }
 
 /// Why the source is not ready to be served from.

@@ -147,7 +147,8 @@ impl Registrar {
         }
     }
 
-    /// Adds what is wanted, on whatever others have written in the meantime.
+    /// Adds what is wanted, on whatever others have written in the meantime. What was seen may be of a moment ago, so
+    /// nothing is said to be missing before it could not be put there.
     async fn put<K: Registered>(
         &self,
         api: &Api<K>,
@@ -161,7 +162,6 @@ impl Registrar {
                 self.note::<K>(wanted.generation);
                 return Ok(());
             }
-            self.note::<K>(0);
             let params = PostParams {
                 field_manager: Some(FIELD_MANAGER.into()),
                 ..PostParams::default()
@@ -177,11 +177,13 @@ impl Registrar {
             match written {
                 Ok(written) => *configuration = written,
                 Err(error) => {
+                    self.note::<K>(0);
                     error!(kind = %K::kind(&()), name, %error, "this replica's certificate cannot be added, so the API server can't call it");
                     return Err(());
                 }
             }
         }
+        self.note::<K>(0);
         warn!(kind = %K::kind(&()), name, "others keep changing it");
         Err(())
     }

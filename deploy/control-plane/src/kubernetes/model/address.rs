@@ -57,7 +57,7 @@ impl<'a> View<'a> {
         let used = in_use(of_family.collect(), service.publish_not_ready);
         // An endpoint that is moved from one slice to another is in both for a moment. In the order of addresses, so that
         // the order of slices is no content.
-        let mut targets: BTreeMap<IpAddr, (&Endpoint, Vec<(u16, u16)>)> = BTreeMap::new();
+        let mut targets: BTreeMap<IpAddr, (&Endpoint, TargetPorts)> = BTreeMap::new();
         for (endpoint, slice) in used {
             let target_ports = target_ports(service, slice);
             let known = targets.entry(endpoint.address);
@@ -111,6 +111,9 @@ impl<'a> View<'a> {
     }
 }
 
+/// Service port and the endpoint's own, where they differ.
+type TargetPorts = Vec<(u16, u16)>;
+
 /// Outside the mesh, known by its address alone.
 fn nobody(address: IpAddr) -> Backend<'static> {
     Backend {
@@ -123,7 +126,7 @@ fn nobody(address: IpAddr) -> Backend<'static> {
 }
 
 /// Where this slice's ports are others than the Service says: named ports are, pod by pod.
-fn target_ports(service: &Service, slice: &Slice) -> Vec<(u16, u16)> {
+fn target_ports(service: &Service, slice: &Slice) -> TargetPorts {
     let ports = service.ports.iter();
     let differing = ports.filter_map(|port| {
         let own = slice.ports.iter().find(|own| own.name == port.name)?;

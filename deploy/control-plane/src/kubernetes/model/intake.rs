@@ -22,24 +22,24 @@ impl Model {
                     Kind::ServiceAccount,
                     event,
                     |model, id, account| match account {
-                        Some(()) => model.store.apply_account(id),
+                        Some(()) => model.store.apply_account(&id),
                         None => model.store.remove_account(&id),
                     },
                 );
             }
             Change::Pod(event) => self.on(Kind::Pod, event, |model, id, pod| match pod {
-                Some(pod) => model.store.apply_pod(id, pod),
+                Some(pod) => model.store.apply_pod(&id, pod),
                 None => model.store.remove_pod(&id),
             }),
             Change::Service(event) => {
                 self.on(Kind::Service, event, |model, id, service| match service {
-                    Some(service) => model.store.apply_service(id, service),
+                    Some(service) => model.store.apply_service(&id, service),
                     None => model.store.remove_service(&id),
                 })
             }
             Change::Slice(event) => {
                 self.on(Kind::EndpointSlice, event, |model, id, slice| match slice {
-                    Some(slice) => model.store.apply_slice(id, slice),
+                    Some(slice) => model.store.apply_slice(&id, slice),
                     None => model.store.remove_slice(&id),
                 })
             }

@@ -122,7 +122,7 @@ impl Cluster {
             .map(|(_, changed)| changed.clone());
         let changed = changed.unwrap_or_default();
         let sorted = |names: &HashSet<Arc<str>>| {
-            let mut names: Vec<_> = names.iter().map(|it| it.to_string()).collect();
+            let mut names: Vec<_> = names.iter().map(|it| &**it).collect();
             names.sort();
             names.join(" ")
         };
