@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use super::pod::{Object, Pod, name};
-use super::{HEALTH_PORT, Mistake};
+use super::{HEALTH_PORT, Mistake, OWN_PORTS};
 
 const VARIABLE: &str = "KITH_APP_PROBES";
 const HANDLERS: [&str; 3] = ["httpGet", "tcpSocket", "grpc"];
@@ -96,11 +96,16 @@ pub(super) fn restore(pod: &mut Pod, sidecar: &Object, problems: &mut Vec<Mistak
                 probe.remove("httpGet");
                 probe.insert(handler.into(), what.clone());
             } else {
-                let message = "points to a sidecar that doesn't know what to ask: write what the application is to be asked";
+                // The sidecar that was here does not know what it would ask.
+                let message = asks_the_sidecar(HEALTH_PORT);
                 problems.push(Mistake::new(format!("{at}.{field}"), message));
             }
         }
     }
+}
+
+fn asks_the_sidecar(port: u16) -> String {
+    format!("{port} is a port of the sidecar: write what the application is to be asked")
 }
 
 fn path(key: &str) -> String {
@@ -179,6 +184,10 @@ fn question(probe: &Object, ports: &Ports) -> Result<Option<(&'static str, Value
         return Ok(None);
     }
     let port = ports.number(what.get("port").unwrap_or(&Value::Null))?;
+    // It would ask itself, and itself again.
+    if OWN_PORTS.contains(&port) {
+        return Err(asks_the_sidecar(port));
+    }
     let text = |key: &str| {
         what.get(key)
             .and_then(Value::as_str)

@@ -393,10 +393,16 @@ fn what_only_looks_injected_is_refused() {
     check(
         &json!({
             "metadata": { "annotations": { "kith.dev/status": "injected" } },
-            "spec": { "containers": [orphan], "initContainers": [sidecar] },
+            "spec": { "containers": [orphan.clone()], "initContainers": [sidecar] },
         }),
         expect![
-            "spec.containers[0].livenessProbe: points to a sidecar that doesn't know what to ask: write what the application is to be asked"
+            "spec.containers[0].livenessProbe: 15021 is a port of the sidecar: write what the application is to be asked"
+        ],
+    );
+    check(
+        &json!({ "spec": { "containers": [orphan] } }),
+        expect![
+            "spec.containers[0].livenessProbe: 15021 is a port of the sidecar: write what the application is to be asked"
         ],
     );
     // A sidecar of one's own making takes no part.
@@ -446,12 +452,12 @@ defaults: {workers: '0', wrokers: '1'}
 fn any_pod(random: &mut fastrand::Rng) -> Value {
     let port = |random: &mut fastrand::Rng| match random.u8(..3) {
         0 => json!("http"),
-        _ => json!(random.u16(1..)),
+        _ => json!(random.u16(1..15000)),
     };
     let handler = |random: &mut fastrand::Rng| match random.u8(..7) {
         0 => json!({ "exec": { "command": ["x"] } }),
         1 => json!({ "tcpSocket": { "port": port(random) } }),
-        2 => json!({ "grpc": { "port": random.u16(1..) }, "timeoutSeconds": random.u8(1..) }),
+        2 => json!({ "grpc": { "port": random.u16(1..15000) }, "timeoutSeconds": random.u8(1..) }),
         3 => json!({ "httpGet": { "port": port(random), "host": "elsewhere" } }),
         4 => json!({ "sleep": { "seconds": 3 } }),
         _ => {

@@ -90,7 +90,7 @@ fn a_bundle_gets_what_is_missing_and_loses_what_is_of_no_use() {
     check(&format!("{before}{own}"), &wish(&own_only, None), now, None);
     // After a rotation.
     let retired = Wish {
-        own: &[next.clone()],
+        own: std::slice::from_ref(&next),
         retired: &own_only,
         predecessor: None,
     };
