@@ -1,6 +1,7 @@
 //! Servers come and go: no request fails that nobody has acted on, and none is acted on twice.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kith::app::client::{Call, Reply};
@@ -269,14 +270,12 @@ async fn ending(ends: Ends, alpn: &'static [u8], methods: &[&str]) -> (Vec<u16>,
     })
     .await;
     let to = (orders.addresses.v4, 8080).into();
-    let mut statuses = Vec::new();
-    for method in methods {
-        let request = format!(
-            "{method} / HTTP/1.1\r\nhost: orders\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbody"
-        );
-        let heard = wire::raw(&web, to, request).await.unwrap();
-        statuses.extend(heard.statuses());
-    }
+    // One after the other on one connection, so that the second finds the server's connection that the first has left.
+    let request = |method: &&str| {
+        format!("{method} / HTTP/1.1\r\nhost: orders\r\ncontent-length: 4\r\n\r\nbody")
+    };
+    let requests: String = methods.iter().map(request).collect();
+    let statuses = wire::raw(&web, to, requests).await.unwrap().statuses();
     let came = app.heard().concat().matches("HTTP/1.1\r\n").count();
     (statuses, came)
 }
@@ -300,4 +299,58 @@ async fn a_connection_that_is_cut_may_have_taken_the_request_so_that_only_idempo
     // The first on its connection: no idle connection that had ended.
     let (statuses, came) = ending(Ends::Midway, b"kith-h1", &["PUT", "PUT"]).await;
     assert_eq!((statuses, came), (vec![200, 503], 2));
+}
+
+#[tokio::test]
+async fn a_refused_http2_stream_goes_again_with_its_body_and_trailers() {
+    let mut two = Two::open().await;
+    two.apps.clear();
+    let refused = Arc::new(AtomicBool::new(false));
+    let app = App::hearing(&two.endpoints[0], 9090, move |stream, log: Log| {
+        let refused = Arc::clone(&refused);
+        async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((mut request, mut respond))) = connection.accept().await {
+                let (log, refuse) = (log.clone(), !refused.swap(true, Ordering::SeqCst));
+                tokio::task::spawn_local(async move {
+                    let mut length = 0;
+                    while let Some(piece) = request.body_mut().data().await {
+                        let piece = piece.unwrap();
+                        length += piece.len();
+                        let _ = request
+                            .body_mut()
+                            .flow_control()
+                            .release_capacity(piece.len());
+                    }
+                    let trailers = request.body_mut().trailers().await.unwrap();
+                    let sum = trailers.unwrap()["x-sum"].to_str().unwrap().to_owned();
+                    log.push(format!("{length} {sum};").as_bytes());
+                    if refuse {
+                        return respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    }
+                    let _ = respond.send_response(http::Response::new(()), true);
+                });
+            }
+        }
+    })
+    .await;
+    let to = std::net::SocketAddr::from((two.endpoints[0].addresses.v4, 9090));
+    let status = two.web.enter(move || async move {
+        let stream = tokio::net::TcpStream::connect(to).await.unwrap();
+        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let request = http::Request::post("http://orders:9090/").body(()).unwrap();
+        let mut client = client.ready().await.unwrap();
+        let (response, mut body) = client.send_request(request, false).unwrap();
+        for _ in 0..10 {
+            body.send_data(vec![b'k'; 3000].into(), false).unwrap();
+        }
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("x-sum", "30000".parse().unwrap());
+        body.send_trailers(trailers).unwrap();
+        response.await.unwrap().status()
+    });
+    assert_eq!(status.await.unwrap(), 200);
+    let heard = app.heard().concat();
+    assert_eq!(heard, "30000 30000;30000 30000;");
 }

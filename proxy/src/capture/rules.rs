@@ -161,7 +161,8 @@ fn direct_network(network: &IpNet) -> Option<String> {
     }
 }
 
-/// Versions of nft differ in how they write the same thing: quotes, the base of a number, the word for a priority.
+/// Versions of nft differ in how they write the same thing: quotes, the base of a number, the word for a priority. Where
+/// there is no `/etc/protocols`, as in a minimal image, TCP is a number.
 fn normal(line: &str) -> String {
     let words = line.split_whitespace().map(|word| {
         let word = word.trim_matches('"');
@@ -177,5 +178,9 @@ fn normal(line: &str) -> String {
             (word, None) => format!("{word}{end}"),
         }
     });
-    words.collect::<Vec<_>>().join(" ")
+    let line = words.collect::<Vec<_>>().join(" ");
+    match line.strip_prefix("meta l4proto 6 ") {
+        Some(rest) => format!("meta l4proto tcp {rest}"),
+        None => line,
+    }
 }

@@ -270,6 +270,18 @@ fn rules_in_another_order_are_not_as_expected() {
 }
 
 #[test]
+fn a_listing_from_where_protocols_have_no_names_is_as_expected() {
+    let rules = Rules::new(&options(&[]));
+    let script = rules.script();
+    let listing = script.split_once("delete table inet kith\n").unwrap().1;
+    let numbers = listing.replace("meta l4proto tcp", "meta l4proto 6");
+    assert_ne!(numbers, listing);
+    assert_eq!(rules.differences(&numbers), Vec::<String>::new());
+    let other = listing.replace("meta l4proto tcp", "meta l4proto 17");
+    assert_ne!(rules.differences(&other), Vec::<String>::new());
+}
+
+#[test]
 fn without_net_admin_the_error_says_so() {
     // Root of a user namespace, but in the network of the machine, over which it has no power.
     if !in_own_network("-r") {

@@ -112,7 +112,7 @@ pub(super) const VARIABLES: &[Variable] = &[
         "health-listen",
         "IP:PORT",
         "[::]:15021",
-        "/ready, /live and /metrics",
+        "/ready, /live, /metrics and /app-health/…",
     ),
     default(
         "KITH_WORKERS",
