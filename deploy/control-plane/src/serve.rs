@@ -29,6 +29,7 @@ use kith_xds_client::api::envoy::service::discovery::v3 as discovery;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{error, info, warn};
@@ -47,6 +48,8 @@ use crate::status::{self, State};
 const WAITING_RESPONSES: usize = 16;
 /// A sidecar that vanished without a word is noticed after twice this.
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// What a sidecar may say before it is listened to, in bytes: it says little, and many may speak at once.
+const WINDOW: u32 = 64 * 1024;
 /// How long streams may take to end at a stop.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -179,6 +182,8 @@ impl Server {
         let mut server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
             .max_concurrent_streams(Some(4));
         let serving = server
             .add_service(AggregatedDiscoveryServiceServer::new(service))
@@ -276,6 +281,7 @@ impl AggregatedDiscoveryService for Discovery {
             self.identity.clone(),
             self.stopping.clone(),
         ));
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        let stream = ReceiverStream::new(stream).map(|response| *response);
+        Ok(Response::new(Box::pin(stream)))
     }
 }

@@ -392,3 +392,6 @@ pub(crate) fn rfc3339<S: Serializer>(
     });
     text.serialize(serializer)
 }
+
+#[cfg(test)]
+mod tests;

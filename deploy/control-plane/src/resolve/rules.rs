@@ -301,3 +301,6 @@ fn counts(loaded: &Loaded) -> Counts {
         revocations: count(|file| file.revocations.len()),
     }
 }
+
+#[cfg(test)]
+mod tests;

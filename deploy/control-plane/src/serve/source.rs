@@ -7,7 +7,6 @@ use kith_certs::IdentitySource;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::task::JoinSet;
 use tracing::error;
 
 use super::{BindError, Config, StartError, listen};

@@ -30,7 +30,8 @@ const MOST_WORDS: usize = 2000;
 /// How long a client that doesn't read may keep a stream that is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-pub(super) type Responses = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
+/// Boxed: a channel makes room for 32 of them in advance, for each of many streams.
+pub(super) type Responses = mpsc::Sender<Box<Result<DeltaDiscoveryResponse, Status>>>;
 
 /// Serves one stream to its end, and tells the client why it ended.
 pub(super) async fn run(
@@ -54,7 +55,7 @@ pub(super) async fn run(
         Err(status) => {
             info!(principal, address = %peer.address, reason = printable(status.message(), MOST_WORDS), "stream ended");
             // The client may be gone or stuck already, and then needs no reason.
-            _ = tokio::time::timeout(LAST_WORDS, responses.send(Err(status))).await;
+            _ = tokio::time::timeout(LAST_WORDS, responses.send(Box::new(Err(status)))).await;
         }
     }
 }
@@ -350,7 +351,7 @@ impl<'a> Stream<'a> {
 
     async fn send(&self, responses: Vec<DeltaDiscoveryResponse>) -> Result<(), Status> {
         for response in responses {
-            let sent = self.responses.send(Ok(response)).await;
+            let sent = self.responses.send(Box::new(Ok(response))).await;
             sent.map_err(|_| Status::cancelled("the sidecar is gone"))?;
         }
         Ok(())

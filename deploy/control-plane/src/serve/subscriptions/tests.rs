@@ -4,6 +4,8 @@ use kith_xds_client::api::google::rpc;
 
 use super::changes::MAX_RESPONSE_BYTES;
 use super::*;
+use crate::catalog::Changed;
+use crate::interest::Interest;
 use crate::jwks::KeySets;
 use crate::resolve::resolve;
 use crate::yaml::load_str;
@@ -400,4 +402,63 @@ fn a_client_that_answers_nothing_is_given_up_in_the_end() {
     client.asks(&catalog, subscribe(Kind::Address, &["10.0.0.1"]));
     let given_up = client.subscriptions.check_answers().unwrap_err();
     assert_eq!(given_up.code(), tonic::Code::ResourceExhausted);
+}
+
+/// One client is told only of the names that changed and that it has asked for, the other looks at everything it has after
+/// every change: both must hold the same.
+#[test]
+fn looking_at_what_changed_is_as_good_as_looking_at_everything() {
+    let mut random = fastrand::Rng::with_seed(5);
+    let interest = Arc::new(Interest::default());
+    let mut listener = interest.listen(NODE);
+    listener.set_revocations(true);
+    let (mut told, mut looks) = (Client::new(), Client::new());
+    let addresses = ["10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.1.4"];
+    let policies = ["a", "b", "c"];
+    let mut before = catalog(&[], &[]);
+    let mut sent = 0;
+    for _ in 0..300 {
+        let request = match random.u8(..4) {
+            0 => subscribe(Kind::WorkloadConfig, &[NODE]),
+            1 => subscribe(
+                Kind::AuthorizationPolicy,
+                &[["shop/a", "shop/b", "shop/c"][random.usize(..3)]],
+            ),
+            2 => {
+                let name = addresses[random.usize(..4)];
+                listener.add_addresses([name]);
+                subscribe(Kind::Address, &[name])
+            }
+            _ => {
+                let name = addresses[random.usize(..4)];
+                listener.remove_addresses([name]);
+                DeltaDiscoveryRequest {
+                    resource_names_unsubscribe: vec![name.into()],
+                    ..subscribe(Kind::Address, &[])
+                }
+            }
+        };
+        let answers = [&mut told, &mut looks].map(|client| client.asks(&before, request.clone()));
+        assert_eq!(answers[0], answers[1]);
+
+        let mut chosen = Vec::new();
+        for name in policies {
+            match random.u8(..3) {
+                0 => {}
+                1 => chosen.push((name, "GET")),
+                _ => chosen.push((name, "PUT")),
+            }
+        }
+        let addresses: Vec<&str> = (addresses.iter().copied())
+            .filter(|_| random.bool())
+            .collect();
+        let after = catalog(&chosen, &addresses);
+        interest.publish(&Changed::between(&before, &after), false);
+        let pending = listener.take();
+        let of_changed = short(&(told.subscriptions).on_change_of(&after, &pending, told.start));
+        assert_eq!(of_changed, looks.sees(&after));
+        sent += usize::from(!of_changed.is_empty());
+        before = after;
+    }
+    assert!(sent > 100, "{sent}");
 }
