@@ -6,8 +6,8 @@
 //!
 //! In reading order: [`yaml`] (documents and where they stand), [`jwks`] (the keys of issuers), [`resolve`] (what they mean for each
 //! workload, pure), [`catalog`] (what is served, immutable), `watch` (the folder, live), [`serve`] (the
-//! streams), `status` (what an operator asks), `admin` (what one orders), [`inject`] (sidecars for pods, pure), `webhook`
-//! (admission), [`cli`].
+//! streams), `status` (what an operator asks), `admin` (what one orders), [`crd`] (the kinds,
+//! as a cluster knows them), [`cli`].
 //!
 //! **Architecture invariant:** never knows how the proxy works inside; the resources' messages are the contract, and
 //! the proxy's own `translate` says whether one is acceptable.

@@ -38,7 +38,7 @@ pub(crate) fn namespaces(schema: &mut Schema) {
 }
 
 pub(crate) fn service_accounts(schema: &mut Schema) {
-    list(schema, MANY, 256, [patterns()]);
+    list(schema, MANY, 192, [patterns()]);
 }
 
 pub(crate) fn trust_domains(schema: &mut Schema) {
@@ -62,7 +62,7 @@ pub(crate) fn request_principals(schema: &mut Schema) {
     list(
         schema,
         SOME,
-        384,
+        256,
         [patterns(), Rule::quoting(holds, "self", words::NO_SUBJECT)],
     );
 }
@@ -97,7 +97,7 @@ pub(crate) fn paths(schema: &mut Schema) {
     list(
         schema,
         SOME,
-        256,
+        200,
         [
             pattern_if(star),
             template("!self.startsWith('{')", words::TEMPLATE_WITHOUT_SLASH),
@@ -113,7 +113,7 @@ pub(crate) fn paths(schema: &mut Schema) {
 
 /// Whatever their key is about: of addresses and ports the engine asks more.
 pub(crate) fn values(schema: &mut Schema) {
-    list(schema, MANY, 384, [patterns()]);
+    list(schema, MANY, 256, [patterns()]);
 }
 
 fn list<const N: usize>(schema: &mut Schema, items: u32, characters: u32, rules: [Rule; N]) {
