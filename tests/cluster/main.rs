@@ -2,4 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod churn;
+mod documents;
 mod harness;
+mod impostors;
+mod injection;
+mod istio;
+mod outage;
+mod shop;
+mod story;

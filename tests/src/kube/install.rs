@@ -30,6 +30,9 @@ impl Cluster {
             chart.to_str().unwrap(),
             "--namespace",
             NAMESPACE,
+            // Without a cluster to ask, helm has to be told.
+            "--kube-version",
+            "1.36.3",
         ];
         arguments.extend(values.iter().flat_map(|value| ["--set", *value]));
         let output = self.api.helm(&self.machine, &arguments).await;

@@ -21,7 +21,21 @@ use serde::{Deserialize, Serialize};
 use super::child::unshare;
 
 /// Where the machine's programs and libraries are: what an image would bring along. Read-only.
-const SYSTEM: [&str; 6] = ["usr", "bin", "sbin", "lib", "lib64", "etc"];
+const SYSTEM: [&str; 5] = ["usr", "bin", "sbin", "lib", "lib64"];
+
+/// What they look up; the rest of `/etc` is the container's own.
+const LOOKED_UP: [&str; 10] = [
+    "alternatives",
+    "group",
+    "host.conf",
+    "hosts",
+    "ld.so.cache",
+    "nsswitch.conf",
+    "passwd",
+    "protocols",
+    "services",
+    "ssl",
+];
 
 /// Surroundings of one container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +105,13 @@ impl Container {
                 Ok(elsewhere) => std::os::unix::fs::symlink(elsewhere, target)?,
                 Err(_) if source.is_dir() => show(&source, &target, true)?,
                 Err(_) => {}
+            }
+        }
+        fs::create_dir(self.root.join("etc"))?;
+        for name in LOOKED_UP {
+            let source = Path::new("/etc").join(name);
+            if source.exists() {
+                show(&source, &self.root.join("etc").join(name), true)?;
             }
         }
         for name in ["proc", "dev"] {
