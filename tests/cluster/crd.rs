@@ -162,7 +162,10 @@ const REFUSED: [(&str, &str); 31] = [
     ),
 ];
 
-/// All of it. Leaves the CustomResourceDefinitions behind.
+/// Where documents are taken to; nothing stays there.
+const NAMESPACE: &str = "crds";
+
+/// All of it. Leaves the CustomResourceDefinitions and an empty namespace behind.
 ///
 /// # Panics
 /// When any of it is not so.
@@ -176,9 +179,14 @@ pub(crate) fn check(kubectl: &Kubectl<'_>) {
 
 /// Every definition is established, and none has a schema that is not structural.
 pub(crate) fn establish(kubectl: &Kubectl<'_>) {
+    let namespace =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+    let apply = ["apply", "--server-side", "-f", "-"];
+    let (created, said) = kubectl.run(&apply, &namespace.to_string());
+    assert!(created, "{said}");
     let definitions = crd::definitions().unwrap();
     for definition in &definitions {
-        let (created, said) = kubectl.run(&["apply", "--server-side", "-f", "-"], &definition.text);
+        let (created, said) = kubectl.run(&apply, &definition.text);
         assert!(created, "{}: {said}", definition.file);
     }
     let names = definitions.iter().map(|it| {
@@ -319,7 +327,7 @@ pub(crate) fn keeps_what_it_does_not_know(kubectl: &Kubectl<'_>) {
     let document = json!({
         "apiVersion": "kith.dev/v1alpha1",
         "kind": "AuthorizationPolicy",
-        "metadata": {"namespace": "default", "name": "unknown-keys"},
+        "metadata": {"namespace": NAMESPACE, "name": "unknown-keys"},
         "spec": {"rules": [{"from": [{"source": {"principals": ["*"], "principal": ["a/b"]}}], "when": null, "too": []}]},
         "rules": [],
     });
@@ -373,8 +381,11 @@ fn as_ours(document: &Value) -> Option<Value> {
     let mut ours = document.clone();
     ours["apiVersion"] = "kith.dev/v1alpha1".into();
     if !["MeshConfig", "Revocation"].contains(&ours["kind"].as_str()?) {
-        ours["metadata"]["namespace"] = "default".into();
+        ours["metadata"]["namespace"] = NAMESPACE.into();
     }
+    // Never that of an object that somebody needs.
+    let name = ours["metadata"]["name"].as_str()?;
+    ours["metadata"]["name"] = format!("{NAMESPACE}-{name}").into();
     // What a cluster added to an exported object is not for one that is created.
     for field in [
         "uid",
