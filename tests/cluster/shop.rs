@@ -103,8 +103,11 @@ impl Shop {
         if !output.status.success() {
             let get = ["get", "-n", "shop", object, "-o", "yaml"];
             let shown = self.cluster.must(&get).await;
-            panic!("{}
-{shown}", output.stderr);
+            panic!(
+                "{}
+{shown}",
+                output.stderr
+            );
         }
     }
 
