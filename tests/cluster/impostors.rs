@@ -50,7 +50,8 @@ fn a_pod_that_claims_another_identity_is_refused_by_name() {
             let said = wait_for(name, Duration::from_secs(40), async || {
                 let log = pod.container("kith-proxy").process().stderr();
                 let mut lines = log.lines();
-                let refused = lines.find(|line| line.contains(&claimed) && line.contains(account));
+                let refused =
+                    lines.find(|line| line.contains("PermissionDenied") && line.contains(&claimed));
                 refused.map(str::to_owned)
             })
             .await;

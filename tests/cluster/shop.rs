@@ -12,6 +12,9 @@ use serde_json::Value;
 /// What `orders` is called by.
 pub(crate) const ORDERS: &str = "http://orders.shop:80/";
 
+/// The same by HTTP/2 with prior knowledge.
+const ORDERS_HTTP2: &str = "http://orders.shop:81/";
+
 /// `web` may call `orders`.
 pub(crate) const ALLOW_WEB: &str = "
 apiVersion: kith.dev/v1alpha1
@@ -29,7 +32,8 @@ fn applications(orders: usize) -> String {
     let mut text = String::from(
         "
 {apiVersion: v1, kind: Service, metadata: {namespace: shop, name: orders}, spec: {
-  ipFamilyPolicy: PreferDualStack, selector: {app: orders}, ports: [{name: http, port: 80, targetPort: http}]}}
+  ipFamilyPolicy: PreferDualStack, selector: {app: orders}, ports: [
+    {name: http, port: 80, targetPort: http}, {name: http2, port: 81, targetPort: 8081}]}}
 ",
     );
     for (name, replicas) in [("web", 1), ("guest", 1), ("orders", orders)] {
@@ -55,6 +59,10 @@ spec:
         ports: [{{name: http, containerPort: 8080}}]
         readinessProbe: {{httpGet: {{path: /status/204, port: http}}, periodSeconds: 1}}
         livenessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 2}}
+      - name: {name}-http2
+        image: kith
+        args: [__app, http, --name, {name}, --listen, '[::]:8081']
+        readinessProbe: {{tcpSocket: {{port: 8081}}, periodSeconds: 1}}
 "
         );
     }
@@ -103,8 +111,11 @@ impl Shop {
         if !output.status.success() {
             let get = ["get", "-n", "shop", object, "-o", "yaml"];
             let shown = self.cluster.must(&get).await;
-            panic!("{}
-{shown}", output.stderr);
+            panic!(
+                "{}
+{shown}",
+                output.stderr
+            );
         }
     }
 
@@ -132,15 +143,8 @@ impl Shop {
 
     /// Starts a steady load from `web` on `orders`.
     pub(crate) async fn load(&self, http2: bool) -> Load {
-        let mut arguments = vec![
-            "load",
-            ORDERS,
-            "--rate",
-            "200",
-            "--seconds",
-            "600",
-            "--json",
-        ];
+        let url = if http2 { ORDERS_HTTP2 } else { ORDERS };
+        let mut arguments = vec!["load", url, "--rate", "200", "--seconds", "600", "--json"];
         if http2 {
             arguments.push("--http2");
         }
