@@ -144,8 +144,7 @@ impl Container {
         let number = fastrand::u32(..);
         let root = pod.directory().join(format!("root-{number:08x}"));
         std::fs::create_dir(&root).map_err(|e| e.to_string())?;
-        let program =
-            command.map_or_else(|| self.command(&image, &known), |command| command.to_vec());
+        let program = command.map_or_else(|| self.command(&image, &known), <[String]>::to_vec);
         let mounts = self.mounts(node, pod, &image, volumes)?;
         let container = self.surroundings(pod, &image, root, mounts)?;
         let name = match command {
