@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use kith_control::{crd, yaml};
+use kith_tests::kube::Cluster;
 use serde_json::{Value, json};
 
 /// The API server, as its administrator.
-pub(crate) struct Kubectl<'a> {
-    pub(crate) program: &'a Path,
-    pub(crate) kubeconfig: &'a Path,
+struct Kubectl<'a> {
+    program: &'a Path,
+    kubeconfig: &'a Path,
 }
 
 /// Documents of `tests/policy/refused` that a schema cannot refuse, with the reason. The validating webhook does.
@@ -169,7 +170,18 @@ const NAMESPACE: &str = "crds";
 ///
 /// # Panics
 /// When any of it is not so.
-pub(crate) fn check(kubectl: &Kubectl<'_>) {
+#[test]
+fn documents_are_taken_or_refused_as_the_engine_would() {
+    Cluster::run(async |cluster| {
+        let (program, kubeconfig) = (cluster.api.kubectl_program(), cluster.api.kubeconfig());
+        check(&Kubectl {
+            program,
+            kubeconfig,
+        });
+    });
+}
+
+fn check(kubectl: &Kubectl<'_>) {
     establish(kubectl);
     takes_what_the_engine_takes(kubectl);
     refuses_policies_in_the_engines_words(kubectl);
@@ -178,7 +190,7 @@ pub(crate) fn check(kubectl: &Kubectl<'_>) {
 }
 
 /// Every definition is established, and none has a schema that is not structural.
-pub(crate) fn establish(kubectl: &Kubectl<'_>) {
+fn establish(kubectl: &Kubectl<'_>) {
     let namespace =
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
     let apply = ["apply", "--server-side", "-f", "-"];

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod churn;
+mod crd;
 mod documents;
 mod harness;
 mod impostors;

@@ -229,6 +229,12 @@ impl ApiServer {
         call.run().await.unwrap().json()
     }
 
+    /// Where kubectl is, for whoever runs it inside the node's network by themselves.
+    #[must_use]
+    pub fn kubectl_program(&self) -> &Path {
+        &self.kubectl
+    }
+
     /// Runs kubectl on a machine of the lab.
     ///
     /// # Panics

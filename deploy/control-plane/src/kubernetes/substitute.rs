@@ -188,8 +188,8 @@ impl Broken<'_> {
         if self.attempt > 0 || (addresses.is_empty() && hosts.is_empty()) {
             return None;
         }
-        // No label of a workload is longer than 63 characters, nor holds a dot in this place.
-        let selector = json!({"kith.dev/unreadable": format!("{NOBODY}.{}", "x".repeat(63))});
+        // No object of a cluster has a label whose value begins with a dash.
+        let selector = json!({"kith.dev/unreadable": format!("-{NOBODY}")});
         let spec = json!({
             "addresses": addresses,
             "hosts": hosts,
