@@ -224,7 +224,7 @@ fn establish(kubectl: &Kubectl<'_>) {
 }
 
 /// Every good document of the repository, as one of `kith.dev`.
-pub(crate) fn takes_what_the_engine_takes(kubectl: &Kubectl<'_>) {
+fn takes_what_the_engine_takes(kubectl: &Kubectl<'_>) {
     let mut documents = Vec::new();
     for file in files("deploy/examples")
         .into_iter()
@@ -272,7 +272,7 @@ pub(crate) fn takes_what_the_engine_takes(kubectl: &Kubectl<'_>) {
 }
 
 /// Of `tests/policy/refused`.
-pub(crate) fn refuses_policies_in_the_engines_words(kubectl: &Kubectl<'_>) {
+fn refuses_policies_in_the_engines_words(kubectl: &Kubectl<'_>) {
     let excused: BTreeSet<_> = ONLY_THE_ENGINE
         .iter()
         .map(|it| it.0)
@@ -320,7 +320,7 @@ pub(crate) fn refuses_policies_in_the_engines_words(kubectl: &Kubectl<'_>) {
 }
 
 /// Of the other kinds.
-pub(crate) fn refuses_other_kinds_in_the_engines_words(kubectl: &Kubectl<'_>) {
+fn refuses_other_kinds_in_the_engines_words(kubectl: &Kubectl<'_>) {
     for (kind, spec) in REFUSED {
         let text = format!(
             "apiVersion: kith.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n"
@@ -335,7 +335,7 @@ pub(crate) fn refuses_other_kinds_in_the_engines_words(kubectl: &Kubectl<'_>) {
 }
 
 /// A client that does not ask for strict validation must not lose a restriction: the engine sees it, and refuses.
-pub(crate) fn keeps_what_it_does_not_know(kubectl: &Kubectl<'_>) {
+fn keeps_what_it_does_not_know(kubectl: &Kubectl<'_>) {
     let document = json!({
         "apiVersion": "kith.dev/v1alpha1",
         "kind": "AuthorizationPolicy",
