@@ -56,6 +56,8 @@ impl Fetcher {
     pub(crate) async fn follow(mut self, state: Arc<State>) {
         let store = &state.keys;
         let mut wanted = store.wanted.subscribe();
+        // What was wanted before this began is wanted too.
+        wanted.mark_changed();
         loop {
             let due = self.start_due();
             tokio::select! {
@@ -237,6 +239,22 @@ mod tests {
     use super::*;
 
     const ONE: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"one","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
+
+    #[tokio::test]
+    async fn what_was_wanted_before_it_began_is_fetched_too() {
+        let state = Arc::new(State::default());
+        let source = Source::jwks("http://127.0.0.1:1/keys").unwrap();
+        let by = WantedBy {
+            timeout: Duration::from_secs(5),
+            ..WantedBy::default()
+        };
+        state.keys.wanted.send_replace(Wanted::from([(source, by)]));
+        let fetcher = Fetcher::new(Web::new(None).unwrap());
+        let following = tokio::spawn(fetcher.follow(Arc::clone(&state)));
+        let tried = tokio::time::timeout(Duration::from_secs(10), state.keys.tried());
+        assert!(tried.await.is_ok());
+        following.abort();
+    }
 
     #[tokio::test]
     async fn keys_go_when_the_issuer_withdraws_them_and_stay_when_it_is_away() {

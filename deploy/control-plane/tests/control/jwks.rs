@@ -165,7 +165,7 @@ async fn keys_are_fetched_before_the_first_answer_and_pushed_when_they_change() 
     mesh.write("tokens.yaml", &other);
     assert_eq!(keys(&mut orders).await, "");
     let status = mesh
-        .status_when(|s| s["key_sets"][0]["failures"] == 1)
+        .status_when(|s| s["key_sets"][0]["failures"].as_u64() > Some(0))
         .await;
     let error = status["key_sets"][0]["error"].as_str().unwrap();
     assert!(
@@ -180,7 +180,7 @@ async fn keys_are_fetched_before_the_first_answer_and_pushed_when_they_change() 
     );
     assert_eq!(keys(&mut orders).await, compact(&ONE.replace("one", "two")));
     let status = mesh
-        .status_when(|s| s["key_sets"][0]["error"].is_null())
+        .status_when(|s| s["key_sets"][0]["failures"] == 0)
         .await;
     assert_eq!(status["key_sets"].as_array().unwrap().len(), 1);
 }
@@ -197,7 +197,7 @@ async fn an_issuer_that_does_not_answer_holds_up_nobody_for_long() {
         .await;
     assert_eq!(keys(&mut orders).await, "");
     let status = mesh
-        .status_when(|s| s["key_sets"][0]["failures"] != 0)
+        .status_when(|s| s["key_sets"][0]["failures"].as_u64() > Some(0))
         .await;
     let error = status["key_sets"][0]["error"].as_str().unwrap();
     assert!(
@@ -223,7 +223,7 @@ async fn keys_are_discovered_at_the_issuer_over_tls_with_a_ca_that_was_given() {
     // A CA that nobody named is not trusted.
     let mut mesh = Mesh::start(&[("mesh.yaml", MESH), ("tokens.yaml", &rule)]).await;
     let status = mesh
-        .status_when(|s| s["key_sets"][0]["failures"] != 0)
+        .status_when(|s| s["key_sets"][0]["failures"].as_u64() > Some(0))
         .await;
     let error = status["key_sets"][0]["error"].to_string();
     assert!(
