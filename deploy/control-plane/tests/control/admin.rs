@@ -34,7 +34,13 @@ async fn listening(mesh: &Mesh, account: &str, node: &str) -> Sidecar {
 
 /// Takes the next list and confirms it as a sidecar does that closed this many connections for it.
 async fn enforce(sidecar: &mut Sidecar, closed: f64) -> RevocationList {
+    enforce_in(Duration::ZERO, sidecar, closed).await
+}
+
+/// As a sidecar does that has that much to do first.
+async fn enforce_in(time: Duration, sidecar: &mut Sidecar, closed: f64) -> RevocationList {
     let response = sidecar.next().await.unwrap().unwrap();
+    tokio::time::sleep(time).await;
     let any = response.resources[0].resource.clone().unwrap();
     let of = |fields: Vec<(&str, value::Kind)>| Struct {
         fields: (fields.into_iter())
@@ -68,10 +74,7 @@ async fn revoking_returns_when_every_connected_sidecar_has_confirmed() {
     let (answered, web_list, orders_list) = tokio::join!(
         mesh.order("/revoke", order(WEB, 10_000)),
         enforce(&mut web, 0.0),
-        async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            enforce(&mut orders, 7.0).await
-        }
+        enforce_in(Duration::from_millis(100), &mut orders, 7.0)
     );
     let (status, done) = answered;
     assert_eq!(status, 200, "{done:#}");
@@ -194,6 +197,7 @@ async fn the_socket_is_for_its_owner_alone_and_another_server_keeps_it() {
     let path = mesh.socket("admin");
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+    mesh.status_when(|status| status["ready"] == true).await;
     let (status, report) = mesh.get_admin("/status").await;
     assert_eq!((status, &report["ready"]), (200, &json!(true)));
     let config = kith_control::serve::Config {
