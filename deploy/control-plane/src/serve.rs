@@ -6,7 +6,9 @@
 //! ```
 
 mod admit;
+mod discovery;
 mod facts;
+mod grpc;
 mod peer;
 pub(crate) mod replica;
 mod source;
@@ -16,25 +18,18 @@ mod subscriptions;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use discovery::aggregated_discovery_service_server::{
-    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-};
 use kith_certs::tls::{ClientAuth, server_config};
 use kith_certs::{Endpoint, IdentitySource, SourceConfig};
-use kith_xds_client::api::envoy::service::discovery::v3 as discovery;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
 use tracing::{error, info, warn};
 
-use self::peer::Peer;
+use self::discovery::Discovery;
 use self::replica::api::replica_server::ReplicaServer;
 use self::source::Bound;
 pub use self::source::Source;
@@ -44,8 +39,8 @@ use crate::jwks::{Fetcher, Web};
 pub use crate::kubernetes::{ClientError, Settings as Kubernetes, Webhook};
 use crate::status::{self, State};
 
-/// Responses waiting for a sidecar that reads slowly.
-const WAITING_RESPONSES: usize = 16;
+/// Connections whose handshake is done, waiting to be served.
+const WAITING_CONNECTIONS: usize = 16;
 /// A sidecar that vanished without a word is noticed after twice this.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// What a sidecar may say before it is listened to, in bytes: it says little, and many may speak at once.
@@ -166,7 +161,7 @@ impl Server {
             std::future::ready(status::answer(&asked, &not_ready, &request))
         }));
         tasks.spawn(Fetcher::new(config.web).follow(Arc::clone(&state)));
-        let (accepted, connections) = mpsc::channel(WAITING_RESPONSES);
+        let (accepted, connections) = mpsc::channel(WAITING_CONNECTIONS);
         let accepting = tasks.spawn(peer::accept(xds, tls, accepted));
 
         let replica = replica::Replica {
@@ -186,7 +181,7 @@ impl Server {
             .initial_connection_window_size(WINDOW)
             .max_concurrent_streams(Some(4));
         let serving = server
-            .add_service(AggregatedDiscoveryServiceServer::new(service))
+            .add_service(service)
             .add_service(ReplicaServer::new(replica))
             .serve_with_incoming_shutdown(ReceiverStream::new(connections), async {
                 let mut stop_seen = stop_seen;
@@ -246,42 +241,4 @@ fn listen(flag: &'static str, address: SocketAddr) -> Result<(TcpListener, Socke
 fn no_identity(identity: &IdentitySource) -> Option<String> {
     let status = identity.status();
     (identity.current().is_none() || status.expired).then(|| status.to_string())
-}
-
-/// The xDS service: a task for each stream.
-struct Discovery {
-    state: Arc<State>,
-    identity: IdentitySource,
-    stopping: watch::Receiver<bool>,
-}
-
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Discovery {
-    type DeltaAggregatedResourcesStream = Pin<
-        Box<
-            dyn tokio_stream::Stream<Item = Result<discovery::DeltaDiscoveryResponse, Status>>
-                + Send,
-        >,
-    >;
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<discovery::DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let peer = request.extensions().get::<Peer>().cloned();
-        let peer = peer.ok_or_else(|| Status::unauthenticated("connect with an SVID"))?;
-        let (responses, stream) = mpsc::channel(WAITING_RESPONSES);
-        let requests = request.into_inner();
-        // Ends by itself with the connection, the peer's SVID or the server: all three are watched inside.
-        tokio::spawn(stream::run(
-            peer,
-            requests,
-            responses,
-            Arc::clone(&self.state),
-            self.identity.clone(),
-            self.stopping.clone(),
-        ));
-        let stream = ReceiverStream::new(stream).map(|response| *response);
-        Ok(Response::new(Box::pin(stream)))
-    }
 }

@@ -9,11 +9,12 @@ use kith_xds_client::api::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
 };
 use tokio::sync::{mpsc, watch};
-use tonic::{Status, Streaming};
+use tonic::Status;
 use tracing::{debug, info, warn};
 
 use super::admit::{admit, authorize};
 use super::facts::Facts;
+use super::grpc::Requests;
 use super::peer::Peer;
 use super::subscriptions::{Answer, Nack, Subscriptions};
 use crate::catalog::{Catalog, REVOCATION_LIST, Version};
@@ -36,7 +37,7 @@ pub(super) type Responses = mpsc::Sender<Box<Result<DeltaDiscoveryResponse, Stat
 /// Serves one stream to its end, and tells the client why it ended.
 pub(super) async fn run(
     peer: Peer,
-    mut requests: Streaming<DeltaDiscoveryRequest>,
+    mut requests: Requests,
     responses: Responses,
     state: Arc<State>,
     identity: IdentitySource,
@@ -90,11 +91,12 @@ pub(crate) async fn identity_lost(svid: &PeerSvid, identity: &IdentitySource) ->
 
 async fn follow(
     peer: &Peer,
-    requests: &mut Streaming<DeltaDiscoveryRequest>,
+    requests: &mut Requests,
     responses: &Responses,
     state: &Arc<State>,
 ) -> Result<(), Status> {
-    let first = tokio::time::timeout(FIRST_REQUEST, requests.message()).await;
+    let first =
+        tokio::time::timeout(FIRST_REQUEST, requests.message::<DeltaDiscoveryRequest>()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no request came: say who you are"))?;
     let Some(first) = first? else { return Ok(()) };
     let node = first
