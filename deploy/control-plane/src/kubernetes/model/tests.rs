@@ -519,6 +519,25 @@ fn a_policy_reaches_the_pods_that_it_selects() {
 }
 
 #[test]
+fn a_document_that_says_what_held_already_is_counted_where_it_holds() {
+    let mut cluster = Cluster::new();
+    let spec = json!({"mtls": {"mode": "STRICT"}});
+    cluster.document(DocumentKind::PeerAuthentication, "strict", spec);
+    cluster.settle();
+    let (catalog, changed) = cluster.last.catalog.clone().unwrap();
+    assert!(changed.is_empty(), "{changed:?}");
+    let strict = ("PeerAuthentication", Arc::from("shop/strict"));
+    for (id, node) in catalog.nodes() {
+        assert_eq!(*node.authentications, [strict.clone()], "{id}");
+    }
+    assert_eq!(catalog.counts.peer_authentications, 1);
+    // Another status of it is nothing new.
+    cluster.model.stale = true;
+    cluster.settle();
+    assert!(cluster.last.catalog.is_none());
+}
+
+#[test]
 fn tokens_that_contradict_each_other_at_a_pod_are_refused_there_until_it_is_gone() {
     let mut cluster = Cluster::new();
     let rules = |header: &str| json!([{"issuer": "https://a.example", "jwks": KEYS, "fromHeaders": [{"name": "x-token"}], "outputPayloadToHeader": header}]);
