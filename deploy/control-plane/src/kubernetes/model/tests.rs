@@ -8,6 +8,8 @@ use crate::kubernetes::object::{Pod, Service, Slice};
 use crate::kubernetes::read::Object;
 use crate::kubernetes::watch::{Change, Event};
 
+mod random;
+
 /// A cluster with a mesh, `web` and `orders` in it, and what was served last.
 struct Cluster {
     model: Model,
