@@ -327,10 +327,7 @@ impl World {
             random: &mut fastrand::Rng,
             all: &mut BTreeMap<K, V>,
         ) -> Option<K> {
-            let key = all
-                .keys()
-                .nth(random.usize(..all.len().max(1)))
-                .cloned()?;
+            let key = all.keys().nth(random.usize(..all.len().max(1))).cloned()?;
             all.remove(&key);
             Some(key)
         }
@@ -417,7 +414,10 @@ impl World {
         };
         if let Some(before) = &self.served {
             let differing = Changed::between(before, &catalog);
-            assert!(differing.nodes.is_subset(&changed.nodes), "{differing:?} {changed:?}");
+            assert!(
+                differing.nodes.is_subset(&changed.nodes),
+                "{differing:?} {changed:?}"
+            );
             assert!(
                 differing.addresses.is_subset(&changed.addresses),
                 "{differing:?} {changed:?}"
@@ -453,13 +453,18 @@ impl World {
                 let content = it.addresses.get(name)?.content().to_vec();
                 api::Address::decode(&*content).ok()
             };
-            panic!("step {step}: {name} is {:#?} and should be {:#?}", of(&served), of(&expected));
+            panic!(
+                "step {step}: {name} is {:#?} and should be {:#?}",
+                of(&served),
+                of(&expected)
+            );
         }
         assert_eq!(served.counts, expected.counts, "step {step}");
         assert!(*served == *expected, "step {step}");
         let problems = |it: &Verdicts| -> Vec<_> {
             let said = it.iter();
-            said.map(|(key, verdict)| format!("{key}: {:?}", verdict.problems)).collect()
+            said.map(|(key, verdict)| format!("{key}: {:?}", verdict.problems))
+                .collect()
         };
         assert_eq!(problems(&self.said), problems(&verdicts), "step {step}");
     }
