@@ -278,6 +278,8 @@ fn service_port(
     for (endpoint, resource) in endpoints.iter().zip(&service.endpoints) {
         let target_port = match resource.target_ports.get(&port.number) {
             None => default_target,
+            // Named ports differ from pod to pod, and this one has none of that name.
+            Some(0) => continue,
             Some(own) => port_number(
                 *own,
                 || format!("{at}: target_ports of {}", resource.workload),

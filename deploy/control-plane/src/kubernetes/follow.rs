@@ -1,6 +1,6 @@
 //! The one owner of what is known of the cluster: takes changes in, publishes what they come to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -39,15 +39,16 @@ impl Follower {
         let mut keys = self.state.keys.subscribe();
         loop {
             let begun;
+            let mut kinds = BTreeSet::new();
             tokio::select! {
                 change = changes.recv() => {
                     let Some(change) = change else { return };
                     begun = Instant::now();
-                    self.take_in(change);
+                    kinds.insert(self.take_in(change));
                     // What waits already comes along: one publication for all of it.
                     for _ in 0..MOST_AT_ONCE {
                         let Ok(change) = changes.try_recv() else { break };
-                        self.take_in(change);
+                        kinds.insert(self.take_in(change));
                     }
                 }
                 changed = keys.changed() => {
@@ -57,6 +58,7 @@ impl Follower {
                     self.model.keys_changed();
                 }
             }
+            self.hand_on(&kinds);
             self.health
                 .counted(self.model.counts(document_kinds(self.accept_istio)));
             if !self.health.is_complete() {
@@ -66,18 +68,22 @@ impl Follower {
         }
     }
 
-    fn take_in(&mut self, change: Change) {
-        let namespaces = change.kind() == Kind::Namespace;
-        let slices = change.kind() == Kind::EndpointSlice;
+    fn take_in(&mut self, change: Change) -> Kind {
+        let kind = change.kind();
         if self.health.saw(&change) {
             info!("the cluster was read in full");
         }
         self.model.take_in(change);
-        if namespaces {
+        kind
+    }
+
+    /// What others wait for that is no part of the catalog, once for all changes that were taken in.
+    fn hand_on(&self, kinds: &BTreeSet<Kind>) {
+        if kinds.contains(&Kind::Namespace) {
             let namespaces = Arc::new(self.model.namespaces().clone());
             self.published.namespaces.send_replace(namespaces);
         }
-        if slices {
+        if kinds.contains(&Kind::EndpointSlice) {
             let replicas = (self.own).others(self.model.slices_of(self.own.service()));
             self.published.replicas.send_if_modified(|before| {
                 let other = *before != replicas;

@@ -234,11 +234,12 @@ impl Model {
             None => Changed::all(&catalog),
         };
         let verdicts = self.verdicts();
-        let first = self.catalog.is_none();
+        // No sidecar gets anything else for a PeerAuthentication that says what held already: statuses count it all the same.
+        let same = changed.is_empty() && self.catalog.as_deref() == Some(&catalog);
         let catalog = Arc::new(catalog);
         self.catalog = Some(Arc::clone(&catalog));
         Outcome {
-            catalog: (first || !changed.is_empty()).then_some((catalog, changed)),
+            catalog: (!same).then_some((catalog, changed)),
             verdicts: Some(verdicts),
             loaded: Some(settled.loaded),
             problems: Some(Vec::new()),

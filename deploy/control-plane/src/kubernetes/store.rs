@@ -37,6 +37,8 @@ pub(crate) struct Store {
     /// The pods of one Deployment have the same labels: once in memory.
     labels: HashSet<Arc<BTreeMap<String, String>>>,
     names: HashSet<Arc<str>>,
+    /// Accounts that came or went: their pods are found in one pass over all, however many accounts those are.
+    accounts_changed: HashSet<Id>,
     dirty: Dirty,
 }
 
@@ -55,6 +57,7 @@ impl Store {
             slices_at: HashMap::new(),
             labels: HashSet::new(),
             names: HashSet::new(),
+            accounts_changed: HashSet::new(),
             dirty: Dirty::default(),
         }
     }
@@ -177,21 +180,14 @@ impl Store {
 
     pub(crate) fn apply_account(&mut self, id: &Id) {
         if self.accounts.insert(id.clone()) {
-            self.account_changed(id);
+            self.accounts_changed.insert(id.clone());
         }
     }
 
     pub(crate) fn remove_account(&mut self, id: &Id) {
         if self.accounts.remove(id) {
-            self.account_changed(id);
+            self.accounts_changed.insert(id.clone());
         }
-    }
-
-    /// Rare, so that looking at every pod is better than an index of them all.
-    fn account_changed(&mut self, account: &Id) {
-        let pods = self.pods.iter();
-        let having = pods.filter(|(id, pod)| account_of(id, pod) == **account);
-        self.dirty.pods.extend(having.map(|(id, _)| id.clone()));
     }
 
     /// What it is, or what clients must know of it.
@@ -238,6 +234,12 @@ impl Store {
     }
 
     pub(crate) fn take_dirty(&mut self) -> Dirty {
+        let changed = std::mem::take(&mut self.accounts_changed);
+        if !changed.is_empty() {
+            let pods = self.pods.iter();
+            let having = pods.filter(|(id, pod)| changed.contains(account_of(id, pod).as_str()));
+            self.dirty.pods.extend(having.map(|(id, _)| id.clone()));
+        }
         std::mem::take(&mut self.dirty)
     }
 

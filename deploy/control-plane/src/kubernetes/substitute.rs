@@ -14,15 +14,19 @@
 //! Each on the workloads that it selects; on its whole namespace when that cannot be read.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::kind::DocumentKind;
 use crate::catalog::Version;
 use crate::yaml::value::{Address, Host, Labels};
+use crate::yaml::{Node, load_trees};
 
 /// The longest name of an object.
 const LONGEST_NAME: usize = 253;
+/// As many addresses, and as many hosts, as one document may have.
+const MOST: usize = 32;
 /// RFC 2606 section 2: nobody's.
 const NOBODY: &str = "unreadable.invalid";
 /// Further than anything else that could be revoked: the end of a Timestamp's range.
@@ -107,24 +111,18 @@ impl Broken<'_> {
         }
     }
 
-    fn policy(&self, name: &str, mut spec: Value) -> Value {
-        if let Some(labels) = self.selected() {
-            spec["selector"] = json!({"matchLabels": labels});
-        }
-        self.instead("kith.dev/v1alpha1", "AuthorizationPolicy", name, &spec)
+    fn policy(&self, name: &str, spec: Value) -> Value {
+        self.where_selected("AuthorizationPolicy", name, spec)
     }
 
     fn peer_authentication(&self) -> Option<Substitute> {
-        let mut spec = json!({"mtls": {"mode": "STRICT"}});
-        if let Some(labels) = self.selected() {
-            spec["selector"] = json!({"matchLabels": labels});
-        }
+        let spec = json!({"mtls": {"mode": "STRICT"}});
         let name = match self.attempt {
             0 => self.name().to_owned(),
             _ => self.another_name(self.attempt - 1)?,
         };
         Some(Substitute {
-            documents: vec![self.instead("kith.dev/v1alpha1", "PeerAuthentication", &name, &spec)],
+            documents: vec![self.where_selected("PeerAuthentication", &name, spec)],
             effect: "until it is corrected mTLS is STRICT where it holds",
         })
     }
@@ -149,12 +147,15 @@ impl Broken<'_> {
                 reason.chars().take(256).collect::<String>().into(),
             );
             let name = bounded(format!("{}.{field}", self.name()));
-            self.instead("kith.dev/v1alpha1", "Revocation", &name, &spec.into())
+            self.instead("Revocation", &name, &spec.into())
         });
-        Some(Substitute {
-            documents: documents.collect(),
-            effect: "until it is corrected what it names is revoked for good",
-        })
+        let documents: Vec<_> = documents.filter(readable).collect();
+        let effect = if documents.is_empty() {
+            "until it is corrected it revokes nothing, for nobody can say what"
+        } else {
+            "until it is corrected what can be read of what it names is revoked for good"
+        };
+        Some(Substitute { documents, effect })
     }
 
     fn workload(&self) -> Option<Substitute> {
@@ -167,13 +168,16 @@ impl Broken<'_> {
             self.namespace(),
             self.name()
         );
-        let spec = json!({
-            "addresses": addresses,
-            "serviceAccount": "unreadable",
-            "spiffeId": spiffe_id,
-        });
+        let part = |(number, addresses): (usize, &[&str])| {
+            let spec = json!({
+                "addresses": addresses,
+                "serviceAccount": "unreadable",
+                "spiffeId": spiffe_id,
+            });
+            self.instead("Workload", &self.name_of_part(number), &spec)
+        };
         Some(Substitute {
-            documents: vec![self.instead("kith.dev/v1alpha1", "Workload", self.name(), &spec)],
+            documents: addresses.chunks(MOST).enumerate().map(part).collect(),
             effect: "until it is corrected nobody can connect to its addresses",
         })
     }
@@ -190,14 +194,19 @@ impl Broken<'_> {
         }
         // No object of a cluster has a label whose value begins with a dash.
         let selector = json!({"kith.dev/unreadable": format!("-{NOBODY}")});
-        let spec = json!({
-            "addresses": addresses,
-            "hosts": hosts,
-            "selector": selector,
-            "ports": [{"port": 1}],
+        let (mut addresses, mut hosts) = (addresses.chunks(MOST), hosts.chunks(MOST));
+        let parts = std::iter::from_fn(|| match (addresses.next(), hosts.next()) {
+            (None, None) => None,
+            (addresses, hosts) => Some(json!({
+                "addresses": addresses.unwrap_or_default(),
+                "hosts": hosts.unwrap_or_default(),
+                "selector": selector,
+                "ports": [{"port": 1}],
+            })),
         });
+        let part = |(number, spec)| self.instead("Service", &self.name_of_part(number), &spec);
         Some(Substitute {
-            documents: vec![self.instead("kith.dev/v1alpha1", "Service", self.name(), &spec)],
+            documents: parts.enumerate().map(part).collect(),
             effect: "until it is corrected nobody can connect to it",
         })
     }
@@ -227,12 +236,32 @@ impl Broken<'_> {
         (selector.len() == 1 && Labels::try_from(text?).is_ok()).then_some(labels)
     }
 
-    fn instead(&self, version: &str, kind: &str, name: &str, spec: &Value) -> Value {
+    /// Where the broken one holds; in all of the namespace when a document of kith.dev cannot select what it does, since
+    /// Istio's may ask for more.
+    fn where_selected(&self, kind: &str, name: &str, mut spec: Value) -> Value {
+        let everywhere = self.instead(kind, name, &spec);
+        let Some(labels) = self.selected() else {
+            return everywhere;
+        };
+        spec["selector"] = json!({"matchLabels": labels});
+        let there = self.instead(kind, name, &spec);
+        if readable(&there) { there } else { everywhere }
+    }
+
+    fn instead(&self, kind: &str, name: &str, spec: &Value) -> Value {
         let mut metadata = json!({"name": name});
         if !self.namespace().is_empty() {
             metadata["namespace"] = self.namespace().into();
         }
-        json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec})
+        json!({"apiVersion": "kith.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
+    }
+
+    /// The first has the name of the broken one.
+    fn name_of_part(&self, number: usize) -> String {
+        match number {
+            0 => self.name().to_owned(),
+            _ => bounded(format!("{}.unreadable.{number}", self.name())),
+        }
     }
 
     fn name(&self) -> &str {
@@ -274,6 +303,11 @@ impl Substitute {
             effect: "until it is corrected nothing is recorded for it",
         }
     }
+}
+
+/// What stands in for a document must hold, or nothing does.
+fn readable(document: &Value) -> bool {
+    load_trees(Path::new("substitute"), vec![Node::of_json(document)]).is_ok()
 }
 
 /// A name of at most the length that names have, still nobody else's.

@@ -22,7 +22,7 @@ pub(crate) struct Backend<'a> {
     pub(crate) principals: &'a [SpiffeId],
     /// As the workload was placed.
     pub(crate) ports: &'a [api::Port],
-    /// Service port and this endpoint's port, where it is another than [`ServicePort::target`].
+    /// Service port and this endpoint's port, where it is another than [`ServicePort::target`]. 0: it has none there.
     pub(crate) target_ports: &'a [(u16, u16)],
 }
 

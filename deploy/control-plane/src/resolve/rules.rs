@@ -177,6 +177,16 @@ impl Rules {
             .map(|principal| self.place(subject, principal, &tokens))
     }
 
+    /// The RequestAuthentications that hold for a workload, by number.
+    pub(crate) fn tokens_of(&self, subject: &Subject<'_>) -> Vec<usize> {
+        self.tokens.of(subject.namespace, subject.labels)
+    }
+
+    /// What is wrong with those that meet at some workload: the same, whatever the workloads are called.
+    pub(crate) fn contradictions(&self, met: BTreeSet<Vec<usize>>) -> Vec<Problem> {
+        self.tokens.refused(met)
+    }
+
     /// PeerAuthentications that select this workload and have no effect, because another one that does comes first.
     pub(crate) fn overlapping(&self, subject: &Subject<'_>) -> Vec<Problem> {
         let found = self.peers.of(subject.namespace, subject.labels);

@@ -178,7 +178,7 @@ fn what_a_broken_revocation_names_readably_is_revoked() {
         expect![[r#"
             MeshConfig example.org
             r.principal Principal(spiffe://example.org/a)
-            ! Revocation/r: spec.certificate: missing field `trustDomain`; until it is corrected what it names is revoked for good
+            ! Revocation/r: spec.certificate: missing field `trustDomain`; until it is corrected what can be read of what it names is revoked for good
         "#]],
     );
 }

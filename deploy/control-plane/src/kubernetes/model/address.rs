@@ -57,14 +57,16 @@ impl<'a> View<'a> {
         let used = in_use(of_family.collect(), service.publish_not_ready);
         // An endpoint that is moved from one slice to another is in both for a moment. In the order of addresses, so that
         // the order of slices is no content.
-        let mut targets: BTreeMap<IpAddr, (&Endpoint, TargetPorts)> = BTreeMap::new();
+        let mut targets: BTreeMap<IpAddr, (&Endpoint, Vec<&Slice>)> = BTreeMap::new();
         for (endpoint, slice) in used {
-            let target_ports = target_ports(service, slice);
             let known = targets.entry(endpoint.address);
-            let (_, known) = known.or_insert((endpoint, Vec::new()));
-            known.extend(target_ports);
+            let (_, slices) = known.or_insert((endpoint, Vec::new()));
+            slices.push(slice);
         }
-        let backends = targets.values().filter_map(|(endpoint, target_ports)| {
+        let targets: Vec<(&Endpoint, TargetPorts)> = (targets.into_values())
+            .map(|(endpoint, slices)| (endpoint, target_ports(service, &slices)))
+            .collect();
+        let backends = targets.iter().filter_map(|(endpoint, target_ports)| {
             let backend = self.backend(endpoint)?;
             Some(Backend {
                 target_ports,
@@ -111,7 +113,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// Service port and the endpoint's own, where they differ.
+/// Service port and the endpoint's own, where they differ; 0 where it has none.
 type TargetPorts = Vec<(u16, u16)>;
 
 /// Outside the mesh, known by its address alone.
@@ -125,12 +127,15 @@ fn nobody(address: IpAddr) -> Backend<'static> {
     }
 }
 
-/// Where this slice's ports are others than the Service says: named ports are, pod by pod.
-fn target_ports(service: &Service, slice: &Slice) -> TargetPorts {
+/// Where the ports of an endpoint in these slices are others than the Service says: named ports are, pod by pod. A port
+/// that no slice names is none of the endpoint's, and what is sent there anyway would reach somebody else.
+fn target_ports(service: &Service, slices: &[&Slice]) -> TargetPorts {
     let ports = service.ports.iter();
     let differing = ports.filter_map(|port| {
-        let own = slice.ports.iter().find(|own| own.name == port.name)?;
-        (own.number != port.target).then_some((port.number, own.number))
+        let mut own = slices.iter().flat_map(|slice| &slice.ports);
+        let own = own.find(|own| own.name == port.name);
+        let own = own.map_or(0, |own| own.number);
+        (own != port.target).then_some((port.number, own))
     });
     differing.collect()
 }

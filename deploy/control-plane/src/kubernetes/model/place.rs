@@ -26,17 +26,23 @@ pub(super) fn place_all(
     rules: &Rules,
 ) -> Result<Vec<(Id, PlacedPod)>, Vec<Problem>> {
     let mut all = Vec::new();
+    // All of them first: which one is at fault must not hang on the order of pods, since every replica has its own.
+    let mut met = BTreeSet::new();
     for (id, pod) in store.pods() {
         if pod.host_network {
             continue;
         }
         match place(store, rules, id, pod) {
             Ok(placed) => all.push((id.clone(), placed)),
-            Err(Misplaced::Tokens(problems)) => return Err(problems.to_vec()),
+            Err(Misplaced::Tokens(_)) => _ = met.insert(rules.tokens_of(&subject(id, pod, &[]))),
             Err(Misplaced::Principal(problem)) => warn!(pod = %id, "is not served: {problem}"),
         }
     }
-    Ok(all)
+    if met.is_empty() {
+        Ok(all)
+    } else {
+        Err(rules.contradictions(met))
+    }
 }
 
 /// # Errors

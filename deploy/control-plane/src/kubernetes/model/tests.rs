@@ -1,4 +1,5 @@
 use expect_test::{Expect, expect};
+use kith_proxy::resolve::Destination;
 use kith_xds_client::api::mesh as api;
 use prost::Message;
 use serde_json::{Value, json};
@@ -7,6 +8,8 @@ use super::*;
 use crate::kubernetes::object::{Pod, Service, Slice};
 use crate::kubernetes::read::Object;
 use crate::kubernetes::watch::{Change, Event};
+
+mod random;
 
 /// A cluster with a mesh, `web` and `orders` in it, and what was served last.
 struct Cluster {
@@ -153,7 +156,7 @@ impl Cluster {
         api::Address::decode(&*content).unwrap().kind
     }
 
-    /// What clients learn under a name: `workload@address principals port>target`.
+    /// What clients learn under a name: `workload@address principals port>target`, or `port!` where there is no target.
     fn check(&self, name: &str, expected: Expect) {
         let told = match self.address(name) {
             None => "nothing\n".to_owned(),
@@ -188,12 +191,11 @@ fn told(endpoint: &api::Endpoint, ports: &[api::ServicePort]) -> String {
         endpoint.spiffe_ids.join(" ")
     );
     for port in ports {
-        let target = endpoint.target_ports.get(&port.number);
-        text += &format!(
-            " {}>{}",
-            port.number,
-            target.copied().unwrap_or(port.target_port)
-        );
+        let target = endpoint.target_ports.get(&port.number).copied();
+        match target.unwrap_or(port.target_port) {
+            0 => text += &format!(" {}!", port.number),
+            target => text += &format!(" {}>{target}", port.number),
+        }
     }
     text + "\n"
 }
@@ -405,6 +407,56 @@ fn named_ports_differ_from_pod_to_pod() {
 }
 
 #[test]
+fn a_pod_without_a_port_of_that_name_gets_nothing_that_is_sent_there() {
+    let mut cluster = Cluster::new();
+    let ports = json!([
+        {"name": "http", "port": 80, "targetPort": 8080},
+        {"name": "admin", "port": 9090, "targetPort": "admin"},
+    ]);
+    cluster.service("orders", json!({"clusterIP": "10.96.0.2", "ports": ports}));
+    cluster.pod("orders-2", "10.0.0.3", json!({}));
+    let ports = json!([{"name": "http", "port": 8080}, {"name": "admin", "port": 7070}]);
+    let other = json!({"ports": ports, "endpoints": [endpoint("orders-2", "10.0.0.3", true)]});
+    cluster.slice("orders-y", other);
+    cluster.settle();
+    cluster.check(
+        "10.96.0.2",
+        expect![[r#"
+            shop/orders
+            shop/orders-1@10.0.0.2 spiffe://example.org/ns/shop/sa/orders 80>8080 9090!
+            shop/orders-2@10.0.0.3 spiffe://example.org/ns/shop/sa/orders 80>8080 9090>7070
+        "#]],
+    );
+    // And so a sidecar has it.
+    let address = api::Address {
+        kind: cluster.address("10.96.0.2"),
+    };
+    let Ok(Destination::Service { ports, .. }) = kith_proxy::translate::destination(&address)
+    else {
+        panic!("refused");
+    };
+    let targets = |port: u16| -> Vec<_> {
+        let targets = ports[&port].targets.iter();
+        targets.map(|it| it.address.to_string()).collect()
+    };
+    assert_eq!(targets(80), ["10.0.0.2:8080", "10.0.0.3:8080"]);
+    assert_eq!(targets(9090), ["10.0.0.3:7070"]);
+    // Another slice may name it for the same endpoint.
+    let ports = json!([{"name": "admin", "port": 6060}]);
+    let more = json!({"ports": ports, "endpoints": [endpoint("orders-1", "10.0.0.2", true)]});
+    cluster.slice("orders-z", more);
+    cluster.settle();
+    cluster.check(
+        "10.96.0.2",
+        expect![[r#"
+            shop/orders
+            shop/orders-1@10.0.0.2 spiffe://example.org/ns/shop/sa/orders 80>8080 9090>6060
+            shop/orders-2@10.0.0.3 spiffe://example.org/ns/shop/sa/orders 80>8080 9090>7070
+        "#]],
+    );
+}
+
+#[test]
 fn what_is_dialled_in_one_family_ends_in_the_same() {
     let mut cluster = Cluster::new();
     cluster.pod(
@@ -516,6 +568,25 @@ fn a_policy_reaches_the_pods_that_it_selects() {
         AuthorizationPolicy/shop/deny: spec.rules: a DENY without rules denies nothing; to deny everything, write one empty rule
         AuthorizationPolicy/shop/deny: until it is corrected everything is denied where it holds
     "#]]);
+}
+
+#[test]
+fn a_document_that_says_what_held_already_is_counted_where_it_holds() {
+    let mut cluster = Cluster::new();
+    let spec = json!({"mtls": {"mode": "STRICT"}});
+    cluster.document(DocumentKind::PeerAuthentication, "strict", spec);
+    cluster.settle();
+    let (catalog, changed) = cluster.last.catalog.clone().unwrap();
+    assert!(changed.is_empty(), "{changed:?}");
+    let strict = ("PeerAuthentication", Arc::from("shop/strict"));
+    for (id, node) in catalog.nodes() {
+        assert_eq!(*node.authentications, [strict.clone()], "{id}");
+    }
+    assert_eq!(catalog.counts.peer_authentications, 1);
+    // Another status of it is nothing new.
+    cluster.model.stale = true;
+    cluster.settle();
+    assert!(cluster.last.catalog.is_none());
 }
 
 #[test]

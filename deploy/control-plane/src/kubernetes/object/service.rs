@@ -23,7 +23,7 @@ pub(crate) struct ServicePort {
     pub(crate) name: Box<str>,
     pub(crate) number: u16,
     pub(crate) protocol: Option<Protocol>,
-    /// Where it goes unless a slice says otherwise, as it does for named ports.
+    /// Where it goes, for slices to say otherwise: of a named port this is not even a guess.
     pub(crate) target: u16,
 }
 

@@ -163,6 +163,57 @@ fn what_a_revocation_names_is_revoked_for_good() {
         "#]],
     );
     check(Revocation, json!({"reason": "x"}), expect![""]);
+    // Whoever wrote it is told what that comes to.
+    for (principal, expected) in [
+        (
+            "spiffe://example.org/ns/shop/sa/web",
+            "until it is corrected what can be read of what it names is revoked for good",
+        ),
+        (
+            "not an id",
+            "until it is corrected it revokes nothing, for nobody can say what",
+        ),
+    ] {
+        let document = json!({"metadata": {"name": "broken"}, "spec": {"principal": principal}});
+        let substitute = substitute(Revocation, &document, 0).unwrap();
+        assert_eq!(substitute.effect, expected);
+        assert_eq!(substitute.documents.is_empty(), principal == "not an id");
+    }
+}
+
+#[test]
+fn what_no_single_document_may_say_holds_all_the_same() {
+    // Istio's CustomResourceDefinitions allow more labels than kith.dev's.
+    let labels: Map<String, Value> = (0..33).map(|i| (format!("l{i}"), json!("x"))).collect();
+    check(
+        IstioAuthorizationPolicy,
+        json!({"action": "CUSTOM", "selector": {"matchLabels": labels}}),
+        expect![[r#"
+            AuthorizationPolicy broken {"action":"DENY","rules":[{}]}
+        "#]],
+    );
+    let labels = json!({"app": "x".repeat(64)});
+    check(
+        PeerAuthentication,
+        json!({"selector": {"matchLabels": labels}}),
+        expect![[r#"
+            PeerAuthentication broken {"mtls":{"mode":"STRICT"}}
+        "#]],
+    );
+    let addresses: Vec<_> = (1..=33).map(|i| format!("10.0.0.{i}")).collect();
+    let hosts: Vec<_> = (0..65).map(|i| format!("h{i}.example.org")).collect();
+    for (kind, count) in [(Workload, 2), (Service, 3)] {
+        let metadata = json!({"namespace": "shop", "name": "broken"});
+        let spec = json!({"addresses": addresses, "hosts": hosts});
+        let substitute = substitute(kind, &json!({"metadata": metadata, "spec": spec}), 0).unwrap();
+        assert_eq!(substitute.documents.len(), count);
+        assert!(substitute.documents.iter().all(readable));
+        let said = json!(substitute.documents).to_string();
+        assert!(
+            said.contains("10.0.0.1\"") && said.contains("10.0.0.33\""),
+            "{said}"
+        );
+    }
 }
 
 #[test]
