@@ -20,7 +20,7 @@ use crate::catalog::{Catalog, Changed};
 use crate::jwks::KeySets;
 use crate::kubernetes::client::client;
 use crate::kubernetes::kind::DocumentKind;
-use crate::kubernetes::verdict::{ObjectKey, Verdict, Verdicts};
+use crate::kubernetes::verdict::{Effect, ObjectKey, Verdict, Verdicts};
 use crate::resolve::resolve;
 use crate::status::tests::sidecar;
 use crate::status::{Listed, State};
@@ -162,6 +162,7 @@ impl Cluster {
                     generation: object.metadata.generation.unwrap(),
                     problems: Vec::new(),
                     warnings: Vec::new(),
+                    effect: Effect::Decides,
                     status: object.data.get("status").cloned(),
                 });
                 let now = verdict.map(|verdict| (key.clone(), Arc::new(verdict)));
