@@ -47,6 +47,9 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 const WINDOW: u32 = 64 * 1024;
 /// How long streams may take to end at a stop.
 const STOP: Duration = Duration::from_secs(5);
+/// How long the webhook answers after that began: the API server asks a replica until it has heard that it goes, and
+/// refuses what somebody applies when nobody answers.
+const LAST_REVIEWS: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -150,7 +153,7 @@ impl Server {
         let mut tasks = JoinSet::new();
         let readiness = identity.clone();
         let no_identity = move || no_identity(&readiness);
-        let (source, operating) =
+        let (source, operating, reviews) =
             source.follow(&state, &identity, &no_identity, &stop_seen, &mut tasks);
         let asked = Arc::clone(&state);
         let not_ready = move || match (source.why(), no_identity()) {
@@ -196,6 +199,7 @@ impl Server {
             },
             () = stop => {
                 info!("stopping");
+                let begun = tokio::time::Instant::now();
                 accepting.abort();
                 stopping.send_replace(true);
                 if tokio::time::timeout(STOP, serving).await.is_err() {
@@ -206,6 +210,9 @@ impl Server {
                     && let Err(error) = operating.await
                 {
                     error!(%error, "writing statuses ended badly");
+                }
+                if reviews {
+                    tokio::time::sleep_until(begun + LAST_REVIEWS).await;
                 }
             }
         }

@@ -3,6 +3,7 @@
 
 mod history;
 mod http;
+mod listed;
 mod report;
 
 use std::collections::{BTreeMap, HashMap, btree_map};
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 
 use self::history::History;
 pub(crate) use self::http::answer;
+pub(crate) use self::listed::Listed;
 use crate::catalog::{Catalog, Changed, Version};
 use crate::interest::Interest;
 use crate::jwks;
@@ -195,12 +197,6 @@ pub(crate) struct LastNack {
     pub(crate) message: String,
 }
 
-/// Lists a stream while it lives.
-pub(crate) struct Listed {
-    state: Arc<State>,
-    id: u64,
-}
-
 impl Default for State {
     fn default() -> Self {
         Self::new(Source::Files)
@@ -256,6 +252,7 @@ impl State {
         });
         // Not under the lock: the last one to let go of a catalog takes it apart.
         drop(before);
+        self.forget_gone(changed);
         self.interest.publish(changed, other_list);
     }
 
@@ -298,19 +295,6 @@ impl State {
         self.inner().load.clone()
     }
 
-    pub(crate) fn list(self: &Arc<Self>, sidecar: Sidecar) -> Listed {
-        let mut inner = self.inner();
-        let id = inner.next_stream;
-        inner.next_stream += 1;
-        inner.sidecars.insert(id, sidecar);
-        drop(inner);
-        self.moved();
-        Listed {
-            state: Arc::clone(self),
-            id,
-        }
-    }
-
     /// Why no sidecar could be served now. Empty: ready.
     pub(crate) fn not_ready(&self) -> Vec<String> {
         if self.served.borrow().is_some() {
@@ -334,50 +318,6 @@ impl State {
     }
 }
 
-impl Listed {
-    pub(crate) fn update(&self, update: impl FnOnce(&mut Sidecar)) {
-        if let Some(sidecar) = self.state.inner().sidecars.get_mut(&self.id) {
-            update(sidecar);
-        }
-    }
-
-    /// A revision is in force; said again, it stays the one that was heard first.
-    pub(crate) fn acknowledged(&self, revision: Version) {
-        let mut inner = self.state.inner();
-        let Some(sidecar) = inner.sidecars.get_mut(&self.id) else {
-            return;
-        };
-        let news = sidecar.revision_enforced.replace(revision) != Some(revision);
-        let node = Arc::clone(&sidecar.node);
-        inner.acknowledged.entry(node).or_default().add(revision);
-        drop(inner);
-        if news {
-            self.state.moved();
-        }
-    }
-}
-
-impl Drop for Listed {
-    fn drop(&mut self) {
-        let mut inner = self.state.inner();
-        let Some(sidecar) = inner.sidecars.remove(&self.id) else {
-            return;
-        };
-        self.state.moved();
-        // What is neither declared nor connected any more is forgotten.
-        let catalog = self.state.catalog();
-        let declared = catalog.is_some_and(|it| it.node(&sidecar.node).is_some());
-        if !declared
-            && !inner
-                .sidecars
-                .values()
-                .any(|other| other.node == sidecar.node)
-        {
-            inner.acknowledged.remove(&sidecar.node);
-        }
-    }
-}
-
 pub(crate) fn rfc3339<S: Serializer>(
     time: &Option<SystemTime>,
     serializer: S,
@@ -394,4 +334,4 @@ pub(crate) fn rfc3339<S: Serializer>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

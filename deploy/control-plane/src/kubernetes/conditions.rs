@@ -10,10 +10,11 @@ use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::heard::Heard;
-use super::verdict::{ObjectKey, Verdict};
+use super::verdict::{Effect, ObjectKey, Verdict};
 use crate::catalog::{Catalog, Encoded};
 use crate::problem::printable;
 
@@ -111,7 +112,10 @@ impl PartialEq for Policies<'_> {
 impl Eq for Policies<'_> {}
 
 /// All counts, by what they are about.
+#[derive(Default)]
 pub(super) struct Tally<'a> {
+    /// There is something to serve.
+    served: bool,
     /// By the revision of the configuration.
     all: Count,
     /// By the version of the revocation list.
@@ -123,6 +127,11 @@ pub(super) struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
+    /// Nothing is served: nothing of what is written down can be in force, and its authors are told all the same.
+    pub(super) fn of_nothing() -> Self {
+        Self::default()
+    }
+
     /// One pass over the sidecars, whatever the number of policies.
     pub(super) fn of(catalog: &'a Catalog, heard: &Heard, silent: usize) -> Self {
         // Sidecars of one application have the same policies: counted as one set, and taken apart at the end, so that
@@ -158,6 +167,7 @@ impl<'a> Tally<'a> {
             }
         }
         Self {
+            served: true,
             all,
             revocations,
             policies,
@@ -182,13 +192,13 @@ impl<'a> Tally<'a> {
     }
 }
 
-/// What the status of an object should be now, `current` being what it is. `now`: RFC 3339, whole seconds.
+/// What the status of an object should be now, `current` being what it is.
 pub(super) fn desired(
     key: &ObjectKey,
     verdict: &Verdict,
     tally: &Tally<'_>,
     current: Option<&Status>,
-    now: &str,
+    now: Timestamp,
 ) -> Status {
     let count = tally.count(key);
     let accepted = verdict.problems.is_empty();
@@ -201,10 +211,8 @@ pub(super) fn desired(
             r#type: kind.into(),
             status: status.into(),
             observed_generation: generation,
-            last_transition_time: since.map_or_else(
-                || now.to_owned(),
-                |since| since.last_transition_time.clone(),
-            ),
+            last_transition_time: since
+                .map_or_else(|| rfc3339(now), |since| since.last_transition_time.clone()),
             reason: reason.into(),
             message,
         }
@@ -222,8 +230,12 @@ pub(super) fn desired(
         ("Valid", printable(&message, MOST_WORDS))
     };
     let mut conditions = vec![condition("Accepted", accepted, reason, message)];
+    let over = over(verdict.effect, now);
     if let Some(count) = count {
-        let (status, reason, message) = enforced(accepted, generation, count, tally.silent);
+        let (status, reason, message) = match over {
+            Some(until) if accepted => (false, "Expired", expired(generation, until)),
+            _ => enforced(verdict, count, tally),
+        };
         conditions.push(condition("Enforced", status, reason, message));
     }
     Status {
@@ -231,26 +243,54 @@ pub(super) fn desired(
         conditions,
         sidecars: count.map(|count| Sidecars {
             selected: count.selected,
-            // What stands in for an object that is not accepted is not what it says.
-            enforced: if accepted { count.enforced } else { 0 },
+            // What stands in for an object that is not accepted is not what it says, and what is over is not enforced.
+            enforced: match over {
+                None if accepted => count.enforced,
+                _ => 0,
+            },
         }),
     }
 }
 
-fn enforced(
-    accepted: bool,
-    generation: i64,
-    count: Count,
-    silent: usize,
-) -> (bool, &'static str, String) {
+/// Since when, if the object has no effect any more.
+fn over(effect: Effect, now: Timestamp) -> Option<Timestamp> {
+    let Effect::Until(until) = effect else {
+        return None;
+    };
+    let until = Timestamp::try_from(until).ok()?;
+    (until <= now).then_some(until)
+}
+
+fn expired(generation: i64, until: Timestamp) -> String {
+    format!(
+        "spec.until of generation {generation} is over since {}: no sidecar honours it any more. Delete it, or give it \
+         a later time",
+        rfc3339(until)
+    )
+}
+
+/// Whole seconds.
+fn rfc3339(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn enforced(verdict: &Verdict, count: Count, tally: &Tally<'_>) -> (bool, &'static str, String) {
+    let generation = verdict.generation;
     let Count {
         selected,
         enforced,
         absent,
     } = count;
-    if !accepted {
+    if !verdict.problems.is_empty() {
         let message = format!("generation {generation} is not accepted: see condition Accepted");
         return (false, "NotAccepted", message);
+    }
+    if !tally.served {
+        let message = format!(
+            "generation {generation} is not served, since nothing can be: most often no MeshConfig is valid. /ready of \
+             the control plane says why"
+        );
+        return (false, "NothingServed", message);
     }
     if selected == 0 {
         let message = format!("no sidecar is selected: nothing enforces generation {generation}");
@@ -259,6 +299,9 @@ fn enforced(
     let noun = if selected == 1 { "sidecar" } else { "sidecars" };
     let verb = if selected == 1 { "enforces" } else { "enforce" };
     let mut message = format!("{enforced} of {selected} {noun} {verb} generation {generation}");
+    if verdict.effect == Effect::Records {
+        message += ", which is recorded and decides nothing";
+    }
     if enforced == selected {
         return (true, "AllSidecars", message);
     }
@@ -266,6 +309,7 @@ fn enforced(
         let verb = if absent == 1 { "is" } else { "are" };
         message += &format!("; {absent} {verb} not connected");
     }
+    let silent = tally.silent;
     if silent > 0 {
         let noun = if silent == 1 { "replica" } else { "replicas" };
         message += &format!(
@@ -291,6 +335,16 @@ impl Status {
         conditions.find(|condition| condition.r#type == kind)
     }
 
+    /// Whether what `current` says to be enforced is not.
+    pub(super) fn retracts(&self, current: &Self) -> bool {
+        current.holds() && !self.holds()
+    }
+
+    fn holds(&self) -> bool {
+        let condition = self.condition("Enforced");
+        condition.is_some_and(|condition| condition.status == "True")
+    }
+
     /// Whether people wait for `self` in place of `current`: another generation, other problems, or more than was said
     /// before. Less, and mere numbers, come and go with every pod that starts.
     pub(super) fn is_news_after(&self, current: Option<&Self>) -> bool {
@@ -302,13 +356,9 @@ impl Status {
             };
             part(self) != part(current)
         };
-        let holds = |status: &Self| {
-            let condition = status.condition("Enforced");
-            condition.is_some_and(|condition| condition.status == "True")
-        };
         self.observed_generation != current.observed_generation
             || differs("Accepted")
-            || (holds(self) && !holds(current))
+            || (self.holds() && !current.holds())
             || self.conditions.len() != current.conditions.len()
     }
 }

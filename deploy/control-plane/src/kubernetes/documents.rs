@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
+use kith_policy::model::Action;
+
 use super::kind::DocumentKind;
 use super::object::{self, Id};
 use super::read::{Object, key, read, told};
 use super::substitute::substitute;
-use super::verdict::{ObjectKey, Verdict, Verdicts};
+use super::verdict::{Effect, ObjectKey, Verdict, Verdicts};
 use crate::problem::Problem;
 use crate::yaml::Loaded;
 
@@ -163,6 +165,10 @@ impl Documents {
                 generation: known.object.generation,
                 problems: finding.problems.clone(),
                 warnings: finding.warnings.clone(),
+                effect: known
+                    .read
+                    .as_ref()
+                    .map_or_else(|_| Effect::default(), effect),
                 status: known.object.status.clone(),
             };
             let verdict = match self.verdicts.get(key) {
@@ -270,6 +276,18 @@ impl Documents {
             finding.problems.push(effect.to_owned());
         }
     }
+}
+
+/// Of the one document of an object.
+fn effect(loaded: &Loaded) -> Effect {
+    let policies = loaded.files().flat_map(|file| &file.authorization_policies);
+    let mut policies = policies.map(|document| document.spec.policy());
+    let revocations = loaded.files().flat_map(|file| &file.revocations);
+    if policies.any(|policy| policy.dry_run || policy.action == Action::Audit) {
+        return Effect::Records;
+    }
+    let until = revocations.map(|document| document.spec.until).next();
+    until.map_or(Effect::Decides, Effect::Until)
 }
 
 fn no_mesh_config() -> Problem {

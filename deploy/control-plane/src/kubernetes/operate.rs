@@ -136,12 +136,14 @@ async fn lead(operation: &Operation) {
         let served = catalogs.borrow_and_update().clone();
         let mut next = None;
         let mut took = Duration::ZERO;
-        if let Some(served) = served {
+        // Before the cluster was read in full nothing is known to say.
+        if !verdicts_now.is_empty() {
             let local = by_node(state.acknowledgements());
             let about = Arc::clone(&verdicts_now);
             // Ten thousand sidecars take a while, and streams are served on this thread.
             let counted = tokio::task::spawn_blocking(move || {
-                let due = round.count(&served.catalog, &about, &local, &replies_now);
+                let catalog = served.as_ref().map(|served| &*served.catalog);
+                let due = round.count(catalog, &about, &local, &replies_now);
                 (round, due)
             });
             let due;
@@ -181,7 +183,7 @@ struct Round {
 impl Round {
     fn count(
         &mut self,
-        catalog: &Catalog,
+        catalog: Option<&Catalog>,
         verdicts: &Verdicts,
         local: &ByNode,
         replies: &Replies,
@@ -194,8 +196,9 @@ impl Round {
         self.heard.update(std::iter::once(local).chain(others), now);
         let silent = |reply: &&Reply| matches!(reply, Reply::Silent(_));
         let silent = replies.values().filter(silent).count();
-        let tally = Tally::of(catalog, &self.heard, silent);
-        let wall = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        self.writer.due(verdicts, &tally, now, &wall)
+        let tally = catalog.map_or_else(Tally::of_nothing, |catalog| {
+            Tally::of(catalog, &self.heard, silent)
+        });
+        self.writer.due(verdicts, &tally, now, Timestamp::now())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Which object of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,8 +23,21 @@ pub(crate) struct Verdict {
     pub(crate) problems: Vec<String>,
     /// `field: message` each: honoured, but perhaps not what its author meant.
     pub(crate) warnings: Vec<String>,
+    pub(crate) effect: Effect,
     /// As the API has it now, so that a status that already says this is not written again.
     pub(crate) status: Option<serde_json::Value>,
+}
+
+/// What it comes to that sidecars have the object.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// It decides.
+    #[default]
+    Decides,
+    /// A dry run, or AUDIT: it is recorded what it would have decided.
+    Records,
+    /// It decides, and from then on it does not.
+    Until(SystemTime),
 }
 
 /// Published on a watch channel, always after the catalog that contains what it says.

@@ -93,8 +93,8 @@ impl Bound {
         }
     }
 
-    /// Follows it, until `tasks` are ended. What comes back says why it keeps this control plane from being ready, and is
-    /// what has to be waited for after `stopping`.
+    /// Follows it, until `tasks` are ended. What comes back says why it keeps this control plane from being ready, is what
+    /// has to be waited for after `stopping`, and whether the API server asks this program about what somebody applies.
     pub(super) fn follow<I>(
         self,
         state: &Arc<State>,
@@ -102,7 +102,7 @@ impl Bound {
         no_identity: &I,
         stopping: &watch::Receiver<bool>,
         tasks: &mut JoinSet<()>,
-    ) -> (NotReady, Option<JoinHandle<()>>)
+    ) -> (NotReady, Option<JoinHandle<()>>, bool)
     where
         I: Fn() -> Option<String> + Clone + Send + Sync + 'static,
     {
@@ -114,7 +114,7 @@ impl Bound {
                     tasks.spawn(admin::serve(admin, orders));
                 }
                 tasks.spawn(Folder::new(dir).follow(Arc::clone(state)));
-                (NotReady(None), None)
+                (NotReady(None), None, false)
             }
             Self::Kubernetes {
                 settings,
@@ -123,6 +123,7 @@ impl Bound {
                 webhook,
             } => {
                 let cluster = Cluster::follow(&client, &settings, state, tasks);
+                let reviews = webhook.is_some();
                 if let Some(listener) = webhook {
                     admit(listener, client.clone(), &settings, &cluster, tasks);
                 }
@@ -133,7 +134,7 @@ impl Bound {
                 tasks.spawn(http::serve(Listener::Tcp(health), move |request| {
                     std::future::ready(health::answer(&asked, &state, &others, &request))
                 }));
-                (NotReady(Some(cluster.health)), Some(operating))
+                (NotReady(Some(cluster.health)), Some(operating), reviews)
             }
         }
     }

@@ -1,3 +1,4 @@
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use super::*;
@@ -11,6 +12,32 @@ const REVOKED: &str = "---\n{apiVersion: kith.dev/v1alpha1, kind: Revocation, me
 fn catalog(text: &str) -> Arc<Catalog> {
     let loaded = load_str(Path::new("f.yaml"), text).unwrap();
     Arc::new(resolve(&loaded, &KeySets::default()).unwrap().catalog)
+}
+
+/// One that has said nothing yet.
+pub(crate) fn sidecar(node: &str) -> Sidecar {
+    Sidecar {
+        node: node.into(),
+        principal: "spiffe://example.org/ns/a/sa/a".into(),
+        address: (Ipv4Addr::LOCALHOST, 1).into(),
+        connected_since: SystemTime::now(),
+        revision_wanted: None,
+        revision_enforced: None,
+        in_force: None,
+        behind_since: None,
+        last_nack: None,
+        subscriptions: Default::default(),
+        refused: 0,
+        svid: Svid {
+            serial: String::new(),
+            expires: None,
+            lifetime: Duration::ZERO,
+        },
+        plaintext: 0,
+        revocations: None,
+        unanswered_list: false,
+        list_seen: None,
+    }
 }
 
 #[test]
@@ -41,4 +68,35 @@ fn a_catalog_is_let_go_of_when_another_one_is_served() {
     state.publish(Arc::clone(&first), &Changed::all(&first));
     state.publish(catalog(&format!("{MESH}{REVOKED}")), &Changed::default());
     assert_eq!(Arc::strong_count(&first), 1);
+}
+
+#[test]
+fn what_a_workload_acknowledged_is_forgotten_when_it_and_its_sidecar_are_gone() {
+    const WEB: &str = "---\n{apiVersion: kith.dev/v1alpha1, kind: Workload, metadata: {namespace: shop, name: web}, spec: {serviceAccount: web, addresses: [10.0.0.1]}}\n";
+    let state = Arc::new(State::default());
+    let (with, without) = (catalog(&format!("{MESH}{WEB}")), catalog(MESH));
+    let publish = |now: &Arc<Catalog>| {
+        let before = state.catalog();
+        let changed = before.map_or_else(|| Changed::all(now), |it| Changed::between(&it, now));
+        state.publish(Arc::clone(now), &changed);
+    };
+    let remembered = || state.inner().acknowledged.contains_key("shop/web");
+    let connect = || {
+        let listed = state.list(sidecar("shop/web"));
+        listed.acknowledged(Version::of(&[b"1"]));
+        listed
+    };
+    // As a pod ends: its sidecar first.
+    publish(&with);
+    drop(connect());
+    assert!(remembered(), "it reconnects");
+    publish(&without);
+    assert!(!remembered());
+    // As a Workload is removed that still runs.
+    publish(&with);
+    let listed = connect();
+    publish(&without);
+    assert!(remembered(), "it is shown while it is connected");
+    drop(listed);
+    assert!(!remembered());
 }

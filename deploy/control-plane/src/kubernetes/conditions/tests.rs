@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::write::{End, Writer};
 use super::*;
 use crate::jwks::KeySets;
-use crate::kubernetes::verdict::Verdicts;
+use crate::kubernetes::verdict::{Effect, Verdicts};
 use crate::resolve::resolve;
 use crate::serve::replica::{ByNode, Said};
 use crate::yaml::load_str;
@@ -38,6 +39,10 @@ const SHOP: &str = "
 ---
 {apiVersion: kith.dev/v1alpha1, kind: Revocation, metadata: {name: r}, spec: {token: {jti: a}, until: 2099-01-01T00:00:00Z, reason: x}}
 ";
+
+fn time(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
 
 fn catalog(text: &str) -> Catalog {
     let loaded = load_str(Path::new("f.yaml"), text).unwrap();
@@ -92,6 +97,7 @@ fn verdict(generation: i64, problems: &[&str]) -> Verdict {
         generation,
         problems: problems.iter().map(ToString::to_string).collect(),
         warnings: Vec::new(),
+        effect: Effect::Decides,
         status: None,
     }
 }
@@ -115,7 +121,7 @@ fn check(object: &str, words: &str, silent: usize, expected: Expect) {
     let catalog = catalog(SHOP);
     let heard = heard(&catalog, words);
     let tally = Tally::of(&catalog, &heard, silent);
-    let status = desired(&key(object), &verdict(3, &[]), &tally, None, WALL);
+    let status = desired(&key(object), &verdict(3, &[]), &tally, None, time(WALL));
     expected.assert_eq(&lines(&status));
 }
 
@@ -257,7 +263,7 @@ fn what_is_not_accepted_is_not_enforced_whatever_stands_in_for_it() {
     let tally = Tally::of(&catalog, &heard, 0);
     let bad = verdict(4, &["spec.rules[0]: a rule", "spec.action: CUSTOM"]);
     let status = |object: &str, verdict: &Verdict| {
-        lines(&desired(&key(object), verdict, &tally, None, WALL))
+        lines(&desired(&key(object), verdict, &tally, None, time(WALL)))
     };
     expect![[r#"
         0/1
@@ -280,12 +286,85 @@ fn what_is_not_accepted_is_not_enforced_whatever_stands_in_for_it() {
         &verdict(1, &[&endless]),
         &tally,
         None,
-        WALL,
+        time(WALL),
     );
     assert_eq!(
         long.conditions[0].message.len(),
         MOST_WORDS + '…'.len_utf8()
     );
+}
+
+#[test]
+fn what_decides_nothing_is_not_said_to_decide() {
+    let catalog = catalog(SHOP);
+    let heard = heard(&catalog, "web-1=all web-2=all orders=all");
+    let tally = Tally::of(&catalog, &heard, 0);
+    let until = |text: &str| Effect::Until(time(text).into());
+    let status = |object: &str, effect, problems: &[&str], now| {
+        let verdict = Verdict {
+            effect,
+            ..verdict(3, problems)
+        };
+        let status = desired(&key(object), &verdict, &tally, None, time(now));
+        lines(&status).replace("Accepted=True Valid: accepted as written\n", "")
+    };
+    expect![[r#"
+        2/2
+        Enforced=True AllSidecars: 2 of 2 sidecars enforce generation 3, which is recorded and decides nothing
+    "#]]
+    .assert_eq(&status("AuthorizationPolicy/shop/web", Effect::Records, &[], WALL));
+    let revocation = "Revocation/r";
+    expect![[r#"
+        3/3
+        Enforced=True AllSidecars: 3 of 3 sidecars enforce generation 3
+    "#]]
+    .assert_eq(&status(revocation, until(LATER), &[], WALL));
+    // Every sidecar has it, and none honours it: who waits for this condition must not believe that it is in force.
+    expect![[r#"
+        0/3
+        Enforced=False Expired: spec.until of generation 3 is over since 2026-01-02T04:00:00Z: no sidecar honours it any more. Delete it, or give it a later time
+    "#]]
+    .assert_eq(&status(revocation, until(LATER), &[], LATER));
+    // What stands in for one that is not accepted is for good.
+    expect![[r#"
+        0/3
+        Accepted=False Invalid: spec.reason: is required
+        Enforced=False NotAccepted: generation 3 is not accepted: see condition Accepted
+    "#]]
+    .assert_eq(&status(
+        revocation,
+        until(WALL),
+        &["spec.reason: is required"],
+        LATER,
+    ));
+}
+
+#[test]
+fn authors_are_told_while_nothing_can_be_served() {
+    let tally = Tally::of_nothing();
+    let status = |object: &str, problems: &[&str]| {
+        let verdict = verdict(1, problems);
+        lines(&desired(&key(object), &verdict, &tally, None, time(WALL)))
+    };
+    expect![[r#"
+        0/0
+        Accepted=False Invalid: spec.trustDomain: is required
+        Enforced=False NotAccepted: generation 1 is not accepted: see condition Accepted
+    "#]]
+    .assert_eq(&status(
+        "MeshConfig/mesh",
+        &["spec.trustDomain: is required"],
+    ));
+    expect![[r#"
+        0/0
+        Accepted=True Valid: accepted as written
+        Enforced=False NothingServed: generation 1 is not served, since nothing can be: most often no MeshConfig is valid. /ready of the control plane says why
+    "#]]
+    .assert_eq(&status("AuthorizationPolicy/shop/web", &[]));
+    expect![[r#"
+        Accepted=True Valid: accepted as written
+    "#]]
+    .assert_eq(&status("Workload/shop/web-1", &[]));
 }
 
 #[test]
@@ -295,7 +374,7 @@ fn the_time_of_a_condition_changes_with_its_status_and_not_with_its_words() {
     let at = |words: &str, generation, current: Option<&Status>, now| {
         let heard = heard(&catalog, words);
         let tally = Tally::of(&catalog, &heard, 0);
-        desired(&web, &verdict(generation, &[]), &tally, current, now)
+        desired(&web, &verdict(generation, &[]), &tally, current, time(now))
     };
     let times = |status: &Status| {
         let conditions = status.conditions.iter();
@@ -308,7 +387,8 @@ fn the_time_of_a_condition_changes_with_its_status_and_not_with_its_words() {
     assert_eq!(times(&some), [WALL, WALL]);
     let all = at("web-1=all web-2=all", 2, Some(&some), LATER);
     assert_eq!(times(&all), [WALL, LATER]);
-    assert_eq!(at("web-1=all web-2=all", 2, Some(&all), "later still"), all);
+    let later = "2026-01-02T05:00:00Z";
+    assert_eq!(at("web-1=all web-2=all", 2, Some(&all), later), all);
 }
 
 #[test]
@@ -317,7 +397,7 @@ fn a_status_is_read_back_without_what_others_added() {
     let heard = heard(&catalog, "orders=all");
     let tally = Tally::of(&catalog, &heard, 0);
     let policy = key("AuthorizationPolicy/shop/orders");
-    let status = desired(&policy, &verdict(1, &[]), &tally, None, WALL);
+    let status = desired(&policy, &verdict(1, &[]), &tally, None, time(WALL));
     let mut stored = serde_json::to_value(&status).unwrap();
     expect![[r#"{"conditions":[{"lastTransitionTime":"2026-01-02T03:04:05Z","message":"accepted as written","observedGeneration":1,"reason":"Valid","status":"True","type":"Accepted"},{"lastTransitionTime":"2026-01-02T03:04:05Z","message":"1 of 1 sidecar enforces generation 1","observedGeneration":1,"reason":"AllSidecars","status":"True","type":"Enforced"}],"observedGeneration":1,"sidecars":{"enforced":1,"selected":1}}"#]]
         .assert_eq(&stored.to_string());
@@ -365,7 +445,7 @@ impl Desk {
         let heard = heard(&self.catalog, words);
         let tally = Tally::of(&self.catalog, &heard, 0);
         let verdicts: Verdicts = Arc::new(self.verdicts.clone());
-        let (writes, next) = self.writer.due(&verdicts, &tally, now, WALL);
+        let (writes, next) = self.writer.due(&verdicts, &tally, now, time(WALL));
         let names = writes.iter().map(|write| write.key.to_string()).collect();
         for write in writes {
             if end() == End::Done && !self.lags {
@@ -443,6 +523,49 @@ fn people_wait_for_news_and_mere_numbers_wait_for_people() {
     // Another generation: at once, whatever it says.
     desk.verdicts.insert(key(WEB), Arc::new(verdict(2, &[])));
     assert_eq!(desk.round(64_300, "web-1=all", || End::Done).0, [WEB]);
+}
+
+#[test]
+fn a_revocation_is_looked_at_again_when_its_time_is_over() {
+    let mut desk = Desk::new(&["Revocation/r"]);
+    let all = "web-1=all web-2=all orders=all";
+    let until = |time: Timestamp| Verdict {
+        effect: Effect::Until(time.into()),
+        ..verdict(1, &[])
+    };
+    let soon = time(WALL) + Duration::from_secs(60);
+    desk.verdicts
+        .insert(key("Revocation/r"), Arc::new(until(soon)));
+    let first = desk.round(0, all, || End::Done);
+    assert_eq!(first, (vec!["Revocation/r".to_owned()], Some(60_000)));
+    // However far that is, the clock on the wall is looked at now and then.
+    let far = time("9999-12-30T00:00:00Z");
+    desk.verdicts
+        .insert(key("Revocation/r"), Arc::new(until(far)));
+    assert_eq!(desk.round(300, all, || End::Done).1, Some(3_600_300));
+}
+
+#[test]
+fn numbers_that_nobody_waits_for_are_written_a_few_at_a_time() {
+    let names: Vec<String> = (10..40).map(|n| format!("Revocation/r-{n}")).collect();
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.push(WEB);
+    let mut desk = Desk::new(&names);
+    for millis in [0, 250] {
+        desk.round(millis, "web-1=all web-2=all", || End::Done);
+    }
+    // Other numbers for every Revocation, and a policy that is no longer enforced: it comes first.
+    let fewer = "web-2=all";
+    assert_eq!(desk.round(60_000, fewer, || End::Done).0.len(), 0);
+    let due = desk.round(62_000, fewer, || End::Done);
+    let expected = vec![WEB.to_owned(), "Revocation/r-10".to_owned()];
+    assert_eq!(due, (expected, Some(62_250)));
+    let due = desk.round(62_250, fewer, || End::Done).0;
+    assert_eq!(due, ["Revocation/r-11", "Revocation/r-12"]);
+    // What people wait for is not held up by them.
+    let all = "orders=all web-1=all web-2=all";
+    assert_eq!(desk.round(62_500, all, || End::Done).0.len(), 20);
+    assert_eq!(desk.round(62_750, all, || End::Done).0.len(), 11);
 }
 
 #[test]

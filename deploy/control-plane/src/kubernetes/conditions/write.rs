@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -15,13 +16,16 @@ use super::{Status, Tally, desired};
 use crate::kubernetes::kind::DocumentKind;
 use crate::kubernetes::operate::Numbers;
 use crate::kubernetes::permission::in_full;
-use crate::kubernetes::verdict::{ObjectKey, Verdict, Verdicts};
+use crate::kubernetes::verdict::{Effect, ObjectKey, Verdict, Verdicts};
 
 /// The name of what is ours, for server-side apply.
 const MANAGER: &str = "kith-control";
 
 /// Writes in one round, and at a time. With the pause between rounds: 80 a second at most.
 const ROUND: usize = 20;
+/// Of these, what nobody waits for. In a large mesh some pod is always coming or going, and with it the numbers of all that
+/// holds for the whole mesh: 8 a second, however much that is.
+const UNASKED: usize = 2;
 const AT_A_TIME: usize = 8;
 pub(in crate::kubernetes) const PAUSE: Duration = Duration::from_millis(250);
 /// One write.
@@ -32,6 +36,8 @@ const SETTLE: Duration = Duration::from_secs(2);
 const SELDOM: Duration = Duration::from_secs(5);
 /// For this long what was written is believed over what the watch says, which lags.
 const BELIEVE: Duration = Duration::from_secs(10);
+/// The wall's clock is looked at again after this.
+const OVER: Duration = Duration::from_secs(3600);
 /// After a write that was refused: the object, or all objects of the kind.
 const REFUSED: Duration = Duration::from_secs(30);
 /// After a write that was not answered, doubling: all objects.
@@ -43,7 +49,19 @@ pub(in crate::kubernetes) struct Write {
     pub(super) key: ObjectKey,
     pub(super) uid: String,
     pub(super) status: Status,
-    news: bool,
+    urgency: Urgency,
+    /// Since when it differs from what is there.
+    since: Instant,
+}
+
+/// What is written first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    /// People wait for it.
+    News,
+    /// What was said before is no longer so.
+    Retraction,
+    Numbers,
 }
 
 /// What is remembered of an object between rounds.
@@ -107,7 +125,7 @@ impl Writer {
         verdicts: &Verdicts,
         tally: &Tally<'_>,
         now: Instant,
-        wall: &str,
+        wall: Timestamp,
     ) -> Due {
         self.objects.retain(|key, _| verdicts.contains_key(key));
         let mut writes = Vec::new();
@@ -122,6 +140,9 @@ impl Writer {
             }
             let current = memory.current(verdict, now);
             let status = desired(key, verdict, tally, current.as_ref(), wall);
+            if let Some(until) = over_in(verdict.effect, wall) {
+                next = Some(next.map_or(now + until, |next| next.min(now + until)));
+            }
             if current.as_ref() == Some(&status) {
                 memory.differs = None;
                 continue;
@@ -143,14 +164,22 @@ impl Writer {
                 _ => writes.push(Write {
                     key: key.clone(),
                     uid: verdict.uid.clone(),
+                    urgency: match &current {
+                        _ if news => Urgency::News,
+                        Some(current) if status.retracts(current) => Urgency::Retraction,
+                        _ => Urgency::Numbers,
+                    },
                     status,
-                    news,
+                    since,
                 }),
             }
         }
-        writes.sort_by_key(|write| !write.news);
-        if writes.len() > ROUND {
-            writes.truncate(ROUND);
+        writes.sort_by_key(|write| (write.urgency, write.since));
+        let news = writes.iter();
+        let news = news.filter(|write| write.urgency == Urgency::News).count();
+        let most = ROUND.min(news + UNASKED);
+        if writes.len() > most {
+            writes.truncate(most);
             next = Some(now + PAUSE);
         }
         (writes, next)
@@ -294,6 +323,17 @@ impl Write {
             Err(_) => End::Later(format!("no answer in {} s", DEADLINE.as_secs())),
         }
     }
+}
+
+/// How long until the object has no effect any more, if that is soon. Looked at again by then in any case, since the
+/// wall's clock may be set.
+fn over_in(effect: Effect, wall: Timestamp) -> Option<Duration> {
+    let Effect::Until(until) = effect else {
+        return None;
+    };
+    let left = Timestamp::try_from(until).ok()?.duration_since(wall);
+    let left = Duration::try_from(left).ok()?;
+    (!left.is_zero()).then_some(left.min(OVER))
 }
 
 fn end_of(error: kube::Error) -> End {

@@ -2,11 +2,10 @@
 //! loop that reads one object.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use kith_certs::{Endpoint, IdentitySource, SourceConfig};
 use kube::Client;
@@ -21,9 +20,10 @@ use crate::catalog::{Catalog, Changed};
 use crate::jwks::KeySets;
 use crate::kubernetes::client::client;
 use crate::kubernetes::kind::DocumentKind;
-use crate::kubernetes::verdict::{ObjectKey, Verdict, Verdicts};
+use crate::kubernetes::verdict::{Effect, ObjectKey, Verdict, Verdicts};
 use crate::resolve::resolve;
-use crate::status::{Listed, Sidecar, State, Svid};
+use crate::status::tests::sidecar;
+use crate::status::{Listed, State};
 use crate::yaml::load_str;
 
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -162,6 +162,7 @@ impl Cluster {
                     generation: object.metadata.generation.unwrap(),
                     problems: Vec::new(),
                     warnings: Vec::new(),
+                    effect: Effect::Decides,
                     status: object.data.get("status").cloned(),
                 });
                 let now = verdict.map(|verdict| (key.clone(), Arc::new(verdict)));
@@ -237,31 +238,6 @@ impl Cluster {
             stop,
             task: tokio::spawn(operate(operation, stopping)),
         }
-    }
-}
-
-fn sidecar(node: &str) -> Sidecar {
-    Sidecar {
-        node: node.into(),
-        principal: "spiffe://example.org/ns/a/sa/a".into(),
-        address: (Ipv4Addr::LOCALHOST, 1).into(),
-        connected_since: SystemTime::now(),
-        revision_wanted: None,
-        revision_enforced: None,
-        in_force: None,
-        behind_since: None,
-        last_nack: None,
-        subscriptions: Default::default(),
-        refused: 0,
-        svid: Svid {
-            serial: String::new(),
-            expires: None,
-            lifetime: Duration::ZERO,
-        },
-        plaintext: 0,
-        revocations: None,
-        unanswered_list: false,
-        list_seen: None,
     }
 }
 
