@@ -13,8 +13,8 @@
 //! What the chart's MutatingWebhookConfiguration (`kith-inject`, path `/inject`) must say:
 //! - two webhooks, both for CREATE of pods, neither for `kube-system` or the control plane's own namespace
 //!   (`kubernetes.io/metadata.name`), because what the mesh needs to start must not wait for it:
-//!   one for namespaces with `kith.dev/injection: enabled` and pods without `kith.dev/inject: "false"`, one for pods with
-//!   `kith.dev/inject: "true"` in namespaces that are neither enabled nor disabled;
+//!   one for namespaces with `kith.dev/injection: enabled` and pods without `kith.dev/inject: "false"`, one for pods
+//!   with `kith.dev/inject` and any other value in namespaces that are neither enabled nor disabled;
 //! - `failurePolicy: Fail`: a pod without a sidecar where one is asked for would be a pod without protection;
 //! - `reinvocationPolicy: IfNeeded`: another webhook may add containers, whose probes then have to be rewritten;
 //! - `sideEffects: None`, so that `--dry-run=server` works, and `timeoutSeconds: 10`;

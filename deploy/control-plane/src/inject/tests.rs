@@ -76,7 +76,7 @@ fn variable(sidecar: &Value, name: &str) -> Value {
 }
 
 #[test]
-fn the_pods_label_wins_over_its_namespaces() {
+fn the_pods_label_wins_over_its_namespaces_but_where_injection_is_disabled() {
     let namespace = |value: &str| BTreeMap::from([(NAMESPACE_LABEL.to_owned(), value.to_owned())]);
     let none = BTreeMap::new();
     for (namespace, namespace_labels, label, expected) in [
@@ -85,7 +85,8 @@ fn the_pods_label_wins_over_its_namespaces() {
         ("shop", namespace("enabled"), Some("false"), "left"),
         ("shop", namespace("enabled"), Some("yes"), "refused"),
         ("shop", namespace("disabled"), None, "left"),
-        ("shop", namespace("disabled"), Some("true"), "injected"),
+        ("shop", namespace("disabled"), Some("true"), "left"),
+        ("shop", namespace("disabled"), Some("yes"), "left"),
         ("shop", namespace("true"), None, "left"),
         ("shop", none.clone(), None, "left"),
         ("shop", none.clone(), Some("true"), "injected"),

@@ -164,9 +164,15 @@ impl Webhook {
         _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let api = kube::Config::new(format!("http://{nowhere}").parse().unwrap());
         let labels: NamespaceLabels = Arc::new(|namespace| {
-            let labelled =
-                BTreeMap::from([("kith.dev/injection".to_owned(), "enabled".to_owned())]);
-            (namespace == "shop").then_some(labelled)
+            let value = match namespace {
+                "shop" => "enabled",
+                "apart" => "disabled",
+                _ => return None,
+            };
+            Some(BTreeMap::from([(
+                "kith.dev/injection".to_owned(),
+                value.to_owned(),
+            )]))
         });
         let text = "{image: proxy, captureImage: capture, trustDomain: example.org}";
         let reviewer = Reviewer {
@@ -307,12 +313,14 @@ async fn a_pod_of_a_namespace_that_cannot_be_read_is_refused_for_now() {
         (&response["allowed"], &response["status"]["code"]),
         (&json!(false), &json!(503))
     );
-    // The pod's own word needs nobody's.
-    let changes = json!({ "namespace": "unknown", "object": { "metadata": { "labels": { "kith.dev/inject": "true" } } } });
-    assert_eq!(
-        webhook.review("/inject", changes).await["patchType"],
-        "JSONPatch"
-    );
+    // The pod's own word needs nobody's. That the namespace is not disabled any more, the API server knows first.
+    for namespace in ["unknown", "apart"] {
+        let changes = json!({ "namespace": namespace, "object": { "metadata": { "labels": { "kith.dev/inject": "true" } } } });
+        assert_eq!(
+            webhook.review("/inject", changes).await["patchType"],
+            "JSONPatch"
+        );
+    }
 }
 
 #[tokio::test]
