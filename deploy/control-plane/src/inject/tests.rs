@@ -312,6 +312,33 @@ fn a_lower_limit_of_the_pod_lowers_the_default_request() {
 }
 
 #[test]
+fn what_a_limit_range_gave_to_our_containers_stays_when_we_are_asked_again() {
+    let mut limited = injected(&pod(&json!({})));
+    for index in [0, 1] {
+        let resources = &mut limited["spec"]["initContainers"][index]["resources"];
+        resources["limits"]["cpu"] = "500m".into();
+        resources["limits"]["memory"] = "1Ti".into();
+        resources["requests"]["ephemeral-storage"] = "1Gi".into();
+    }
+    let expected = json!({
+        "limits": { "cpu": "500m", "memory": "256Mi" },
+        "requests": { "cpu": "50m", "memory": "32Mi", "ephemeral-storage": "1Gi" },
+    });
+    // Nobody but the author of a manifest wrote them there.
+    let (_, plain) = ours(&limited);
+    assert_eq!(plain["resources"]["limits"], json!({ "memory": "256Mi" }));
+    limited["metadata"]["annotations"]["kubernetes.io/limit-ranger"] =
+        "LimitRanger plugin set: cpu limit for init container kith-proxy".into();
+    let (capture, sidecar) = ours(&limited);
+    assert_eq!(
+        (&capture["resources"], &sidecar["resources"]),
+        (&expected, &expected)
+    );
+    let again = injected(&limited);
+    assert_eq!(injected(&again), again);
+}
+
+#[test]
 fn lists_add_to_those_of_the_settings() {
     let text = "{image: p, captureImage: c, trustDomain: d, defaults: {exclude-outbound-ports: '53', exclude-outbound-cidrs: 192.0.2.1}}";
     let settings = Settings::parse(Path::new("i"), text).unwrap();
