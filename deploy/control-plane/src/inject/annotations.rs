@@ -68,6 +68,7 @@ pub(super) fn accepted_by_the_sidecar(variable: &str, value: &str) -> Result<(),
         ("KITH_XDS_ADDRESS", "https://control:15010"),
         ("KITH_XDS_SPIFFE_ID", "spiffe://mesh/control"),
         ("KITH_NODE_ID", "namespace/pod"),
+        ("KITH_POD_IP", "192.0.2.1"),
     ];
     let others = required.into_iter().filter(|(name, _)| *name != variable);
     let environment = others.chain([(variable, value)]);

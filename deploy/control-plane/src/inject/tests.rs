@@ -366,6 +366,31 @@ fn lists_add_to_those_of_the_settings() {
 }
 
 #[test]
+#[test]
+fn a_probe_that_would_keep_the_sidecar_from_starting_is_refused() {
+    let header = |value: &str| json!({ "httpGet": { "port": 80, "httpHeaders": [{ "name": "x", "value": value }] } });
+    for (probe, expected) in [
+        (
+            header("a\nb"),
+            "httpHeaders: expected a list of name and value",
+        ),
+        (
+            json!({ "httpGet": { "port": 80, "scheme": "https" } }),
+            "scheme: expected HTTP or HTTPS",
+        ),
+        (
+            json!({ "tcpSocket": { "port": 80 }, "timeoutSeconds": 0 }),
+            "timeoutSeconds: expected a whole number from 1",
+        ),
+    ] {
+        let pod =
+            pod(&json!({ "spec": { "containers": [{ "name": "web", "livenessProbe": probe }] } }));
+        let got = outcome(&pod);
+        let start = "spec.containers[0].livenessProbe: the sidecar cannot ask this: ";
+        assert!(got.starts_with(start) && got.contains(expected), "{got}");
+    }
+}
+
 fn probes_stay_when_they_are_not_to_be_rewritten() {
     let probe = json!({ "httpGet": { "port": "http" } });
     let pod = pod(&json!({
