@@ -207,6 +207,7 @@ fn bad_annotations_are_refused_by_name() {
             "1",
             "there is no annotation `kith.dev/drain-second`",
         ),
+        ("inject", "true", "`kith.dev/inject` is a label"),
         ("Workers", "1", "there is no annotation `kith.dev/Workers`"),
     ] {
         let got = outcome(&annotated(name, value));
@@ -366,7 +367,6 @@ fn lists_add_to_those_of_the_settings() {
 }
 
 #[test]
-#[test]
 fn a_probe_that_would_keep_the_sidecar_from_starting_is_refused() {
     let header = |value: &str| json!({ "httpGet": { "port": 80, "httpHeaders": [{ "name": "x", "value": value }] } });
     for (probe, expected) in [
@@ -391,6 +391,7 @@ fn a_probe_that_would_keep_the_sidecar_from_starting_is_refused() {
     }
 }
 
+#[test]
 fn probes_stay_when_they_are_not_to_be_rewritten() {
     let probe = json!({ "httpGet": { "port": "http" } });
     let pod = pod(&json!({
