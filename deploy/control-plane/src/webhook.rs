@@ -33,6 +33,7 @@ mod validate;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
@@ -57,6 +58,8 @@ pub(crate) struct WebhookConfig {
     pub(crate) names: Vec<String>,
     /// This replica's own name: its pod's.
     pub(crate) replica: String,
+    /// How long its certificate is valid. It is renewed at half of that.
+    pub(crate) certificate_lifetime: Duration,
     /// The configurations that are to trust this replica. None: somebody else sees to it.
     pub(crate) mutating: Option<String>,
     pub(crate) validating: Option<String>,
@@ -79,6 +82,7 @@ pub(crate) async fn serve(
         namespace,
         names,
         replica,
+        certificate_lifetime,
         mutating,
         validating,
         client,
@@ -94,6 +98,7 @@ pub(crate) async fn serve(
     let issue = certificate::Issue {
         names: own.into_iter().chain(names).collect(),
         replica,
+        lifetime: certificate_lifetime,
     };
     let first = issue.certificate()?;
     let (tls, serving) = watch::channel(Arc::clone(&first.tls));

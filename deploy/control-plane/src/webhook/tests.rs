@@ -34,6 +34,7 @@ fn issue(replica: &str) -> Certificate {
     Issue {
         names: vec!["kith-control.kith-system.svc".into(), "127.0.0.1".into()],
         replica: replica.into(),
+        lifetime: Duration::from_secs(7 * 24 * 3600),
     }
     .certificate()
     .unwrap()
@@ -123,7 +124,7 @@ fn a_bundle_gets_what_is_missing_and_loses_what_is_of_no_use() {
 #[test]
 fn a_bundle_is_bounded_and_keeps_what_is_its_own() {
     let own = [pem("a")];
-    let others: String = (0..50).map(|n| pem(&format!("gone-{n}"))).collect();
+    let others: String = (0..150).map(|n| pem(&format!("gone-{n}"))).collect();
     let wish = Wish {
         own: &own,
         retired: &[],
@@ -131,9 +132,41 @@ fn a_bundle_is_bounded_and_keeps_what_is_its_own() {
     };
     let bundle =
         String::from_utf8(merged(others.as_bytes(), &wish, SystemTime::now()).unwrap()).unwrap();
-    assert!(bundle.matches("BEGIN CERTIFICATE").count() <= 32);
+    // All of one second: as many as there is room for, and not none.
+    assert_eq!(bundle.matches("BEGIN CERTIFICATE").count(), 128);
     assert!(bundle.contains(own[0].trim()));
     assert_eq!(merged(bundle.as_bytes(), &wish, SystemTime::now()), None);
+}
+
+/// Replicas that renew at the same time, as those do that were started together.
+#[test]
+fn sixty_replicas_with_two_certificates_each_come_to_an_end() {
+    let replicas: Vec<[String; 2]> = (0..60)
+        .map(|n| [pem(&format!("r-{n}")), pem(&format!("r-{n}"))])
+        .collect();
+    let mut bundle = Vec::new();
+    let mut writes = 0;
+    loop {
+        let before = writes;
+        for own in &replicas {
+            let wish = Wish {
+                own,
+                retired: &[],
+                predecessor: None,
+            };
+            if let Some(written) = merged(&bundle, &wish, SystemTime::now()) {
+                bundle = written;
+                writes += 1;
+            }
+        }
+        if writes == before {
+            break;
+        }
+        assert!(writes <= replicas.len(), "they write for ever");
+    }
+    for pem in replicas.iter().flatten() {
+        assert!(super::bundle::contains(&bundle, pem));
+    }
 }
 
 /// A webhook that listens, and an API server that is not there.
