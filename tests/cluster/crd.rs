@@ -66,7 +66,7 @@ const NO_POLICY: [&str; 3] = [
 ];
 
 /// What the engine refuses of the other kinds: kind, and spec.
-const REFUSED: [(&str, &str); 31] = [
+const REFUSED: [(&str, &str); 33] = [
     ("MeshConfig", "{trustDomain: Example}"),
     ("MeshConfig", "{trustDomain: 'spiffe://example.org'}"),
     ("MeshConfig", "{trustDomain: a, trustDomainAliases: [b/c]}"),
@@ -160,6 +160,14 @@ const REFUSED: [(&str, &str); 31] = [
     (
         "Revocation",
         "{certificate: {trustDomain: a, serial: '0:0'}, reason: x}",
+    ),
+    (
+        "Revocation",
+        "{principal: 'spiffe://a/b', until: '2030-01-01T00:00:00+24:00', reason: x}",
+    ),
+    (
+        "Revocation",
+        "{principal: 'spiffe://a/b', until: '2030-01-01é00:00:00Z', reason: x}",
     ),
 ];
 

@@ -140,6 +140,17 @@ fn pods_get_their_sidecar_by_admission() {
                 .len(),
             3
         );
+        // A namespace that is disabled is never asked about, whatever a pod there says.
+        let apart = "{apiVersion: v1, kind: Namespace, metadata: {name: apart, labels: {kith.dev/injection: disabled}}}";
+        cluster.apply(apart).await;
+        cluster.service_account("apart", "default").await;
+        for label in ["true", "yes"] {
+            let labels = format!("labels: {{app: apart-{label}, kith.dev/inject: '{label}'}}");
+            let name = format!("apart-{label}");
+            let pod = pod(&name, &labels, "").replace("namespace: shop", "namespace: apart");
+            cluster.apply(&pod).await;
+            assert_eq!(cluster.ready_pod("apart", &name).await.containers.len(), 1);
+        }
 
         // Without a control plane no pod goes unprotected, and nobody else notices.
         let scale = [

@@ -10,5 +10,6 @@ mod impostors;
 mod injection;
 mod istio;
 mod outage;
+mod rotation;
 mod shop;
 mod story;

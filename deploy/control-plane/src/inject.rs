@@ -31,10 +31,12 @@ use self::annotations::Choices;
 use self::pod::Pod;
 pub use self::settings::{ControlPlane, PullPolicy, Settings, WorkloadApi};
 
-/// Says for a namespace whether its pods get a sidecar: `enabled` or `disabled`.
+/// Says for a namespace whether its pods get a sidecar: `enabled`, or `disabled`, which no pod can undo.
 pub const NAMESPACE_LABEL: &str = "kith.dev/injection";
-/// Says the same for one pod, and wins: `"true"` or `"false"`.
+/// Says the same for one pod, `"true"` or `"false"`, and wins over a namespace that is enabled or says nothing.
 pub const POD_LABEL: &str = "kith.dev/inject";
+
+pub(crate) const DISABLED: &str = "disabled";
 
 /// The sidecar's container: a pod that has it as a native sidecar is in the mesh.
 pub const SIDECAR: &str = "kith-proxy";
@@ -162,7 +164,8 @@ pub(crate) enum Request {
     Unclear(Mistake),
 }
 
-/// The pod's label decides, else the namespace's. Anything unexpected in a pod that doesn't ask is no business of ours.
+/// A namespace that is disabled decides, else the pod's label, else the namespace's. Anything unexpected in a pod that
+/// doesn't ask is no business of ours.
 pub(crate) fn request(
     pod: &Value,
     namespace: &str,
@@ -176,6 +179,14 @@ pub(crate) fn request(
     }
     if metadata["annotations"]["kubernetes.io/config.mirror"].is_string() {
         return Request::Left("it mirrors a static pod, which only its node's files change".into());
+    }
+    let of_namespace = namespace_labels.map(|labels| labels.get(NAMESPACE_LABEL));
+    if let Some(Some(label)) = of_namespace
+        && label == DISABLED
+    {
+        return Request::Left(format!(
+            "namespace {namespace} has label {NAMESPACE_LABEL}: {DISABLED}"
+        ));
     }
     match &metadata["labels"][POD_LABEL] {
         Value::Null => {}
@@ -194,14 +205,11 @@ pub(crate) fn request(
             ));
         }
     }
-    let Some(labels) = namespace_labels else {
+    let Some(of_namespace) = of_namespace else {
         return Request::AskNamespace;
     };
-    match labels.get(NAMESPACE_LABEL).map(String::as_str) {
+    match of_namespace.map(String::as_str) {
         Some("enabled") => Request::Asked,
-        Some("disabled") => Request::Left(format!(
-            "namespace {namespace} has label {NAMESPACE_LABEL}: disabled"
-        )),
         Some(other) => Request::Left(format!(
             "namespace {namespace} has label {NAMESPACE_LABEL}: {other}, which is neither enabled nor disabled"
         )),

@@ -37,6 +37,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kith_certs::IdentitySource;
 use kube::Client;
@@ -85,6 +86,8 @@ pub struct Webhook {
     pub listen: SocketAddr,
     /// What pods are injected with.
     pub injection: Arc<crate::inject::Settings>,
+    /// How long a serving certificate is valid.
+    pub certificate_lifetime: Duration,
 }
 
 /// What others of this program wait for.

@@ -13,8 +13,8 @@
 //! What the chart's MutatingWebhookConfiguration (`kith-inject`, path `/inject`) must say:
 //! - two webhooks, both for CREATE of pods, neither for `kube-system` or the control plane's own namespace
 //!   (`kubernetes.io/metadata.name`), because what the mesh needs to start must not wait for it:
-//!   one for namespaces with `kith.dev/injection: enabled` and pods without `kith.dev/inject: "false"`, one for pods with
-//!   `kith.dev/inject: "true"` in namespaces that are neither enabled nor disabled;
+//!   one for namespaces with `kith.dev/injection: enabled` and pods without `kith.dev/inject: "false"`, one for pods
+//!   with `kith.dev/inject` and any other value in namespaces that are neither enabled nor disabled;
 //! - `failurePolicy: Fail`: a pod without a sidecar where one is asked for would be a pod without protection;
 //! - `reinvocationPolicy: IfNeeded`: another webhook may add containers, whose probes then have to be rewritten;
 //! - `sideEffects: None`, so that `--dry-run=server` works, and `timeoutSeconds: 10`;
@@ -33,6 +33,7 @@ mod validate;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
@@ -57,6 +58,8 @@ pub(crate) struct WebhookConfig {
     pub(crate) names: Vec<String>,
     /// This replica's own name: its pod's.
     pub(crate) replica: String,
+    /// How long its certificate is valid. It is renewed at half of that.
+    pub(crate) certificate_lifetime: Duration,
     /// The configurations that are to trust this replica. None: somebody else sees to it.
     pub(crate) mutating: Option<String>,
     pub(crate) validating: Option<String>,
@@ -79,6 +82,7 @@ pub(crate) async fn serve(
         namespace,
         names,
         replica,
+        certificate_lifetime,
         mutating,
         validating,
         client,
@@ -94,6 +98,7 @@ pub(crate) async fn serve(
     let issue = certificate::Issue {
         names: own.into_iter().chain(names).collect(),
         replica,
+        lifetime: certificate_lifetime,
     };
     let first = issue.certificate()?;
     let (tls, serving) = watch::channel(Arc::clone(&first.tls));

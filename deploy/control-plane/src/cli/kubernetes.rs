@@ -1,12 +1,19 @@
 //! The flags of `serve --kubernetes`.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::address;
 use crate::inject::Settings;
 use crate::serve::{Kubernetes, Webhook};
+use crate::yaml::value;
+
+/// Shorter, and API servers could not follow; longer, and a stolen key would be of use for long.
+const CERTIFICATE_LIFETIMES: RangeInclusive<Duration> =
+    Duration::from_secs(10)..=Duration::from_secs(90 * 24 * 3600);
 
 // Addresses stay text here, so that all mistakes can be told at once.
 #[derive(Debug, clap::Args)]
@@ -29,6 +36,9 @@ pub(super) struct Flags {
     /// With --kubernetes: where the API server asks the webhook; `off` for none.
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:15017")]
     webhook_listen: String,
+    /// With --kubernetes: how long the webhook's certificate is valid, from 10s to 2160h; it is renewed at half of that.
+    #[arg(long, value_name = "DURATION", default_value = "168h")]
+    webhook_certificate_lifetime: String,
     /// With --kubernetes: where /ready, /live and /metrics are, for the kubelet and Prometheus.
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:15021")]
     health_listen: String,
@@ -58,6 +68,18 @@ fn injection_settings(file: &Path, mistakes: &mut Vec<String>) -> Option<Arc<Set
     }
 }
 
+fn certificate_lifetime(text: &str, mistakes: &mut Vec<String>) -> Option<Duration> {
+    let parsed = value::Duration::try_from(text.to_owned()).ok();
+    let parsed = parsed.map(|value::Duration(lifetime)| lifetime);
+    let lifetime = parsed.filter(|lifetime| CERTIFICATE_LIFETIMES.contains(lifetime));
+    if lifetime.is_none() {
+        mistakes.push(format!(
+            "--webhook-certificate-lifetime: `{text}` is not a duration from 10s to 2160h, such as 168h"
+        ));
+    }
+    lifetime
+}
+
 impl Flags {
     /// A flag that would have no effect is a mistake; one that a pod's environment sets is none.
     pub(super) fn refuse(&self, mistakes: &mut Vec<String>) {
@@ -82,11 +104,18 @@ impl Flags {
             "off" => None,
             text => address("--webhook-listen", text, mistakes),
         };
+        let lifetime = certificate_lifetime(&self.webhook_certificate_lifetime, mistakes);
         let injection = self.injection.as_deref();
         let webhook = match (webhook_listen, injection) {
             (Some(listen), Some(file)) => {
                 let injection = injection_settings(file, mistakes);
-                injection.map(|injection| Webhook { listen, injection })
+                injection
+                    .zip(lifetime)
+                    .map(|(injection, lifetime)| Webhook {
+                        listen,
+                        injection,
+                        certificate_lifetime: lifetime,
+                    })
             }
             (Some(_), None) => {
                 mistakes.push(

@@ -133,7 +133,7 @@ pub(crate) fn port_level_mtls(schema: &mut Schema) {
     };
     schema.insert("additionalProperties".into(), mtls);
     schema.insert("maxProperties".into(), MOST_PORTS.into());
-    let bad = "!port.matches('^0*[1-9][0-9]{0,4}$') || int(port) > 65535";
+    let bad = "!port.matches('^[1-9][0-9]{0,4}$') || int(port) > 65535";
     let rule = Rule::new(
         format!("self.all(port, !({bad}))"),
         words::NOT_A_PORT_NUMBER.trim_start(),

@@ -55,8 +55,8 @@ fn a_kind_becomes_a_structural_schema() {
         [
           {
             "message": "is not a port: 1 to 65535",
-            "messageExpression": "self.filter(port, !port.matches('^0*[1-9][0-9]{0,4}$') || int(port) > 65535)[0] + ' is not a port: 1 to 65535'",
-            "rule": "self.all(port, !(!port.matches('^0*[1-9][0-9]{0,4}$') || int(port) > 65535))"
+            "messageExpression": "self.filter(port, !port.matches('^[1-9][0-9]{0,4}$') || int(port) > 65535)[0] + ' is not a port: 1 to 65535'",
+            "rule": "self.all(port, !(!port.matches('^[1-9][0-9]{0,4}$') || int(port) > 65535))"
           }
         ]"#]]
     .assert_eq(&ports);

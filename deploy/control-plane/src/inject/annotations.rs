@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kith_proxy::config::{Config, Flags, command_line};
 
 use super::quantity::Quantity;
-use super::{Mistake, OWN_PORTS, Settings};
+use super::{Mistake, OWN_PORTS, POD_LABEL, Settings};
 use crate::yaml::value::Duration;
 
 const PREFIX: &str = "kith.dev/";
@@ -68,6 +68,7 @@ pub(super) fn accepted_by_the_sidecar(variable: &str, value: &str) -> Result<(),
         ("KITH_XDS_ADDRESS", "https://control:15010"),
         ("KITH_XDS_SPIFFE_ID", "spiffe://mesh/control"),
         ("KITH_NODE_ID", "namespace/pod"),
+        ("KITH_POD_IP", "192.0.2.1"),
     ];
     let others = required.into_iter().filter(|(name, _)| *name != variable);
     let environment = others.chain([(variable, value)]);
@@ -138,6 +139,9 @@ fn at(name: &str) -> String {
 }
 
 fn unknown(name: &str) -> String {
+    if POD_LABEL.strip_prefix(PREFIX) == Some(name) {
+        return format!("`{POD_LABEL}` is a label: write it among the pod's labels");
+    }
     let known = KNOWN.iter().map(|(known, _)| *known);
     format!(
         "there is no annotation `{PREFIX}{name}`; there are, after {PREFIX}: {}",

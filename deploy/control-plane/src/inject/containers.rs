@@ -27,8 +27,8 @@ pub(super) fn is_our_volume(volume: &Object) -> bool {
 /// Puts everything in, before what the pod has already.
 pub(super) fn add(pod: &mut Pod, choices: &Choices, answered: &Answered, settings: &Settings) {
     let ours = [
-        capture(choices, settings),
-        sidecar(choices, answered, settings),
+        capture(pod, choices, settings),
+        sidecar(pod, choices, answered, settings),
     ];
     let ours = ours.into_iter().filter_map(into_object);
     pod.init_containers.splice(0..0, ours);
@@ -47,7 +47,7 @@ fn into_object(value: Value) -> Option<Object> {
 
 /// Only this container may change the network, and it ends before anything else starts. It has to be root for that: a
 /// capability of a user other than root is lost when `nft` is run.
-fn capture(choices: &Choices, settings: &Settings) -> Value {
+fn capture(pod: &Pod, choices: &Choices, settings: &Settings) -> Value {
     let mut args = vec!["capture".to_owned(), "--uid".into(), UID.to_string()];
     let mut exclude = |flag: &str, entries: Vec<String>| {
         if !entries.is_empty() {
@@ -73,7 +73,7 @@ fn capture(choices: &Choices, settings: &Settings) -> Value {
         "imagePullPolicy": settings.image_pull_policy,
         "args": args,
         // The sidecar's, so that a pod whose quality of service is Guaranteed stays so; they are not needed twice.
-        "resources": resources(choices),
+        "resources": resources(pod, CAPTURE, choices),
         // Said in full: what is not said here, the pod's own context may say otherwise.
         "securityContext": {
             "runAsUser": 0,
@@ -88,7 +88,7 @@ fn capture(choices: &Choices, settings: &Settings) -> Value {
     })
 }
 
-fn sidecar(choices: &Choices, answered: &Answered, settings: &Settings) -> Value {
+fn sidecar(pod: &Pod, choices: &Choices, answered: &Answered, settings: &Settings) -> Value {
     let mut mounts = vec![json!({
         "name": WORKLOAD_API_VOLUME,
         "mountPath": WORKLOAD_API_DIRECTORY,
@@ -105,7 +105,7 @@ fn sidecar(choices: &Choices, answered: &Answered, settings: &Settings) -> Value
         "args": ["run"],
         "env": environment(choices, answered, settings),
         "ports": [{ "name": "kith-health", "containerPort": HEALTH_PORT, "protocol": "TCP" }],
-        "resources": resources(choices),
+        "resources": resources(pod, SIDECAR, choices),
         "securityContext": {
             "runAsUser": UID,
             "runAsGroup": UID,
@@ -134,14 +134,16 @@ fn probe(path: &str, period: u64, timeout: u64, failures: u64) -> Value {
     })
 }
 
-fn resources(choices: &Choices) -> Value {
+/// What was chosen, and what a LimitRange has added to it: namespaces with a quota take no container without.
+fn resources(pod: &Pod, container: &str, choices: &Choices) -> Value {
     let mut resources = Object::new();
     for (kind, amounts) in [("limits", &choices.limits), ("requests", &choices.requests)] {
-        let both = [("cpu", &amounts.cpu), ("memory", &amounts.memory)];
-        let said = both
-            .into_iter()
-            .filter_map(|(name, amount)| Some((name.to_owned(), Value::from(amount.as_deref()?))));
-        let said: Object = said.collect();
+        let mut said = pod.limited(container, kind).cloned().unwrap_or_default();
+        let chosen = [("cpu", &amounts.cpu), ("memory", &amounts.memory)];
+        said.extend(
+            (chosen.into_iter())
+                .filter_map(|(name, amount)| Some((name.to_owned(), amount.as_deref()?.into()))),
+        );
         if !said.is_empty() {
             resources.insert(kind.into(), said.into());
         }

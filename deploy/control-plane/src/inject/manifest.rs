@@ -159,7 +159,18 @@ fn read(file: &Path, text: &str) -> Result<Option<Node>, Vec<Problem>> {
     {
         return Ok(None);
     }
-    Ok(trees(file, text)?.into_iter().next())
+    let mut nodes = trees(file, text)?.into_iter();
+    let node = nodes.next();
+    // One that nobody looks at would have no sidecar.
+    match nodes.next() {
+        None => Ok(node),
+        Some(_) => Err(vec![problem(
+            file,
+            1,
+            String::new(),
+            "more than one document, with `...` between them: begin each with `---`".into(),
+        )]),
+    }
 }
 
 type Mistakes = Vec<(String, String)>;

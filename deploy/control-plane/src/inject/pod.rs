@@ -20,7 +20,12 @@ pub(super) struct Pod {
     pub(super) containers: Vec<Object>,
     pub(super) init_containers: Vec<Object>,
     pub(super) volumes: Vec<Object>,
+    /// What a LimitRange has given to our containers since they were put in, by their names: `limits` and `requests`.
+    limited: BTreeMap<String, Object>,
 }
+
+/// The API server's own note that a LimitRange has set something in the pod.
+const LIMIT_RANGER: &str = "kubernetes.io/limit-ranger";
 
 /// The name of a container or volume, which [`Pod::read`] has seen.
 pub(super) fn name(object: &Object) -> &str {
@@ -50,6 +55,7 @@ impl Pod {
             containers: named(&mut spec, "containers", &mut problems),
             init_containers: named(&mut spec, "initContainers", &mut problems),
             volumes: named(&mut spec, "volumes", &mut problems),
+            limited: BTreeMap::new(),
             root,
             metadata,
             annotations,
@@ -120,9 +126,22 @@ impl Pod {
         self.annotations.remove(STATUS);
         self.annotations.remove(VERSION);
         let removed: Vec<Object> = removed;
+        // The API server asks again after it has filled these in, and not once more before it refuses containers without.
+        if self.annotations.contains_key(LIMIT_RANGER) {
+            for container in &removed {
+                if let Some(Value::Object(resources)) = container.get("resources") {
+                    (self.limited).insert(name(container).to_owned(), resources.clone());
+                }
+            }
+        }
         if let Some(sidecar) = removed.iter().find(|container| name(container) == SIDECAR) {
             probes::restore(self, sidecar, problems);
         }
+    }
+
+    /// What a LimitRange gave to the container of this name, of `limits` or `requests`.
+    pub(super) fn limited(&self, container: &str, kind: &str) -> Option<&Object> {
+        self.limited.get(container)?.get(kind)?.as_object()
     }
 
     pub(super) fn into_value(self) -> Value {
@@ -134,6 +153,7 @@ impl Pod {
             containers,
             init_containers,
             volumes,
+            limited: _,
         } = self;
         let list =
             |objects: Vec<Object>| Value::Array(objects.into_iter().map(Value::Object).collect());

@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::annotations::accepted_by_the_sidecar;
 use super::pod::{Object, Pod, name};
 use super::{HEALTH_PORT, Mistake, OWN_PORTS};
 
@@ -55,10 +56,15 @@ pub(super) fn rewrite(pod: &mut Pod, grace: u64, problems: &mut Vec<Mistake>) ->
             };
             let key = format!("{container_name}/{kind}");
             let (handler, what) = question;
-            answered.0.insert(
-                key.clone(),
-                json!({ handler: what, "timeoutSeconds": timeout }),
-            );
+            let asked = json!({ handler: what, "timeoutSeconds": timeout });
+            // The kubelet would fail one probe for it; the sidecar would not start.
+            let alone = json!({ key.as_str(): asked }).to_string();
+            if let Err(expected) = accepted_by_the_sidecar(VARIABLE, &alone) {
+                let message = format!("the sidecar cannot ask this: {expected}");
+                problems.push(Mistake::new(format!("{at}.{field}"), message));
+                continue;
+            }
+            answered.0.insert(key.clone(), asked);
             probe.remove(handler);
             probe.insert(
                 "httpGet".into(),

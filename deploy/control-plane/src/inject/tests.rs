@@ -76,7 +76,7 @@ fn variable(sidecar: &Value, name: &str) -> Value {
 }
 
 #[test]
-fn the_pods_label_wins_over_its_namespaces() {
+fn the_pods_label_wins_over_its_namespaces_but_where_injection_is_disabled() {
     let namespace = |value: &str| BTreeMap::from([(NAMESPACE_LABEL.to_owned(), value.to_owned())]);
     let none = BTreeMap::new();
     for (namespace, namespace_labels, label, expected) in [
@@ -85,7 +85,8 @@ fn the_pods_label_wins_over_its_namespaces() {
         ("shop", namespace("enabled"), Some("false"), "left"),
         ("shop", namespace("enabled"), Some("yes"), "refused"),
         ("shop", namespace("disabled"), None, "left"),
-        ("shop", namespace("disabled"), Some("true"), "injected"),
+        ("shop", namespace("disabled"), Some("true"), "left"),
+        ("shop", namespace("disabled"), Some("yes"), "left"),
         ("shop", namespace("true"), None, "left"),
         ("shop", none.clone(), None, "left"),
         ("shop", none.clone(), Some("true"), "injected"),
@@ -206,6 +207,7 @@ fn bad_annotations_are_refused_by_name() {
             "1",
             "there is no annotation `kith.dev/drain-second`",
         ),
+        ("inject", "true", "`kith.dev/inject` is a label"),
         ("Workers", "1", "there is no annotation `kith.dev/Workers`"),
     ] {
         let got = outcome(&annotated(name, value));
@@ -311,6 +313,33 @@ fn a_lower_limit_of_the_pod_lowers_the_default_request() {
 }
 
 #[test]
+fn what_a_limit_range_gave_to_our_containers_stays_when_we_are_asked_again() {
+    let mut limited = injected(&pod(&json!({})));
+    for index in [0, 1] {
+        let resources = &mut limited["spec"]["initContainers"][index]["resources"];
+        resources["limits"]["cpu"] = "500m".into();
+        resources["limits"]["memory"] = "1Ti".into();
+        resources["requests"]["ephemeral-storage"] = "1Gi".into();
+    }
+    let expected = json!({
+        "limits": { "cpu": "500m", "memory": "256Mi" },
+        "requests": { "cpu": "50m", "memory": "32Mi", "ephemeral-storage": "1Gi" },
+    });
+    // Nobody but the author of a manifest wrote them there.
+    let (_, plain) = ours(&limited);
+    assert_eq!(plain["resources"]["limits"], json!({ "memory": "256Mi" }));
+    limited["metadata"]["annotations"]["kubernetes.io/limit-ranger"] =
+        "LimitRanger plugin set: cpu limit for init container kith-proxy".into();
+    let (capture, sidecar) = ours(&limited);
+    assert_eq!(
+        (&capture["resources"], &sidecar["resources"]),
+        (&expected, &expected)
+    );
+    let again = injected(&limited);
+    assert_eq!(injected(&again), again);
+}
+
+#[test]
 fn lists_add_to_those_of_the_settings() {
     let text = "{image: p, captureImage: c, trustDomain: d, defaults: {exclude-outbound-ports: '53', exclude-outbound-cidrs: 192.0.2.1}}";
     let settings = Settings::parse(Path::new("i"), text).unwrap();
@@ -335,6 +364,31 @@ fn lists_add_to_those_of_the_settings() {
             "192.0.2.1"
         ])
     );
+}
+
+#[test]
+fn a_probe_that_would_keep_the_sidecar_from_starting_is_refused() {
+    let header = |value: &str| json!({ "httpGet": { "port": 80, "httpHeaders": [{ "name": "x", "value": value }] } });
+    for (probe, expected) in [
+        (
+            header("a\nb"),
+            "httpHeaders: expected a list of name and value",
+        ),
+        (
+            json!({ "httpGet": { "port": 80, "scheme": "https" } }),
+            "scheme: expected HTTP or HTTPS",
+        ),
+        (
+            json!({ "tcpSocket": { "port": 80 }, "timeoutSeconds": 0 }),
+            "timeoutSeconds: expected a whole number from 1",
+        ),
+    ] {
+        let pod =
+            pod(&json!({ "spec": { "containers": [{ "name": "web", "livenessProbe": probe }] } }));
+        let got = outcome(&pod);
+        let start = "spec.containers[0].livenessProbe: the sidecar cannot ask this: ";
+        assert!(got.starts_with(start) && got.contains(expected), "{got}");
+    }
 }
 
 #[test]

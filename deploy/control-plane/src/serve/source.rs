@@ -12,7 +12,7 @@ use tracing::error;
 use super::{BindError, Config, StartError, listen};
 use crate::admin::{self, Socket};
 use crate::http::{self, Listener};
-use crate::kubernetes::{self, Cluster, Settings, Webhook, health};
+use crate::kubernetes::{self, Cluster, Settings, health};
 use crate::status::{self, State};
 use crate::watch::Folder;
 use crate::webhook::{self, WebhookConfig};
@@ -148,7 +148,7 @@ fn admit(
     cluster: &Cluster,
     tasks: &mut JoinSet<()>,
 ) {
-    let Some(Webhook { injection, .. }) = &settings.webhook else {
+    let Some(webhook) = &settings.webhook else {
         return;
     };
     let namespaces = cluster.published.namespaces.subscribe();
@@ -157,10 +157,11 @@ fn admit(
         namespace: settings.namespace.clone(),
         names: settings.pod_ip.iter().map(ToString::to_string).collect(),
         replica: settings.pod_name.clone().unwrap_or_else(|| SERVICE.into()),
+        certificate_lifetime: webhook.certificate_lifetime,
         mutating: Some("kith-inject".into()),
         validating: Some("kith-validate".into()),
         client,
-        settings: Arc::clone(injection),
+        settings: Arc::clone(&webhook.injection),
         namespaces: Arc::new(move |name| {
             let labels = namespaces.borrow().get(name).cloned()?;
             Some((*labels).clone())

@@ -12,8 +12,9 @@ use super::certificate::ORGANIZATION;
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 /// Certificates of replicas in a bundle: of those that live, and of those that went without a word. Beyond it the oldest
-/// go; a replica that lives and misses its own adds it again.
-const MOST: usize = 32;
+/// go; a replica that lives and misses its own adds it again, so that more replicas than half of this (each has two when it
+/// renews) would never come to an end. A hundred kilobytes.
+const MOST: usize = 128;
 
 /// A certificate in a bundle, and what decides whether it stays.
 struct Entry {
@@ -57,20 +58,28 @@ pub(super) fn merged(current: &[u8], wish: &Wish<'_>, now: SystemTime) -> Option
         entry.not_after > now && !predecessors && !is_own(&entry.pem)
     });
     let others = entries.iter().filter(|entry| entry.replica.is_some());
-    let mut ages: Vec<i64> = others.map(|entry| entry.not_before).collect();
+    // Replicas start together: of one age, any order will do that is the same for all of them.
+    let mut ages: Vec<(i64, String)> = others
+        .map(|entry| (entry.not_before, entry.pem.clone()))
+        .collect();
     ages.sort_unstable_by(|a, b| b.cmp(a));
-    if let Some(oldest) = ages.get(MOST.saturating_sub(own.len())) {
-        let oldest = *oldest;
-        entries.retain(|entry| entry.replica.is_none() || entry.not_before > oldest);
+    if let Some((oldest, pem)) = ages.get(MOST.saturating_sub(own.len())) {
+        entries.retain(|entry| {
+            entry.replica.is_none() || (entry.not_before, &entry.pem) > (*oldest, pem)
+        });
     }
-    let present = |own: &String| blocks(&current_text).any(|pem| pem.trim() == own.trim());
     let kept = entries.len() + own.len();
-    if own.iter().all(present) && blocks(&current_text).count() == kept {
+    if own.iter().all(|own| contains(current, own)) && blocks(&current_text).count() == kept {
         return None;
     }
     let pems = entries.iter().map(|entry| &entry.pem).chain(own);
     let merged: String = pems.map(|pem| format!("{}\n", pem.trim())).collect();
     Some(merged.into_bytes())
+}
+
+/// Whether a certificate is in a bundle.
+pub(super) fn contains(bundle: &[u8], pem: &str) -> bool {
+    blocks(&String::from_utf8_lossy(bundle)).any(|block| block.trim() == pem.trim())
 }
 
 fn blocks(text: &str) -> impl Iterator<Item = &str> {

@@ -14,7 +14,6 @@ use rustls::version::TLS13;
 pub(super) const ORGANIZATION: &str = "kith-control webhook";
 /// RFC 5280, appendix A: ub-common-name.
 const LONGEST_COMMON_NAME: usize = 64;
-const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The API server's clock may be behind ours.
 const BACKDATED: Duration = Duration::from_secs(3600);
 
@@ -37,6 +36,8 @@ pub(super) struct Certificate {
 pub(super) struct Issue {
     pub(super) names: Vec<String>,
     pub(super) replica: String,
+    /// How long each is valid; at half of it the next one is made.
+    pub(super) lifetime: Duration,
 }
 
 impl Issue {
@@ -52,7 +53,7 @@ impl Issue {
         (params.distinguished_name).push(DnType::OrganizationName, ORGANIZATION);
         (params.distinguished_name).push(DnType::CommonName, self.common_name());
         params.not_before = (now - BACKDATED).into();
-        params.not_after = (now + LIFETIME).into();
+        params.not_after = (now + self.lifetime).into();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate()?;
@@ -67,7 +68,7 @@ impl Issue {
         Ok(Certificate {
             pem: certificate.pem(),
             tls: Arc::new(tls),
-            renew_at: now + LIFETIME / 2,
+            renew_at: now + self.lifetime / 2,
         })
     }
 }

@@ -27,8 +27,10 @@ const FIELD_MANAGER: &str = "kith-control";
 /// Others write too: of so many attempts in a row, one succeeds.
 const ATTEMPTS: usize = 10;
 const RETRY: Duration = Duration::from_secs(5);
-/// Between a certificate being in all bundles and its being served: API servers see the change a moment later.
+/// Between a certificate being in all bundles and its being served: API servers see the change a moment later. No more than
+/// this part of the certificate's life.
 const PROPAGATION: Duration = Duration::from_secs(30);
+const PART_OF_LIFE: u32 = 10;
 /// A machine that slept has a clock that jumped.
 const CLOCK: Duration = Duration::from_secs(600);
 
@@ -36,9 +38,21 @@ const CLOCK: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone)]
 struct Wanted {
     generation: u64,
+    /// The one that is served, then the one that is going to be.
     pems: Vec<String>,
     /// Served once, and not any more.
     retired: Vec<String>,
+}
+
+/// What a configuration says of this replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It lacks the certificate that is served, or nobody has looked yet.
+    Lacking,
+    /// It isn't there: the API server asks nobody by it, so it needs nothing.
+    Absent,
+    /// It has what was wanted at this generation, the served certificate among it.
+    Complete(u64),
 }
 
 /// A configuration whose bundles are ours.
@@ -71,8 +85,8 @@ pub(super) struct Registrar {
     issue: Issue,
     first_renewal: SystemTime,
     wanted: watch::Sender<Wanted>,
-    /// By place: the generation that a configuration has; 0 while it lacks one.
-    registered: watch::Sender<[u64; 2]>,
+    /// By place.
+    registered: watch::Sender<[State; 2]>,
 }
 
 impl Registrar {
@@ -85,15 +99,16 @@ impl Registrar {
                 pems: vec![first.pem],
                 retired: Vec::new(),
             }),
-            registered: watch::Sender::new([0; 2]),
+            registered: watch::Sender::new([State::Lacking; 2]),
         }
     }
 
-    /// Tells whether all configurations have what they need. Never ends.
+    /// Tells whether no configuration lacks what it needs. One that somebody has deleted is no reason not to be ready:
+    /// sidecars need this replica, and so does the other configuration. Never ends.
     pub(super) async fn tell(&self, ready: &watch::Sender<bool>) {
         let mut registered = self.registered.subscribe();
         loop {
-            let all = registered.borrow_and_update().iter().all(|it| *it > 0);
+            let all = !registered.borrow_and_update().contains(&State::Lacking);
             let changed = ready.send_if_modified(|ready| std::mem::replace(ready, all) != all);
             if changed && all {
                 info!("the API server can call the webhook");
@@ -108,7 +123,7 @@ impl Registrar {
     /// Keeps one configuration. Never ends.
     pub(super) async fn keep<K: Registered>(&self, client: Client, name: Option<String>) {
         let Some(name) = name else {
-            self.note::<K>(u64::MAX);
+            self.note::<K>(State::Absent);
             return std::future::pending().await;
         };
         let api: Api<K> = Api::all(client);
@@ -123,7 +138,7 @@ impl Registrar {
                     Some(Ok(Some(configuration))) => current = Some(configuration),
                     Some(Ok(None)) => {
                         current = None;
-                        self.note::<K>(0);
+                        self.note::<K>(State::Absent);
                         warn!(kind = %K::kind(&()), name, "is not there, so the API server doesn't call this webhook: install the chart");
                     }
                     // What was there is still there, as far as is known.
@@ -148,7 +163,7 @@ impl Registrar {
     }
 
     /// Adds what is wanted, on whatever others have written in the meantime. What was seen may be of a moment ago, so
-    /// nothing is said to be missing before it could not be put there.
+    /// nothing is said to be missing before it could not be put there; and `configuration` stays what the API server has.
     async fn put<K: Registered>(
         &self,
         api: &Api<K>,
@@ -157,16 +172,17 @@ impl Registrar {
         wanted: &Wanted,
         first: bool,
     ) -> Result<(), ()> {
+        let params = PostParams {
+            field_manager: Some(FIELD_MANAGER.into()),
+            ..PostParams::default()
+        };
         for _ in 0..ATTEMPTS {
-            if !self.complete(configuration, wanted, first) {
-                self.note::<K>(wanted.generation);
+            let mut completed = configuration.clone();
+            if !self.complete(&mut completed, wanted, first) {
+                self.note::<K>(State::Complete(wanted.generation));
                 return Ok(());
             }
-            let params = PostParams {
-                field_manager: Some(FIELD_MANAGER.into()),
-                ..PostParams::default()
-            };
-            let written = match api.replace(name, &params, configuration).await {
+            let written = match api.replace(name, &params, &completed).await {
                 // Somebody was faster: their version, with ours added.
                 Err(kube::Error::Api(status)) if status.code == 409 => {
                     debug!(kind = %K::kind(&()), name, "was changed by another; again");
@@ -177,14 +193,26 @@ impl Registrar {
             match written {
                 Ok(written) => *configuration = written,
                 Err(error) => {
-                    self.note::<K>(0);
                     error!(kind = %K::kind(&()), name, %error, "this replica's certificate cannot be added, so the API server can't call it");
-                    return Err(());
+                    return self.failed(configuration, wanted);
                 }
             }
         }
-        self.note::<K>(0);
         warn!(kind = %K::kind(&()), name, "others keep changing it");
+        self.failed(configuration, wanted)
+    }
+
+    /// What could not be added may be the next certificate alone: with the one that is served all goes on.
+    fn failed<K: Registered>(&self, configuration: &mut K, wanted: &Wanted) -> Result<(), ()> {
+        let served = wanted.pems.first().map_or("", String::as_str);
+        let mut clients = configuration.clients().into_iter();
+        let trusted = clients.all(|client| {
+            let bundle = client.ca_bundle.as_ref();
+            bundle.is_some_and(|bundle| bundle::contains(&bundle.0, served))
+        });
+        if !trusted {
+            self.note::<K>(State::Lacking);
+        }
         Err(())
     }
 
@@ -211,9 +239,9 @@ impl Registrar {
         changed
     }
 
-    fn note<K: Registered>(&self, generation: u64) {
+    fn note<K: Registered>(&self, state: State) {
         self.registered.send_if_modified(|registered| {
-            std::mem::replace(&mut registered[K::PLACE], generation) != generation
+            std::mem::replace(&mut registered[K::PLACE], state) != state
         });
     }
 
@@ -235,11 +263,17 @@ impl Registrar {
             };
             let generation = self.want(|wanted| wanted.pems.push(next.pem.clone()));
             let mut registered = self.registered.subscribe();
-            let everywhere = |registered: &[u64; 2]| registered.iter().all(|it| *it >= generation);
+            let everywhere = |registered: &[State; 2]| {
+                registered.iter().all(|it| match it {
+                    State::Lacking => false,
+                    State::Absent => true,
+                    State::Complete(has) => *has >= generation,
+                })
+            };
             if registered.wait_for(everywhere).await.is_err() {
                 return;
             }
-            sleep(PROPAGATION).await;
+            sleep(PROPAGATION.min(self.issue.lifetime / PART_OF_LIFE)).await;
             tls.send_replace(Arc::clone(&next.tls));
             self.want(|wanted| {
                 let before = std::mem::replace(&mut wanted.pems, vec![next.pem.clone()]);

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tracing::debug;
 
 use super::{NamespaceLabels, validate};
-use crate::inject::{NAMESPACE_LABEL, Outcome, Request as Wish, Settings, inject, request};
+use crate::inject::{self, DISABLED, NAMESPACE_LABEL, Outcome, Request as Wish, Settings};
 use crate::problem::printable;
 
 const VERSION: &str = "admission.k8s.io/v1";
@@ -116,15 +116,15 @@ impl Reviewer {
             return Verdict::as_it_is();
         }
         let (pod, namespace) = (&request.object, request.namespace.as_str());
-        let labels = match request_of(pod, namespace, &self.settings) {
+        let labels = match inject::request(pod, namespace, None, &self.settings) {
             Wish::AskNamespace => match self.labels(namespace).await {
                 Ok(labels) => labels,
                 Err(message) => return Verdict::Refused { code: 503, message },
             },
-            // The pod has said all that is to be said.
-            _ => BTreeMap::new(),
+            Wish::Asked | Wish::Unclear(_) => self.unless_disabled(namespace).await,
+            Wish::Left(_) => BTreeMap::new(),
         };
-        match inject(pod, namespace, &labels, &self.settings) {
+        match inject::inject(pod, namespace, &labels, &self.settings) {
             Ok(Outcome::Unchanged(reason)) => {
                 debug!(namespace, reason, "pod left alone");
                 Verdict::as_it_is()
@@ -138,6 +138,16 @@ impl Reviewer {
                 message: format!("this pod cannot have a sidecar: {refusal}"),
             },
         }
+    }
+
+    /// Of a pod that has said itself what it wants. The API server doesn't send those of a disabled namespace: so one that
+    /// cannot be read now is not disabled, as far as the API server knows.
+    async fn unless_disabled(&self, namespace: &str) -> BTreeMap<String, String> {
+        let known = (self.namespaces)(namespace).unwrap_or_default();
+        if known.get(NAMESPACE_LABEL).is_some_and(|it| it == DISABLED) {
+            return self.labels(namespace).await.unwrap_or_default();
+        }
+        BTreeMap::new()
     }
 
     /// What is known may be of a moment ago: a namespace that was labelled just before its first pods were created is
@@ -158,10 +168,6 @@ impl Reviewer {
             )),
         }
     }
-}
-
-fn request_of(pod: &Value, namespace: &str, settings: &Settings) -> Wish {
-    request(pod, namespace, None, settings)
 }
 
 fn answer(request: &Request, verdict: Verdict) -> Value {

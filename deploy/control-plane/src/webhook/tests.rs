@@ -1,12 +1,16 @@
 //! Bundles as tables; reviews over real TLS.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use futures_util::stream::unfold;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Bytes, Frame};
+use hyper::client::conn::http2::{self, SendRequest};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use k8s_openapi::ByteString;
@@ -16,8 +20,9 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio_rustls::client::TlsStream;
 
 use super::bundle::{Wish, merged};
 use super::certificate::{Certificate, Issue};
@@ -29,6 +34,7 @@ fn issue(replica: &str) -> Certificate {
     Issue {
         names: vec!["kith-control.kith-system.svc".into(), "127.0.0.1".into()],
         replica: replica.into(),
+        lifetime: Duration::from_secs(7 * 24 * 3600),
     }
     .certificate()
     .unwrap()
@@ -118,7 +124,7 @@ fn a_bundle_gets_what_is_missing_and_loses_what_is_of_no_use() {
 #[test]
 fn a_bundle_is_bounded_and_keeps_what_is_its_own() {
     let own = [pem("a")];
-    let others: String = (0..50).map(|n| pem(&format!("gone-{n}"))).collect();
+    let others: String = (0..150).map(|n| pem(&format!("gone-{n}"))).collect();
     let wish = Wish {
         own: &own,
         retired: &[],
@@ -126,9 +132,41 @@ fn a_bundle_is_bounded_and_keeps_what_is_its_own() {
     };
     let bundle =
         String::from_utf8(merged(others.as_bytes(), &wish, SystemTime::now()).unwrap()).unwrap();
-    assert!(bundle.matches("BEGIN CERTIFICATE").count() <= 32);
+    // All of one second: as many as there is room for, and not none.
+    assert_eq!(bundle.matches("BEGIN CERTIFICATE").count(), 128);
     assert!(bundle.contains(own[0].trim()));
     assert_eq!(merged(bundle.as_bytes(), &wish, SystemTime::now()), None);
+}
+
+/// Replicas that renew at the same time, as those do that were started together.
+#[test]
+fn sixty_replicas_with_two_certificates_each_come_to_an_end() {
+    let replicas: Vec<[String; 2]> = (0..60)
+        .map(|n| [pem(&format!("r-{n}")), pem(&format!("r-{n}"))])
+        .collect();
+    let mut bundle = Vec::new();
+    let mut writes = 0;
+    loop {
+        let before = writes;
+        for own in &replicas {
+            let wish = Wish {
+                own,
+                retired: &[],
+                predecessor: None,
+            };
+            if let Some(written) = merged(&bundle, &wish, SystemTime::now()) {
+                bundle = written;
+                writes += 1;
+            }
+        }
+        if writes == before {
+            break;
+        }
+        assert!(writes <= replicas.len(), "they write for ever");
+    }
+    for pem in replicas.iter().flatten() {
+        assert!(super::bundle::contains(&bundle, pem));
+    }
 }
 
 /// A webhook that listens, and an API server that is not there.
@@ -164,9 +202,15 @@ impl Webhook {
         _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let api = kube::Config::new(format!("http://{nowhere}").parse().unwrap());
         let labels: NamespaceLabels = Arc::new(|namespace| {
-            let labelled =
-                BTreeMap::from([("kith.dev/injection".to_owned(), "enabled".to_owned())]);
-            (namespace == "shop").then_some(labelled)
+            let value = match namespace {
+                "shop" => "enabled",
+                "apart" => "disabled",
+                _ => return None,
+            };
+            Some(BTreeMap::from([(
+                "kith.dev/injection".to_owned(),
+                value.to_owned(),
+            )]))
         });
         let text = "{image: proxy, captureImage: capture, trustDomain: example.org}";
         let reviewer = Reviewer {
@@ -188,21 +232,27 @@ impl Webhook {
         }
     }
 
-    async fn post(&self, path: &str, content_type: &str, body: Vec<u8>) -> (StatusCode, Value) {
+    async fn connect(&self) -> TlsStream<TcpStream> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let name = ServerName::try_from("kith-control.kith-system.svc").unwrap();
-        let stream = tokio_rustls::TlsConnector::from(Arc::clone(&self.tls))
-            .connect(name, stream)
+        let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.tls));
+        connector.connect(name, stream).await.unwrap()
+    }
+
+    async fn speak(&self) -> SendRequest<UnsyncBoxBody<Bytes, Infallible>> {
+        let stream = TokioIo::new(self.connect().await);
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), stream)
             .await
             .unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                .await
-                .unwrap();
         tokio::spawn(connection);
+        sender
+    }
+
+    async fn post(&self, path: &str, content_type: &str, body: Vec<u8>) -> (StatusCode, Value) {
+        let mut sender = self.speak().await;
         let request = Request::post(format!("https://kith-control{path}"))
             .header("content-type", content_type)
-            .body(Full::new(Bytes::from(body)))
+            .body(Full::new(Bytes::from(body)).boxed_unsync())
             .unwrap();
         let response = sender.send_request(request).await.unwrap();
         let status = response.status();
@@ -307,12 +357,14 @@ async fn a_pod_of_a_namespace_that_cannot_be_read_is_refused_for_now() {
         (&response["allowed"], &response["status"]["code"]),
         (&json!(false), &json!(503))
     );
-    // The pod's own word needs nobody's.
-    let changes = json!({ "namespace": "unknown", "object": { "metadata": { "labels": { "kith.dev/inject": "true" } } } });
-    assert_eq!(
-        webhook.review("/inject", changes).await["patchType"],
-        "JSONPatch"
-    );
+    // The pod's own word needs nobody's. That the namespace is not disabled any more, the API server knows first.
+    for namespace in ["unknown", "apart"] {
+        let changes = json!({ "namespace": namespace, "object": { "metadata": { "labels": { "kith.dev/inject": "true" } } } });
+        assert_eq!(
+            webhook.review("/inject", changes).await["patchType"],
+            "JSONPatch"
+        );
+    }
 }
 
 #[tokio::test]
@@ -423,6 +475,67 @@ async fn what_is_no_review_is_answered_with_what_is_expected() {
         assert_eq!(got.as_u16(), status, "{error}");
         assert!(error.contains(expected), "{error}");
     }
+}
+
+#[tokio::test]
+async fn who_asks_nothing_keeps_nobody_out() {
+    let webhook = Webhook::start().await;
+    // Some never speak; some speak HTTP/2, and would answer its pings for ever.
+    let mut silent = Vec::new();
+    let mut idle = Vec::new();
+    for _ in 0..150 {
+        silent.push(webhook.connect().await);
+        idle.push(webhook.speak().await);
+    }
+    let response = webhook.review("/inject", json!({})).await;
+    assert_eq!(response["allowed"], true);
+    // Those that came last are there still.
+    let request = Request::post("https://kith-control/").body(Full::default().boxed_unsync());
+    let response = idle[149].send_request(request.unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn all_bodies_together_have_a_bound() {
+    let webhook = Webhook::start().await;
+    let large = vec![b' '; 7 << 20];
+    // Held: their ends are not sent.
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut sender = webhook.speak().await;
+        let (body, parts) = mpsc::channel::<Bytes>(1);
+        let parts = unfold(parts, async |mut parts| {
+            let part = parts.recv().await?;
+            Some((Ok::<_, Infallible>(Frame::data(part)), parts))
+        });
+        let request = Request::post("https://kith-control/inject")
+            .header("content-type", "application/json")
+            .body(StreamBody::new(parts).boxed_unsync())
+            .unwrap();
+        let answer = tokio::spawn(async move { sender.send_request(request).await.unwrap() });
+        for part in large.chunks(1 << 16) {
+            body.send(Bytes::copy_from_slice(part)).await.unwrap();
+        }
+        held.push((body, answer));
+    }
+    let (status, answer) = webhook.post("/inject", "application/json", large).await;
+    assert_eq!(
+        (status, &answer["error"]),
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            &json!("too much is asked at once; try again")
+        )
+    );
+    // A pod is small, and there is room for it; and for the rest when the others are gone.
+    assert_eq!(webhook.review("/inject", json!({})).await["allowed"], true);
+    for (body, answer) in held {
+        drop(body);
+        assert_eq!(answer.await.unwrap().status(), StatusCode::BAD_REQUEST);
+    }
+    let (status, _) = webhook
+        .post("/inject", "application/json", vec![b' '; 7 << 20])
+        .await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
 }
 
 #[test]

@@ -79,6 +79,24 @@ fn every_kind_that_makes_pods_is_known() {
 }
 
 #[test]
+fn a_document_that_nobody_would_look_at_is_refused() {
+    let pod = |name| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: c}}]}}\n"
+        )
+    };
+    let text = format!("# two\n---\n{}...\n{}", pod("a"), pod("b"));
+    let problems = run(&text).unwrap_err();
+    assert_eq!(
+        problems[0].to_string(),
+        "f.yaml:3: more than one document, with `...` between them: begin each with `---`"
+    );
+    let text = format!("{}...\n---\n{}...\n", pod("a"), pod("b"));
+    let injected = run(&text).unwrap();
+    assert!(injected.iter().all(|part| part.injected.is_some()));
+}
+
+#[test]
 fn what_is_wrong_is_told_with_its_line_in_the_file() {
     let text = "\
 apiVersion: v1
