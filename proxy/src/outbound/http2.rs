@@ -211,7 +211,9 @@ async fn one_request(
                             continue;
                         }
                         if let Outcome::Answered = outcome {
-                            common.worker.loads.worked(upstream.address);
+                            let reason = answer.reason.filter(|_| kith);
+                            let loads = &common.worker.loads;
+                            loads.answered(upstream.address, reason, Instant::now());
                         }
                         answer.record(&mut record);
                         record.renewed = upstream.live.renewed();
