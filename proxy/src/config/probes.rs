@@ -8,6 +8,8 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
+use super::distinct;
+
 /// By `<container>/<probe>`.
 pub type AppProbes = BTreeMap<String, AppProbe>;
 
@@ -59,8 +61,7 @@ const KINDS: [&str; 5] = ["liveness", "readiness", "startup", "prestop", "postst
 
 /// All that is wrong at once, each with its place. Values are left out: headers of probes may be credentials.
 pub(super) fn app_probes(text: &str) -> Result<AppProbes, String> {
-    let value: Value =
-        serde_json::from_str(text).map_err(|error| format!("expected JSON: {error}"))?;
+    let value = distinct::parse(text).map_err(|error| format!("expected JSON: {error}"))?;
     let Value::Object(entries) = value else {
         return Err(
             "expected an object of <container>/<probe> to httpGet, tcpSocket or grpc".into(),
@@ -379,5 +380,11 @@ mod tests {
             ]
         );
         assert!(app_probes("[]").is_err() && app_probes("{").is_err());
+        let twice = r#"{"a/startup": {"tcpSocket": {"port": 1, "port": 2}}}"#;
+        let error = app_probes(twice).unwrap_err();
+        assert!(
+            error.starts_with("expected JSON: `port` is there twice"),
+            "{error}"
+        );
     }
 }
