@@ -16,7 +16,7 @@ use std::time::Duration;
 pub use command::{Command, Flags, command_line};
 use mistakes::Reader;
 pub use mistakes::{Mistake, Mistakes};
-pub use probes::{AppProbe, AppProbes, Check, HttpCheck};
+pub use probes::{AppProbe, AppProbes, Check, HttpCheck, ProbeKey};
 
 pub use crate::record::{Destination as AccessLog, WhenFull};
 

@@ -20,6 +20,8 @@ pub(super) struct Pod {
     pub(super) containers: Vec<Object>,
     pub(super) init_containers: Vec<Object>,
     pub(super) volumes: Vec<Object>,
+    /// Of an earlier injection, by `<container>/<hook>`: what was made then stays.
+    pub(super) hook_keys: BTreeMap<String, String>,
 }
 
 /// The name of a container or volume, which [`Pod::read`] has seen.
@@ -54,6 +56,7 @@ impl Pod {
             metadata,
             annotations,
             spec,
+            hook_keys: BTreeMap::new(),
         };
         if problems.is_empty() && pod.containers.is_empty() {
             problems.push(Mistake::new(
@@ -134,6 +137,7 @@ impl Pod {
             containers,
             init_containers,
             volumes,
+            hook_keys: _,
         } = self;
         let list =
             |objects: Vec<Object>| Value::Array(objects.into_iter().map(Value::Object).collect());
