@@ -9,13 +9,15 @@ mod pages;
 mod serve;
 
 use std::future::Future;
+use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::telemetry::logging::LogFilter;
 pub(crate) use listen::{AdminListener, bind_admin, bind_health};
@@ -70,7 +72,7 @@ pub(crate) async fn serve_admin(listener: AdminListener, state: Arc<AdminState>)
     match listener {
         AdminListener::Tcp(listener) => {
             serve::connections(
-                || async { listener.accept().await.map(|(stream, _)| stream) },
+                || accept(&listener),
                 move |request| pages::admin(request, Arc::clone(&state), pages::Reached::OverTcp),
                 Duration::ZERO,
             )
@@ -78,7 +80,7 @@ pub(crate) async fn serve_admin(listener: AdminListener, state: Arc<AdminState>)
         }
         AdminListener::Unix(listener) => {
             serve::connections(
-                || async { listener.accept().await },
+                || async { listener.accept().await.map(|stream| (stream, None)) },
                 move |request| pages::admin(request, Arc::clone(&state), pages::Reached::OverUnix),
                 Duration::ZERO,
             )
@@ -91,11 +93,16 @@ pub(crate) async fn serve_admin(listener: AdminListener, state: Arc<AdminState>)
 pub(crate) async fn serve_health(listener: TcpListener, state: Arc<AdminState>) {
     let longest = state.longest_probe;
     serve::connections(
-        || async { listener.accept().await.map(|(stream, _)| stream) },
+        || accept(&listener),
         move |request| pages::health(request, Arc::clone(&state)),
         longest,
     )
     .await;
+}
+
+async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, Option<IpAddr>)> {
+    let (stream, from) = listener.accept().await?;
+    Ok((stream, Some(from.ip().to_canonical())))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Every variable is also a flag of `kith-proxy run` (`KITH_XDS_ADDRESS` is `--xds-address`), and a flag wins.
 
 mod command;
+mod distinct;
 mod mistakes;
 mod probes;
 pub(crate) mod values;
@@ -15,7 +16,7 @@ use std::time::Duration;
 pub use command::{Command, Flags, command_line};
 use mistakes::Reader;
 pub use mistakes::{Mistake, Mistakes};
-pub use probes::{AppProbe, AppProbes, Check, HttpCheck};
+pub use probes::{AppProbe, AppProbes, Check, HttpCheck, ProbeKey};
 
 pub use crate::record::{Destination as AccessLog, WhenFull};
 

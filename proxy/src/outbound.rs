@@ -258,6 +258,7 @@ async fn establish(
     failed: &mut Vec<SocketAddr>,
     record: &mut Record,
 ) -> Result<Established, Unreachable> {
+    let mut earlier = None;
     loop {
         record.attempts += 1;
         let Some(target) = worker.loads.pick(&resolved.targets, failed) else {
@@ -270,9 +271,11 @@ async fn establish(
                 tracing::debug!(endpoint = %target.address, message = problem.message, "an endpoint was given up");
                 failed.push(target.address);
                 worker.loads.failed(target.address, Instant::now());
+                let problem = problem.or_graver(earlier.take());
                 if record.attempts >= ATTEMPTS || !resolved.has_other_than(failed) {
                     return Err(problem);
                 }
+                earlier = Some(problem);
             }
         }
     }

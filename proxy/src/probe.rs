@@ -2,7 +2,7 @@
 //! connections from the mesh only, and the kubelet is not in it.
 //!
 //! **Architecture invariant:** only what `KITH_APP_PROBES` names is ever done, at the pod's own address. Whoever asks
-//! chooses one of these by name, and nothing else about it.
+//! chooses one of these by name, and nothing else about it; what has a key is done only for those who know it.
 
 mod grpc;
 mod http;
@@ -121,16 +121,25 @@ impl Probes {
         timeouts.max().unwrap_or_default()
     }
 
-    /// Makes the probe of this name, if there is one. To be called on a runtime.
-    pub(crate) fn make(&self, name: &str) -> Option<impl Future<Output = Verdict> + Send + use<>> {
-        let probe = self.by_name.get(name)?;
-        let mut answer = probe.start();
+    /// Makes the probe that is asked for, by its name or, where it has a key, `<name>/<key>`, if there is one. To be
+    /// called on a runtime.
+    pub(crate) fn make(&self, asked: &str) -> Option<impl Future<Output = Verdict> + Send + use<>> {
+        let mut answer = self.find(asked)?.start();
         Some(async move {
             match answer.wait_for(Option::is_some).await.as_deref() {
                 Ok(Some(verdict)) => verdict.clone(),
                 _ => Verdict::bad("the probe was ended by a panic; please report it"),
             }
         })
+    }
+
+    fn find(&self, asked: &str) -> Option<&Arc<Probe>> {
+        if let Some(probe) = self.by_name.get(asked) {
+            return probe.probe.key.is_none().then_some(probe);
+        }
+        let (name, key) = asked.rsplit_once('/')?;
+        let probe = self.by_name.get(name)?;
+        (probe.probe.key.as_ref()?.is(key)).then_some(probe)
     }
 }
 
@@ -155,7 +164,7 @@ impl Probe {
     }
 
     async fn run(&self) -> Verdict {
-        let AppProbe { check, timeout } = &self.probe;
+        let AppProbe { check, timeout, .. } = &self.probe;
         let made = async {
             match check {
                 Check::Http(check) => http::check(check, &self.place).await,

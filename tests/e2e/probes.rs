@@ -18,7 +18,7 @@ const PROBES: &str = r#"{
     "app/startup": {"tcpSocket": {"port": 8080}, "timeoutSeconds": 2},
     "app/readiness": {"httpGet": {"path": "/status/204", "port": 8080}, "timeoutSeconds": 2},
     "app/liveness": {"httpGet": {"path": "/status/418", "port": 8080}, "timeoutSeconds": 2},
-    "app/prestop": {"httpGet": {"path": "/slow?ms=30000", "port": 8080}, "timeoutSeconds": 1},
+    "app/prestop": {"httpGet": {"path": "/slow?ms=30000", "port": 8080}, "timeoutSeconds": 1, "key": "0123456789abcdef"},
     "tls/readiness": {"httpGet": {"path": "/", "port": 8443, "scheme": "HTTPS"}, "timeoutSeconds": 2},
     "old/readiness": {"httpGet": {"path": "/", "port": 8080, "scheme": "HTTPS"}, "timeoutSeconds": 2}
 }"#;
@@ -111,7 +111,7 @@ async fn the_kubelet_gets_its_answers_under_strict_mtls_though_it_can_not_reach_
             418,
             "the application answered 418 I'm a teapot",
         ),
-        ("app/prestop", 503, "no answer within 1 s"),
+        ("app/prestop/0123456789abcdef", 503, "no answer within 1 s"),
         ("tls/readiness", 200, "the application answered 200 OK"),
     ] {
         assert_eq!(pod.probe(name).await, (status, why.to_owned()), "{name}");
@@ -121,8 +121,10 @@ async fn the_kubelet_gets_its_answers_under_strict_mtls_though_it_can_not_reach_
         status == 503 && why.contains("The sidecar has no TLS 1.2"),
         "{why}"
     );
-    let (status, why) = pod.probe("app/poststart").await;
-    assert!(status == 404 && why.contains("KITH_APP_PROBES"), "{why}");
+    for name in ["app/poststart", "app/prestop", "app/prestop/0"] {
+        let (status, why) = pod.probe(name).await;
+        assert!(status == 404 && why.contains("KITH_APP_PROBES"), "{why}");
+    }
 
     drop((app, tls));
     assert_eq!(pod.probe("app/readiness").await, (503, nobody.to_owned()));
@@ -150,7 +152,7 @@ async fn no_number_of_probes_keeps_others_out_or_slows_traffic() {
     // Each of these waits a second for the application.
     let flood = pod.kubelet.enter(|| async {
         let call = || async {
-            let url = format!("http://{POD_IP}:15021/app-health/app/prestop");
+            let url = format!("http://{POD_IP}:15021/app-health/app/prestop/0123456789abcdef");
             let _ = Call::get(url.parse().unwrap()).run().await;
         };
         let calls: Vec<_> = (0..200).map(|_| tokio::task::spawn_local(call())).collect();

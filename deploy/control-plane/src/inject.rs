@@ -1,5 +1,5 @@
 //! The sidecar's way into a pod: a pod as JSON in, the same pod with its sidecar out. Pure, so that the webhook and
-//! `kith inject` do exactly the same.
+//! `kith inject` do exactly the same; only the keys of lifecycle hooks are random.
 //!
 //! ```text
 //! asked for? ─► annotations ─► what was injected before, taken out ─► fits? ─► drain ─► probes ─► containers

@@ -20,7 +20,8 @@ const LARGEST_BODY: usize = 4096;
 const PROBES: &str = "/app-health/";
 
 const NO_SUCH_PROBE: &str = "the sidecar was told of no such probe; KITH_APP_PROBES has those that the injector \
-    found when the pod was made: make the pod anew, or name a probe of it as /app-health/<container>/<probe>";
+    found when the pod was made: make the pod anew, or name a probe of it as /app-health/<container>/<probe>, a hook with \
+    its key behind that";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reached {

@@ -1,9 +1,10 @@
 //! One request per connection, few connections, short deadlines: a server that nobody can tie up.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,12 +17,19 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{AbortHandle, JoinSet};
 
-/// Beyond it the oldest connection is ended, so that whoever holds connections open can't keep a probe out.
+/// Beyond it a connection is ended, the oldest of whoever has most: so whoever holds connections open can't keep a probe
+/// out, and whoever opens many can't cut off one that is being answered.
 const MOST_CONNECTIONS: usize = 64;
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
 /// From accept to the last byte of the answer, beside the time that the answer itself may take.
 const ALL_WITHIN: Duration = Duration::from_secs(30);
 const LARGEST_HEAD: usize = 16 * 1024;
+
+/// A connection, and where it comes from, as far as that tells clients apart.
+struct Open {
+    from: Option<IpAddr>,
+    task: AbortHandle,
+}
 
 /// Serves until dropped, and its connections end with it. `thinking` is how long an answer may take to be there.
 pub(super) async fn connections<S, Accepted, Answered>(
@@ -30,14 +38,15 @@ pub(super) async fn connections<S, Accepted, Answered>(
     thinking: Duration,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    Accepted: Future<Output = io::Result<S>>,
+    Accepted: Future<Output = io::Result<(S, Option<IpAddr>)>>,
     Answered: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
     let mut tasks = JoinSet::new();
-    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+    // The oldest first.
+    let mut open: Vec<Open> = Vec::new();
     loop {
-        let stream = match accept().await {
-            Ok(stream) => stream,
+        let (stream, from) = match accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Most likely there are no descriptors; some will come back.
                 tracing::debug!("accept on admin or health failed: {error}");
@@ -46,14 +55,24 @@ pub(super) async fn connections<S, Accepted, Answered>(
             }
         };
         while tasks.try_join_next().is_some() {}
-        open.retain(|task| !task.is_finished());
-        if open.len() >= MOST_CONNECTIONS
-            && let Some(oldest) = open.pop_front()
-        {
-            oldest.abort();
+        open.retain(|it| !it.task.is_finished());
+        if open.len() >= MOST_CONNECTIONS {
+            open.remove(one_too_many(&open)).task.abort();
         }
-        open.push_back(tasks.spawn(one(stream, answer.clone(), ALL_WITHIN + thinking)));
+        let task = tasks.spawn(one(stream, answer.clone(), ALL_WITHIN + thinking));
+        open.push(Open { from, task });
     }
+}
+
+/// The oldest of whoever has most. `open` must not be empty.
+fn one_too_many(open: &[Open]) -> usize {
+    let mut counts: HashMap<Option<IpAddr>, usize> = HashMap::new();
+    for it in open {
+        *counts.entry(it.from).or_default() += 1;
+    }
+    let most = counts.values().max();
+    let has_most = |it: &Open| counts.get(&it.from) == most;
+    open.iter().position(has_most).unwrap_or_default()
 }
 
 async fn one<S, Answered>(

@@ -316,6 +316,32 @@ async fn row_28_connections_held_open_keep_nobody_out() {
 }
 
 #[tokio::test]
+async fn row_28_connections_that_one_opens_by_the_hundred_cut_nobody_else_off() {
+    let servers = serve(true).await;
+    let from = |last: u8| async move {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, last], 0).into()).unwrap();
+        socket.connect(servers.health).await.unwrap()
+    };
+    // Its request is under way while the flood comes.
+    let mut kubelet = from(2).await;
+    kubelet.write_all(b"GET /ready HTTP/1.1\r\n").await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        held.push(from(3).await);
+    }
+    // The last of them was accepted, so all of them were.
+    let last = held.pop().unwrap();
+    assert!(
+        exchange(last, "GET /live HTTP/1.0\r\n\r\n")
+            .await
+            .starts_with("HTTP/1.0 200 ")
+    );
+    let answer = exchange(kubelet, "host: a\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
 async fn admin_on_a_unix_socket_is_the_owners_alone() {
     use std::os::unix::fs::PermissionsExt;
 

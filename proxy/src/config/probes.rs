@@ -2,11 +2,14 @@
 //! kubelet can't make them itself.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
+
+use super::distinct;
 
 /// By `<container>/<probe>`.
 pub type AppProbes = BTreeMap<String, AppProbe>;
@@ -17,6 +20,27 @@ pub struct AppProbe {
     pub check: Check,
     /// For all of it, from the connection to the answer.
     pub timeout: Duration,
+    /// What whoever asks for it has to know. Hooks have one: an application does something at a hook, and whoever reaches
+    /// the health port is nobody in particular.
+    pub key: Option<ProbeKey>,
+}
+
+/// Known to the kubelet, since it stands in the pod's own hook, and to whoever may read the pod.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProbeKey(String);
+
+impl ProbeKey {
+    pub(crate) fn is(&self, given: &str) -> bool {
+        // In a time that does not depend on where the two differ.
+        aws_lc_rs::constant_time::verify_slices_are_equal(self.0.as_bytes(), given.as_bytes())
+            .is_ok()
+    }
+}
+
+impl fmt::Debug for ProbeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProbeKey")
+    }
 }
 
 /// What is done, and by what the application is judged.
@@ -56,11 +80,12 @@ impl Check {
 const MOST: usize = 256;
 
 const KINDS: [&str; 5] = ["liveness", "readiness", "startup", "prestop", "poststart"];
+/// Those that make an application do something.
+const HOOKS: [&str; 2] = ["prestop", "poststart"];
 
 /// All that is wrong at once, each with its place. Values are left out: headers of probes may be credentials.
 pub(super) fn app_probes(text: &str) -> Result<AppProbes, String> {
-    let value: Value =
-        serde_json::from_str(text).map_err(|error| format!("expected JSON: {error}"))?;
+    let value = distinct::parse(text).map_err(|error| format!("expected JSON: {error}"))?;
     let Value::Object(entries) = value else {
         return Err(
             "expected an object of <container>/<probe> to httpGet, tcpSocket or grpc".into(),
@@ -80,9 +105,14 @@ pub(super) fn app_probes(text: &str) -> Result<AppProbes, String> {
                 KINDS.join(", ")
             ));
         }
-        if let Some(probe) = probe(value, &mut problems) {
-            probes.insert(name, probe);
+        let Some(probe) = probe(value, &mut problems) else {
+            continue;
+        };
+        let is_hook = HOOKS.iter().any(|hook| name.ends_with(&format!("/{hook}")));
+        if is_hook && probe.key.is_none() {
+            problems.add("key: required, or whoever reaches the health port could have it made");
         }
+        probes.insert(name, probe);
     }
     if problems.found.is_empty() {
         Ok(probes)
@@ -129,6 +159,13 @@ fn probe(value: Value, problems: &mut Problems) -> Option<AppProbe> {
     if timeout.is_none() {
         fields.problem("timeoutSeconds: expected a whole number from 1");
     }
+    let key = fields.take("key").map(|value| {
+        let key = value.as_str().filter(|key| is_key(key));
+        key.map(|key| ProbeKey(key.to_owned()))
+    });
+    if key == Some(None) {
+        fields.problem("key: expected 16 to 128 letters, digits, - and _");
+    }
     let mut checks = Vec::new();
     for (name, read) in [
         ("httpGet", http as fn(&mut Fields<'_>) -> Option<Check>),
@@ -154,7 +191,14 @@ fn probe(value: Value, problems: &mut Problems) -> Option<AppProbe> {
     Some(AppProbe {
         check: checks.pop()??,
         timeout: Duration::from_secs(timeout?),
+        key: key.flatten(),
     })
+}
+
+/// It stands in a path.
+fn is_key(key: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    (16..=128).contains(&key.len()) && key.bytes().all(plain)
 }
 
 fn http(fields: &mut Fields<'_>) -> Option<Check> {
@@ -292,8 +336,8 @@ mod tests {
                  "httpHeaders": [{"name": "Host", "value": "orders"}]}, "timeoutSeconds": 3},
                 "app/liveness": {"httpGet": {"port": 8080}},
                 "db/startup": {"tcpSocket": {"port": 5432}, "timeoutSeconds": 1},
-                "app/prestop": {"grpc": {"port": 9090, "service": null}, "timeoutSeconds": 2},
-                "rpc/poststart": {"grpc": {"port": 9091, "service": "orders.v1"}}}"#,
+                "app/prestop": {"grpc": {"port": 9090, "service": null}, "timeoutSeconds": 2, "key": "0123456789abcdef"},
+                "rpc/poststart": {"grpc": {"port": 9091, "service": "orders.v1"}, "key": "0123456789abcdef"}}"#,
         )
         .unwrap();
         let http = |port, tls, path, headers| {
@@ -325,7 +369,16 @@ mod tests {
         ];
         let expected = expected.map(|(name, check, seconds)| {
             let timeout = Duration::from_secs(seconds);
-            (name.to_owned(), AppProbe { check, timeout })
+            let key = HOOKS.iter().any(|hook| name.ends_with(hook));
+            let key = key.then(|| ProbeKey("0123456789abcdef".into()));
+            (
+                name.to_owned(),
+                AppProbe {
+                    check,
+                    timeout,
+                    key,
+                },
+            )
         });
         assert_eq!(probes.into_iter().collect::<Vec<_>>(), expected);
     }
@@ -352,7 +405,10 @@ mod tests {
                                  "timeoutSeconds": 0, "period": 3},
                 "b/startup": {"exec": {"command": ["true"]}},
                 "c/startup": {"grpc": {"port": 65536, "service": 7}, "tcpSocket": {"port": 0}},
-                "d/startup": 1}"#,
+                "d/startup": 1,
+                "e/prestop": {"tcpSocket": {"port": 80}},
+                "e/poststart": {"tcpSocket": {"port": 80}, "key": "short"},
+                "e/liveness": {"tcpSocket": {"port": 80}, "key": "0123456789abcde/"}}"#,
         )
         .unwrap_err();
         let mut problems: Vec<_> = problems.split("; ").collect();
@@ -376,8 +432,18 @@ mod tests {
                 "c/startup.tcpSocket: port: expected a number from 1 to 65535",
                 "c/startup: expected exactly one of httpGet, tcpSocket and grpc",
                 "d/startup: expected an object",
+                "e/liveness: key: expected 16 to 128 letters, digits, - and _",
+                "e/poststart: key: expected 16 to 128 letters, digits, - and _",
+                "e/poststart: key: required, or whoever reaches the health port could have it made",
+                "e/prestop: key: required, or whoever reaches the health port could have it made",
             ]
         );
         assert!(app_probes("[]").is_err() && app_probes("{").is_err());
+        let twice = r#"{"a/startup": {"tcpSocket": {"port": 1, "port": 2}}}"#;
+        let error = app_probes(twice).unwrap_err();
+        assert!(
+            error.starts_with("expected JSON: `port` is there twice"),
+            "{error}"
+        );
     }
 }

@@ -123,6 +123,7 @@ fn every_variable_is_read_and_a_flag_wins() {
             AppProbe {
                 check: Check::Tcp { port: 5432 },
                 timeout: Duration::from_secs(2),
+                key: None,
             },
         )]
         .into(),

@@ -199,7 +199,7 @@ pub(super) const VARIABLES: &[Variable] = &[
         "KITH_APP_PROBES",
         "app-probes",
         "JSON",
-        "The application's probes, made in the kubelet's place: {\"<container>/<probe>\": {\"httpGet\": …}}, served at /app-health/<container>/<probe> beside /ready",
+        "The application's probes, made in the kubelet's place: {\"<container>/<probe>\": {\"httpGet\": …}}, served at /app-health/<container>/<probe> beside /ready; prestop and poststart have a key, and are served at …/<probe>/<key>",
     ),
     optional(
         "KITH_POD_IP",

@@ -8,6 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kith_policy::Reason;
+
 use crate::resolve::Target;
 
 /// How long an endpoint that failed is left alone, when there are others: twice as long each time it fails again.
@@ -58,8 +60,17 @@ impl Loads {
         failed.insert(address, Failed { until, time });
     }
 
-    /// It answered.
-    pub(crate) fn worked(&self, address: SocketAddr) {
+    /// It answered, or its proxy in its place: `reason` is why, if that is a Kith.
+    pub(crate) fn answered(&self, address: SocketAddr, reason: Option<Reason>, now: Instant) {
+        // The application is gone, and this request could not be sent to another.
+        if reason == Some(Reason::ServerUnreachable) {
+            self.failed(address, now);
+        } else {
+            self.worked(address);
+        }
+    }
+
+    fn worked(&self, address: SocketAddr) {
         let mut failed = self.failed.borrow_mut();
         if !failed.is_empty() {
             failed.remove(&address);
@@ -200,10 +211,21 @@ mod tests {
         }
         // Better than nobody.
         assert!(picks_it());
-        loads.worked(bad);
+        loads.answered(bad, Some(Reason::DeniedByRule), start);
         for _ in 0..50 {
             assert_eq!(loads.pick(&targets, &[]).unwrap().address, bad);
             assert_ne!(loads.pick(&targets, &[bad]).unwrap().address, bad);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_its_application_is_gone_does_not_count_as_one() {
+        let loads = Loads::default();
+        let targets = targets(2);
+        let (gone, now) = (targets[0].address, Instant::now());
+        loads.answered(gone, Some(Reason::ServerUnreachable), now);
+        for _ in 0..50 {
+            assert_ne!(loads.pick(&targets, &[]).unwrap().address, gone);
         }
     }
 

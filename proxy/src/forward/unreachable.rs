@@ -23,6 +23,21 @@ impl Unreachable {
         }
     }
 
+    /// Of what went wrong with two endpoints, what is to be told: that one is not who it should be must not be lost
+    /// because another could not be reached.
+    pub(crate) fn or_graver(self, earlier: Option<Self>) -> Self {
+        let gravity = |reason| match reason {
+            Reason::ServerUnreachable => 0,
+            // It may be that the connection broke during the handshake.
+            Reason::ServerUnauthenticated => 1,
+            _ => 2,
+        };
+        match earlier {
+            Some(earlier) if gravity(earlier.reason) > gravity(self.reason) => earlier,
+            _ => self,
+        }
+    }
+
     pub(crate) fn record(&self, record: &mut Record) {
         record.refuse(self.reason);
         match &self.hop {
@@ -31,5 +46,32 @@ impl Unreachable {
             None if self.reason == Reason::ServerUnreachable => {}
             None => record.tls_error(&self.message),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_a_server_is_not_is_told_before_that_another_is_away() {
+        let told = |reasons: &[Reason]| {
+            let told = reasons.iter().fold(None, |earlier, reason| {
+                Some(Unreachable::new(*reason, "").or_graver(earlier))
+            });
+            told.unwrap().reason
+        };
+        let (away, nobody, other) = (
+            Reason::ServerUnreachable,
+            Reason::ServerUnauthenticated,
+            Reason::ServerIdentityMismatch,
+        );
+        assert_eq!(told(&[away]), away);
+        assert_eq!(told(&[nobody, away, away]), nobody);
+        assert_eq!(told(&[away, other, nobody, away]), other);
+        assert_eq!(
+            told(&[away, Reason::PrincipalRevoked]),
+            Reason::PrincipalRevoked
+        );
     }
 }

@@ -203,7 +203,8 @@ async fn one_request(
             continue;
         }
         if let (Outcome::Answered { .. }, Some(address)) = (&outcome, server.address) {
-            worker.loads.worked(address);
+            let reason = answer.reason.filter(|_| kith);
+            worker.loads.answered(address, reason, Instant::now());
         }
         answer.record(record);
         if let (true, Some(reason)) = (kith, answer.reason) {

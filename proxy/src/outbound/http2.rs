@@ -139,7 +139,6 @@ async fn one_request(
 
     let mut failed_addresses = Vec::new();
     loop {
-        let last = record.attempts + 1 >= ATTEMPTS;
         let connecting = upstream(
             &common.worker,
             &resolved,
@@ -153,7 +152,7 @@ async fn one_request(
             }
             Ok(Err(problem)) => problem,
             Ok(Ok((upstream, load))) => {
-                let kept = upstream.is_kept();
+                let (last, kept) = (record.attempts >= ATTEMPTS, upstream.is_kept());
                 match send(&permit, &upstream, forwarded, body.is_end_stream()).await {
                     Ok((response, to_server)) => {
                         record.decide(permit.decision());
@@ -211,7 +210,9 @@ async fn one_request(
                             continue;
                         }
                         if let Outcome::Answered = outcome {
-                            common.worker.loads.worked(upstream.address);
+                            let reason = answer.reason.filter(|_| kith);
+                            let loads = &common.worker.loads;
+                            loads.answered(upstream.address, reason, Instant::now());
                         }
                         answer.record(&mut record);
                         record.renewed = upstream.live.renewed();
@@ -257,8 +258,9 @@ async fn upstream(
     failed: &mut Vec<SocketAddr>,
     record: &mut Record,
 ) -> Result<(Borrowed, Load), Unreachable> {
+    let (mut looks, mut earlier) = (0, None);
+    record.attempts += 1;
     loop {
-        record.attempts += 1;
         let Some(target) = worker.loads.pick(&resolved.targets, failed) else {
             return Err(Unreachable::new(Reason::ServerUnreachable, NO_ENDPOINT));
         };
@@ -270,7 +272,7 @@ async fn upstream(
                 return Ok((upstream.borrow(), worker.loads.begin(target.address)));
             }
             // Others were faster, or it was made for somebody who expects another server there.
-            Ok(_) if record.attempts < MOST_LOOKS => {}
+            Ok(_) if looks < MOST_LOOKS => looks += 1,
             Ok(_) => {
                 let message = "the server's connections are all taken";
                 return Err(Unreachable::new(Reason::ServerUnreachable, message));
@@ -278,9 +280,12 @@ async fn upstream(
             Err(problem) => {
                 failed.push(target.address);
                 worker.loads.failed(target.address, Instant::now());
+                let problem = problem.or_graver(earlier.take());
                 if record.attempts >= ATTEMPTS || !resolved.has_other_than(failed) {
                     return Err(problem);
                 }
+                earlier = Some(problem);
+                record.attempts += 1;
             }
         }
     }

@@ -19,7 +19,7 @@ pub(super) async fn check(port: u16, service: &str, place: &Place) -> Result<Ver
         .await
         .map_err(|error| no_connection(port, &error))?;
     let broken =
-        |error: h2::Error| format!("the application does not speak gRPC on port {port}: {error}");
+        |error: h2::Error| format!("the application gave no gRPC answer on port {port}: {error}");
     let (mut client, connection) = h2::client::Builder::new()
         .enable_push(false)
         .max_header_list_size(LARGEST_HEADERS)
@@ -53,12 +53,11 @@ pub(super) async fn check(port: u16, service: &str, place: &Place) -> Result<Ver
             .or_else(|| grpc_status(&head.headers));
         judge(service, status, message.as_deref())
     };
+    let mut asking = std::pin::pin!(asking);
     tokio::select! {
-        judged = asking => judged,
-        ended = connection => {
-            let why = ended.err().map_or_else(|| "it closed the connection".into(), |error| error.to_string());
-            Err(format!("the application gave no gRPC answer: {why}"))
-        }
+        judged = &mut asking => judged,
+        // An answer may have come together with the end; where none has, the end is what asking fails with.
+        _ = connection => asking.await,
     }
 }
 

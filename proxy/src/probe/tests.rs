@@ -268,6 +268,33 @@ async fn only_what_is_configured_is_made_and_in_its_time() {
 }
 
 #[tokio::test]
+async fn a_hook_is_made_for_those_only_who_know_its_key() {
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    let (port, heard) = application(Box::leak(Box::new([("/stop", answer)]))).await;
+    let json = format!(
+        r#"{{"app/prestop":{{"httpGet":{{"port":{port},"path":"/stop"}},"key":"0123456789abcdef"}},
+            "app/liveness":{{"httpGet":{{"port":{port},"path":"/stop"}}}}}}"#
+    );
+    let probes = probes(&json);
+    for name in [
+        "app/prestop",
+        "app/prestop/",
+        "app/prestop/0123456789abcdeF",
+        "app/prestop/0123456789abcde",
+        "app/prestop/0123456789abcdef/",
+        "app/prestop/0123456789abcdef0",
+        "app//0123456789abcdef",
+        "app/liveness/0123456789abcdef",
+    ] {
+        assert!(probes.make(name).is_none(), "{name}");
+    }
+    assert!(heard.lock().unwrap().is_empty());
+    assert_eq!(made(&probes, "app/prestop/0123456789abcdef").await.0, 200);
+    assert_eq!(made(&probes, "app/liveness").await.0, 200);
+    assert!(!format!("{:?}", read(&json)).contains("0123456789abcdef"));
+}
+
+#[tokio::test]
 async fn https_that_does_not_speak_tls_1_3_is_told_what_to_do() {
     let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -376,4 +403,39 @@ async fn grpc_health_passes_when_serving_and_says_what_is_wrong_otherwise() {
     let json = format!(r#"{{"app/liveness":{{"grpc":{{"port":{port}}}}}}}"#);
     let (status, why) = made(&probes(&json), "app/liveness").await;
     assert!(status == 503 && why.contains("gRPC"), "{why}");
+}
+
+#[tokio::test]
+async fn a_grpc_server_that_closes_the_connection_after_its_answer_has_answered() {
+    let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        // Until the question, the only frame of DATA (RFC 9113 section 4.1).
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).await.unwrap();
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+            stream.read_exact(&mut payload).await.unwrap();
+            if head[3] == 0 {
+                break;
+            }
+        }
+        // SETTINGS, HEADERS with `:status 200`, DATA, HEADERS with `grpc-status: 0`, GOAWAY: all at once, and the end.
+        let answer: [&[u8]; 5] = [
+            &[0, 0, 0, 4, 0, 0, 0, 0, 0],
+            &[0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88],
+            &[0, 0, 7, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 2, 8, 1],
+            b"\0\0\x0f\x01\x05\0\0\0\x01\0\x0bgrpc-status\x010",
+            &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0],
+        ];
+        stream.write_all(&answer.concat()).await.unwrap();
+    });
+    let json = format!(r#"{{"app/liveness":{{"grpc":{{"port":{port}}}}}}}"#);
+    assert_eq!(
+        made(&probes(&json), "app/liveness").await,
+        (200, "the application is SERVING".into())
+    );
 }

@@ -22,6 +22,8 @@ pub(super) struct Pod {
     pub(super) volumes: Vec<Object>,
     /// What a LimitRange has given to our containers since they were put in, by their names: `limits` and `requests`.
     limited: BTreeMap<String, Object>,
+    /// Of an earlier injection, by `<container>/<hook>`: what was made then stays.
+    pub(super) hook_keys: BTreeMap<String, String>,
 }
 
 /// The API server's own note that a LimitRange has set something in the pod.
@@ -60,6 +62,7 @@ impl Pod {
             metadata,
             annotations,
             spec,
+            hook_keys: BTreeMap::new(),
         };
         if problems.is_empty() && pod.containers.is_empty() {
             problems.push(Mistake::new(
@@ -154,6 +157,7 @@ impl Pod {
             init_containers,
             volumes,
             limited: _,
+            hook_keys: _,
         } = self;
         let list =
             |objects: Vec<Object>| Value::Array(objects.into_iter().map(Value::Object).collect());

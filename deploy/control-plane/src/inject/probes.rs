@@ -3,6 +3,11 @@
 //! The kubelet has no identity: under strict mTLS it can't ask the application. What it asks of the sidecar's health port
 //! is answered there, and nothing else of the application is reachable that way: each question is fixed in the
 //! sidecar's configuration, by `KITH_APP_PROBES`.
+//!
+//! Whoever can reach the pod can reach that port. So a lifecycle hook, at which an application does something, has a key
+//! that stands in the pod only: the kubelet knows it, and nobody else on the network.
+
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
@@ -18,6 +23,7 @@ const PROBES: [(&str, &str); 3] = [
     ("startupProbe", "startup"),
 ];
 const HOOKS: [(&str, &str); 2] = [("preStop", "prestop"), ("postStart", "poststart")];
+const KEY_DIGITS: usize = 32;
 /// What an application may take for a request at its start, which Kubernetes doesn't bound.
 const POST_START_SECONDS: u64 = 60;
 
@@ -37,6 +43,7 @@ impl Answered {
 /// Points probes and lifecycle requests to the sidecar. `grace`: how long the pod has to end, in seconds.
 pub(super) fn rewrite(pod: &mut Pod, grace: u64, problems: &mut Vec<Mistake>) -> Answered {
     let mut answered = Answered::default();
+    let known = std::mem::take(&mut pod.hook_keys);
     for (at, container) in pod.lasting_containers() {
         let ports = Ports::of(container);
         let container_name = name(container).to_owned();
@@ -54,21 +61,36 @@ pub(super) fn rewrite(pod: &mut Pod, grace: u64, problems: &mut Vec<Mistake>) ->
                     continue;
                 }
             };
-            let key = format!("{container_name}/{kind}");
+            let asked = format!("{container_name}/{kind}");
             let (handler, what) = question;
-            let asked = json!({ handler: what, "timeoutSeconds": timeout });
+            let mut answer = json!({ handler: what, "timeoutSeconds": timeout });
+            let key = HOOKS.iter().any(|(_, hook)| *hook == kind).then(|| {
+                let known = known.get(&asked).cloned();
+                known.map_or_else(new_key, Ok)
+            });
+            let key = match key.transpose() {
+                Ok(key) => key,
+                Err(message) => {
+                    problems.push(Mistake::new(format!("{at}.{field}"), message));
+                    continue;
+                }
+            };
+            if let Some(key) = &key {
+                answer["key"] = key.as_str().into();
+            }
             // The kubelet would fail one probe for it; the sidecar would not start.
-            let alone = json!({ key.as_str(): asked }).to_string();
+            let alone = json!({ asked.as_str(): answer }).to_string();
             if let Err(expected) = accepted_by_the_sidecar(VARIABLE, &alone) {
                 let message = format!("the sidecar cannot ask this: {expected}");
                 problems.push(Mistake::new(format!("{at}.{field}"), message));
                 continue;
             }
-            answered.0.insert(key.clone(), asked);
+            let path = path(&asked, key.as_deref());
+            answered.0.insert(asked, answer);
             probe.remove(handler);
             probe.insert(
                 "httpGet".into(),
-                json!({ "path": path(&key), "port": HEALTH_PORT, "scheme": "HTTP" }),
+                json!({ "path": path, "port": HEALTH_PORT, "scheme": "HTTP" }),
             );
         }
     }
@@ -84,15 +106,21 @@ pub(super) fn restore(pod: &mut Pod, sidecar: &Object, problems: &mut Vec<Mistak
         .find(|it| it["name"] == VARIABLE);
     let text = variable.and_then(|it| it["value"].as_str()).unwrap_or("{}");
     let known: Object = serde_json::from_str(&text.replace("$$", "$")).unwrap_or_default();
+    let mut keys = BTreeMap::new();
     for (at, container) in pod.lasting_containers() {
         let container_name = name(container).to_owned();
         for (field, probe, kind) in handlers(container) {
-            let key = format!("{container_name}/{kind}");
+            let asked = format!("{container_name}/{kind}");
             if !is_ours(probe) {
                 continue;
             }
-            let before = known.get(&key).and_then(Value::as_object);
-            let before = before.filter(|_| probe["httpGet"]["path"] == path(&key).as_str());
+            let before = known.get(&asked).and_then(Value::as_object);
+            let key = before.and_then(|before| before.get("key")?.as_str());
+            let before = before.filter(|_| probe["httpGet"]["path"] == path(&asked, key).as_str());
+            keys.extend(
+                key.filter(|key| is_key(key))
+                    .map(|key| (asked, key.to_owned())),
+            );
             let handler = before.and_then(|before| {
                 HANDLERS
                     .iter()
@@ -108,14 +136,31 @@ pub(super) fn restore(pod: &mut Pod, sidecar: &Object, problems: &mut Vec<Mistak
             }
         }
     }
+    pod.hook_keys = keys;
 }
 
 fn asks_the_sidecar(port: u16) -> String {
     format!("{port} is a port of the sidecar: write what the application is to be asked")
 }
 
-fn path(key: &str) -> String {
-    format!("/app-health/{key}")
+fn path(asked: &str, key: Option<&str>) -> String {
+    match key {
+        Some(key) => format!("/app-health/{asked}/{key}"),
+        None => format!("/app-health/{asked}"),
+    }
+}
+
+/// 128 random bits.
+fn new_key() -> Result<String, String> {
+    let mut bits = [0; KEY_DIGITS / 2];
+    aws_lc_rs::rand::fill(&mut bits)
+        .map_err(|_| "there is no randomness for its key; try again")?;
+    Ok(bits.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// As they are made here.
+fn is_key(text: &str) -> bool {
+    text.len() == KEY_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn is_ours(probe: &Object) -> bool {

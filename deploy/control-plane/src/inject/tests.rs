@@ -502,6 +502,34 @@ defaults: {workers: '0', wrokers: '1'}
     );
 }
 
+#[test]
+fn a_hook_is_known_to_the_kubelet_alone() {
+    let http = json!({ "httpGet": { "port": 80, "path": "/stop" } });
+    let hooked = pod(&json!({ "spec": { "containers": [
+        { "name": "web", "image": "i", "livenessProbe": http, "lifecycle": { "preStop": http, "postStart": http } },
+    ] } }));
+    let mut keys = std::collections::BTreeSet::new();
+    for _ in 0..2 {
+        let pod = injected(&hooked);
+        let variable = variable(&ours(&pod).1, "KITH_APP_PROBES");
+        let told: Value = serde_json::from_str(variable.as_str().unwrap()).unwrap();
+        let web = &pod["spec"]["containers"][0];
+        for (hook, kind) in [("preStop", "prestop"), ("postStart", "poststart")] {
+            let key = told[format!("web/{kind}")]["key"].as_str().unwrap();
+            assert_eq!(
+                web["lifecycle"][hook]["httpGet"]["path"],
+                format!("/app-health/web/{kind}/{key}")
+            );
+            assert!(key.len() == 32 && keys.insert(key.to_owned()), "{key}");
+        }
+        assert_eq!(
+            web["livenessProbe"]["httpGet"]["path"],
+            "/app-health/web/liveness"
+        );
+        assert_eq!(told["web/liveness"]["key"], Value::Null);
+    }
+}
+
 /// Pods of all sorts, the same for the same seed.
 fn any_pod(random: &mut fastrand::Rng) -> Value {
     let port = |random: &mut fastrand::Rng| match random.u8(..3) {
