@@ -36,7 +36,7 @@ interop: tools
 # On a real etcd and a real API server; needs root, as containers have users of their own.
 cluster-test: tools
 	tests/cluster/setup.sh
-	HELM="$${KITH_TEST_HELM:-helm}" deploy/manifests/render --check
+	HELM="$${KITH_TEST_HELM:-target/cluster/bin/helm}" deploy/manifests/render --check
 	$(CARGO) build --workspace --bins
 	$(CARGO) test -p kith-tests --test cluster -- --test-threads=2
 
