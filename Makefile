@@ -21,7 +21,7 @@ deny:
 test: tools
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace --exclude kith-tests
-	$(CARGO) test -p kith-tests --test tidy --test e2e -- --test-threads=3
+	$(CARGO) test -p kith-tests --lib --bins --test tidy --test e2e -- --test-threads=3
 
 # 2,000 requests a second for 60 s while SVIDs and roots are replaced; `make test` has the same in little.
 soak: tools
