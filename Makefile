@@ -21,7 +21,7 @@ deny:
 test: tools
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace --exclude kith-tests
-	$(CARGO) test -p kith-tests --test tidy --test e2e -- --test-threads=3
+	$(CARGO) test -p kith-tests --lib --bins --test tidy --test e2e -- --test-threads=3
 
 # 2,000 requests a second for 60 s while SVIDs and roots are replaced; `make test` has the same in little.
 soak: tools
@@ -36,7 +36,7 @@ interop: tools
 # On a real etcd and a real API server; needs root, as containers have users of their own.
 cluster-test: tools
 	tests/cluster/setup.sh
-	HELM="$${KITH_TEST_HELM:-helm}" deploy/manifests/render --check
+	HELM="$${KITH_TEST_HELM:-target/cluster/bin/helm}" deploy/manifests/render --check
 	$(CARGO) build --workspace --bins
 	$(CARGO) test -p kith-tests --test cluster -- --test-threads=2
 

@@ -633,8 +633,8 @@ async fn a_hundred_cross_signed_intermediates_cost_bounded_time() {
         assert_eq!(error.reason(), SvidReason::Untrusted);
     }
     let took = started.elapsed();
-    // 100 signature checks each; an unbounded search would take for ever.
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    // 100 signature checks each; an unbounded search would take for ever, whatever else the machine does.
+    assert!(took < Duration::from_secs(20), "{took:?}");
     check("cross-signed", &snapshot, &leaf, untrusted("")).await;
 }
 
@@ -668,22 +668,29 @@ async fn a_chain_verified_before_is_refused_once_it_has_expired() {
     let snapshot = us(&root, root.der(), &[]);
     let source = IdentitySource::fixed(snapshot);
     let mut params = svid("spiffe://example.org/web");
-    // Certificates count whole seconds, the last one included.
-    params.not_after = (SystemTime::now() + Duration::from_secs(2)).into();
+    // Long enough for the handshakes before.
+    let ends = SystemTime::now() + Duration::from_secs(6);
+    params.not_after = ends.into();
     let leaf = root.sign(&params);
-    let ends = attacker::Ends::new(&source);
+    let attacker = attacker::Ends::new(&source);
     for _ in 0..3 {
         assert!(matches!(
-            ends.as_client(&leaf).await,
+            attacker.as_client(&leaf).await,
             Handshake::Authenticated(_)
         ));
         assert!(matches!(
-            ends.as_server(&leaf).await,
+            attacker.as_server(&leaf).await,
             Handshake::Authenticated(_)
         ));
     }
-    tokio::time::sleep(Duration::from_millis(3100)).await;
-    for outcome in [ends.as_client(&leaf).await, ends.as_server(&leaf).await] {
+    // Certificates count whole seconds, the last one included.
+    let over = ends + Duration::from_millis(1100);
+    let left = over.duration_since(SystemTime::now()).unwrap_or_default();
+    tokio::time::sleep(left).await;
+    for outcome in [
+        attacker.as_client(&leaf).await,
+        attacker.as_server(&leaf).await,
+    ] {
         match outcome {
             Handshake::Refused(error) => assert_eq!(error.reason(), SvidReason::Expired),
             other => panic!("{other:?}"),

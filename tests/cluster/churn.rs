@@ -78,22 +78,19 @@ async fn drained(shop: &Shop) {
         let workload: &Workload = &web.workload;
         workload.get(&format!("{ORDERS}slow?ms=4000")).await
     });
-    // It has arrived, before anybody deletes the pod.
-    let connections = async || {
-        let reply = orders.workload.get("http://127.0.0.1:15021/metrics").await;
-        let text = reply.map(|reply| reply.text()).unwrap_or_default();
-        let open = text.lines().any(|line| {
-            line.starts_with("kith_connections_open{")
-                && line.contains("inbound")
-                && !line.ends_with(" 0")
-        });
-        open.then_some(())
-    };
-    kith_tests::wait::wait_for(
-        "the slow request to arrive",
-        Duration::from_secs(4),
-        connections,
-    )
+    // It has arrived, before anybody deletes the pod. Idle connections, of the load before, say nothing.
+    kith_tests::wait::wait_for("the slow request", Duration::from_secs(4), async || {
+        let reply = orders.get("http://127.0.0.1:15000/connections").await;
+        let connections = reply.ok()?.json();
+        let mut connections = connections.as_array()?.iter();
+        connections
+            .any(|it| {
+                it["direction"] == "inbound"
+                    && it["in_use"] == true
+                    && it["peer"] == shop.web.spiffe_id()
+            })
+            .then_some(())
+    })
     .await;
     let name = orders.name().to_owned();
     cluster

@@ -174,10 +174,6 @@ const REFUSED: [(&str, &str); 33] = [
 /// Where documents are taken to; nothing stays there.
 const NAMESPACE: &str = "crds";
 
-/// All of it. Leaves the CustomResourceDefinitions and an empty namespace behind.
-///
-/// # Panics
-/// When any of it is not so.
 #[test]
 fn documents_are_taken_or_refused_as_the_engine_would() {
     Cluster::run(async |cluster| {
@@ -457,8 +453,12 @@ impl Kubectl<'_> {
     /// Whether it went well, and all that it said.
     fn run(&self, arguments: &[&str], input: &str) -> (bool, String) {
         let mut child = Command::new(self.program)
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig)
+            // Not the person's own, where every cluster of the lab would be the same one, by its address.
+            .arg("--cache-dir")
+            .arg(self.kubeconfig.with_file_name("kubectl-cache"))
             .args(arguments)
-            .env("KUBECONFIG", self.kubeconfig)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

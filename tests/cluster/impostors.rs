@@ -7,7 +7,7 @@ use kith_tests::wait::wait_for;
 
 use crate::shop::{ALLOW_WEB, ORDERS, Shop};
 
-/// A pod that nobody injects, with a sidecar that says it is another pod.
+/// A pod that nobody injects, with a sidecar that says which pod it is.
 fn impostor(name: &str, account: &str, claimed: &str) -> String {
     format!(
         "
@@ -17,9 +17,12 @@ metadata: {{namespace: shop, name: {name}, labels: {{app: {name}, kith.dev/injec
 spec:
   serviceAccountName: {account}
   containers:
+  - {{name: app, image: kith, args: [__app, http]}}
+  initContainers:
   - name: kith-proxy
     image: kith-proxy
     args: [run]
+    restartPolicy: Always
     env:
     - {{name: SPIFFE_ENDPOINT_SOCKET, value: 'unix:///run/kith/workload-api/spire-agent.sock'}}
     - {{name: KITH_XDS_ADDRESS, value: 'https://kith-control.kith-system.svc:15010'}}
@@ -63,6 +66,13 @@ fn a_pod_that_claims_another_identity_is_refused_by_name() {
                 .unwrap();
             assert_eq!(reply.status, 503, "{name} is ready: {}", reply.text());
         }
+        // It is for what they say of themselves: a pod like them that tells the truth is served.
+        cluster
+            .apply(&impostor("honest", "guest", "shop/honest"))
+            .await;
+        let honest = cluster.ready_pod("shop", "honest").await;
+        shop.until(&honest, "http://127.0.0.1:15021/ready", 200)
+            .await;
         // Whom they claimed to be is not disturbed.
         assert_eq!(shop.web.get(ORDERS).await.unwrap().status, 200);
     });

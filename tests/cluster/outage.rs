@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use kith_tests::kube::node::Pod;
 use kith_tests::kube::{Cluster, PATIENCE};
 use kith_tests::wait::wait_for;
 use rustix::process::Signal;
@@ -82,6 +83,9 @@ async fn api_server(shop: &Shop) {
         .iter()
         .map(|pod| pod.container("kith-control").process())
         .collect();
+    for replica in &replicas {
+        assert!(!expired(replica).await, "{} too early", replica.id());
+    }
     // Held while the change is made: they find out after the restart, when the API server knows no earlier version.
     // Only for a moment: their probes go on.
     for process in &processes {
@@ -102,6 +106,14 @@ async fn api_server(shop: &Shop) {
     shop.until(&shop.guest, ORDERS, 200).await;
     cluster.apply_chart(&[]).await;
     shop.enforced("authorizationpolicy.kith.dev/orders").await;
+    // It was not luck: each was told that what it had seen last is no more.
+    for replica in &replicas {
+        let what = format!("{} to hear that its watch has expired", replica.id());
+        wait_for(&what, PATIENCE, async || {
+            expired(replica).await.then_some(())
+        })
+        .await;
+    }
     // Pods that come now are known as well.
     cluster
         .must(&["scale", "-n", "shop", "deployment/orders", "--replicas=3"])
@@ -112,6 +124,18 @@ async fn api_server(shop: &Shop) {
     }
     load.unharmed("the API server restarted, watches expired")
         .await;
+}
+
+/// Whether a replica went on watching policies from a version that the API server did not have any more (410).
+async fn expired(replica: &Pod) -> bool {
+    let page = replica.get("http://127.0.0.1:15021/metrics").await;
+    let page = page.map(|reply| reply.text()).unwrap_or_default();
+    let found = page.lines().find(|line| {
+        line.starts_with("kith_control_watch_failures_total{")
+            && line.contains("kind=\"authorizationpolicies.kith.dev\"")
+            && line.contains("reason=\"expired\"")
+    });
+    found.is_some_and(|line| !line.ends_with(" 0"))
 }
 
 /// The pod that holds the lease of the status writer.

@@ -18,6 +18,12 @@ fn free_port() -> Result<u16, Failure> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
+/// A program that somebody wants to be used instead, as in tests/cluster/setup.sh.
+fn named(variable: &str) -> Option<PathBuf> {
+    let path = std::env::var_os(variable).filter(|path| !path.is_empty());
+    path.map(PathBuf::from)
+}
+
 pub(crate) struct ApiServer {
     pub(crate) client: Client,
     pub(crate) kubeconfig: PathBuf,
@@ -36,7 +42,7 @@ impl ApiServer {
         let etcd = Program::start(
             folder,
             "etcd",
-            Command::new("etcd")
+            Command::new(named("KITH_TEST_ETCD").unwrap_or_else(|| "etcd".into()))
                 .arg("--data-dir")
                 .arg(at.join("etcd"))
                 .args([
@@ -71,23 +77,26 @@ impl ApiServer {
         let mut server = Program::start(
             folder,
             "kube-apiserver",
-            Command::new(arguments.kubernetes.join("kube-apiserver"))
-                .arg(format!("--etcd-servers={etcd_url}"))
-                .args(["--bind-address=127.0.0.1", "--advertise-address=192.0.2.2"])
-                .arg(format!("--secure-port={port}"))
-                .arg(format!("--cert-dir={}", certificates.display()))
-                .arg("--service-account-issuer=https://kubernetes.default.svc")
-                .arg(format!("--service-account-key-file={}", public.display()))
-                .arg(format!(
-                    "--service-account-signing-key-file={}",
-                    private.display()
-                ))
-                .arg(format!("--token-auth-file={}", tokens.display()))
-                .arg("--service-cluster-ip-range=10.96.0.0/16,fd00:6b69:0:96::/108")
-                .args([
-                    "--authorization-mode=RBAC",
-                    "--disable-admission-plugins=ServiceAccount",
-                ]),
+            Command::new(
+                named("KITH_TEST_APISERVER")
+                    .unwrap_or_else(|| arguments.kubernetes.join("kube-apiserver")),
+            )
+            .arg(format!("--etcd-servers={etcd_url}"))
+            .args(["--bind-address=127.0.0.1", "--advertise-address=192.0.2.2"])
+            .arg(format!("--secure-port={port}"))
+            .arg(format!("--cert-dir={}", certificates.display()))
+            .arg("--service-account-issuer=https://kubernetes.default.svc")
+            .arg(format!("--service-account-key-file={}", public.display()))
+            .arg(format!(
+                "--service-account-signing-key-file={}",
+                private.display()
+            ))
+            .arg(format!("--token-auth-file={}", tokens.display()))
+            .arg("--service-cluster-ip-range=10.96.0.0/16,fd00:6b69:0:96::/108")
+            .args([
+                "--authorization-mode=RBAC",
+                "--disable-admission-plugins=ServiceAccount",
+            ]),
         )?;
         let kubeconfig = at.join("kubeconfig");
         let config = serde_json::json!({

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
 
 mod changes;
 mod cluster;
@@ -49,7 +50,7 @@ struct Arguments {
         default_value = "target/release/kith-control"
     )]
     control: PathBuf,
-    /// Folder with kube-apiserver
+    /// Folder with kube-apiserver, unless KITH_TEST_APISERVER names one
     #[arg(long, value_name = "DIR", default_value = "target/cluster/bin")]
     kubernetes: PathBuf,
     /// Folder with the CustomResourceDefinitions
@@ -66,9 +67,15 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let done = runtime
-        .map_err(Failure::from)
-        .and_then(|runtime| runtime.block_on(run(&arguments)));
+    let done = runtime.map_err(Failure::from).and_then(|runtime| {
+        runtime.block_on(async {
+            // Whatever has been started ends with what waits for it.
+            tokio::select! {
+                done = run(&arguments) => done,
+                told = told_to_stop() => Err(told?.into()),
+            }
+        })
+    });
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -77,6 +84,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Returns when somebody wants this program to end, in whichever way short of killing it.
+async fn told_to_stop() -> Result<&'static str, Failure> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+    Ok("told to stop")
 }
 
 /// Gives back whether every goal was met.

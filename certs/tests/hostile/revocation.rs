@@ -497,20 +497,22 @@ fn a_hundred_thousand_numbers_are_searched_at_once() {
     for revoked in [&first, &middle, &last] {
         assert_eq!(verify(&snapshot, revoked), Err(SvidReason::Revoked));
     }
-    // As a share of path validation, whose signatures cost the same with and without.
+    // As a share of path validation, whose signatures cost the same with and without. In turns, and the shortest of each:
+    // whatever else the machine does makes some of them longer.
     let time = |snapshot: &TrustSnapshot| {
         let started = Instant::now();
-        for _ in 0..200 {
+        for _ in 0..2 {
             verify(snapshot, &good).unwrap();
             verify(snapshot, &near).unwrap();
         }
         started.elapsed()
     };
-    let (with, without) = (time(&snapshot), time(&told(&ours, &theirs, Vec::new())));
-    println!("read in {read:?}; 400 paths: {with:?} with the list, {without:?} without");
-    assert!(read < Duration::from_secs(5), "{read:?}");
-    assert!(
-        with < without * 3 + Duration::from_millis(100),
-        "{with:?}, {without:?}"
-    );
+    let unlisted = told(&ours, &theirs, Vec::new());
+    let rounds = (0..100).map(|_| (time(&snapshot), time(&unlisted)));
+    let (with, without) = rounds
+        .reduce(|least, round| (least.0.min(round.0), least.1.min(round.1)))
+        .unwrap();
+    println!("read in {read:?}; 4 paths: {with:?} with the list, {without:?} without");
+    assert!(read < Duration::from_secs(30), "{read:?}");
+    assert!(with < without * 3, "{with:?}, {without:?}");
 }

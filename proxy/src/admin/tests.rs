@@ -312,7 +312,8 @@ async fn row_28_connections_held_open_keep_nobody_out() {
     }
     let started = Instant::now();
     assert_eq!(ask(servers.health, "GET", "/ready", "").await.0, 200);
-    assert!(started.elapsed() < Duration::from_secs(1));
+    // Before the first of them is ended for being slow.
+    assert!(started.elapsed() < Duration::from_secs(4));
 }
 
 #[tokio::test]

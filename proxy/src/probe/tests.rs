@@ -9,9 +9,17 @@ use crate::config::{AppProbes, Config, Flags};
 
 const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
-/// As the sidecar is told, so that what is read is what is done.
+/// As the sidecar is told, so that what is read is what is done; but with time for a machine that does other things.
 fn probes(json: &str) -> Probes {
-    Probes::new(&read(json), Some(LOOPBACK), None, [1, 2, 3, 4])
+    let mut probes = read(json);
+    for probe in probes.values_mut() {
+        probe.timeout = Duration::from_secs(20);
+    }
+    made_of(&probes)
+}
+
+fn made_of(probes: &AppProbes) -> Probes {
+    Probes::new(probes, Some(LOOPBACK), None, [1, 2, 3, 4])
 }
 
 fn read(json: &str) -> AppProbes {
@@ -213,7 +221,7 @@ async fn whoever_asks_while_a_probe_is_made_gets_its_answer_and_later_ones_anoth
             let _ = stream.write_all(b"HTTP/1.1 204 No\r\n\r\n").await;
         }
     });
-    let json = format!(r#"{{"app/liveness":{{"httpGet":{{"port":{port}}},"timeoutSeconds":20}}}}"#);
+    let json = format!(r#"{{"app/liveness":{{"httpGet":{{"port":{port}}}}}}}"#);
     let probes = probes(&json);
     let all: Vec<_> = (0..50)
         .map(|_| tokio::spawn(probes.make("app/liveness").unwrap()))
@@ -242,8 +250,8 @@ async fn only_what_is_configured_is_made_and_in_its_time() {
         r#"{{"app/liveness":{{"httpGet":{{"port":{port}}}}},"app/startup":{{"tcpSocket":{{"port":{port}}}}},
             "app/readiness":{{"tcpSocket":{{"port":{nobody}}}}},"tls/liveness":{{"httpGet":{{"port":{nobody},"scheme":"HTTPS"}}}}}}"#
     );
-    let probes = probes(&json);
-    assert_eq!(probes.longest(), Duration::from_secs(1));
+    let brief = made_of(&read(&json));
+    assert_eq!(brief.longest(), Duration::from_secs(1));
     for name in [
         "app/prestop",
         "other/liveness",
@@ -252,12 +260,13 @@ async fn only_what_is_configured_is_made_and_in_its_time() {
         "app/liveness/",
         "app",
     ] {
-        assert!(probes.make(name).is_none(), "{name}");
+        assert!(brief.make(name).is_none(), "{name}");
     }
     let start = std::time::Instant::now();
     let late = (503, "no answer within 1 s".to_owned());
-    assert_eq!(made(&probes, "app/liveness").await, late);
-    assert!(start.elapsed() < Duration::from_secs(3));
+    assert_eq!(made(&brief, "app/liveness").await, late);
+    assert!(start.elapsed() < Duration::from_secs(15));
+    let probes = probes(&json);
     assert_eq!(
         made(&probes, "app/startup").await,
         (200, "the application accepts connections".into())

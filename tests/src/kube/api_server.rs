@@ -265,7 +265,8 @@ impl ApiServer {
 
 /// A program of Kubernetes: named by a variable, else built by tests/cluster/setup.sh, else of the system.
 fn tool(variable: &str, name: &str) -> PathBuf {
-    if let Some(path) = std::env::var_os(variable) {
+    // Empty is not set, as for tests/cluster/setup.sh.
+    if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
         return path.into();
     }
     let built = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use kith_xds_client::{AsyncIo, Backoff, Client, Config, Connector, Delivery};
 use tokio::net::UnixStream;
+use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 
 const NODE: &str = "shop/web";
@@ -40,6 +41,20 @@ fn config(socket: &Path) -> Config {
             max: Duration::from_millis(50),
         },
     }
+}
+
+/// Runs a test with a folder that stays until the runtime is gone: what a client is writing when a test lets go of it is
+/// written to the end, and a folder that is being written to cannot be removed.
+fn with_folder(test: impl AsyncFnOnce(&Path)) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut runtime = Builder::new_current_thread();
+    runtime
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(test(dir.path()));
+    // Not by drop, which would keep quiet about what it leaves behind.
+    dir.close().unwrap();
 }
 
 fn start(socket: &Path) -> (Client, mpsc::Receiver<Delivery>) {

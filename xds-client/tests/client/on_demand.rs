@@ -8,7 +8,7 @@ use kith_xds_client::{
 };
 
 use crate::control_plane::{ControlPlane, Session, address};
-use crate::{PATIENCE, config, disconnected, patient, start};
+use crate::{PATIENCE, config, disconnected, patient, start, with_folder};
 
 const ADDRESS: Kind = Kind::Address;
 
@@ -437,60 +437,62 @@ async fn serves_the_last_known_while_the_control_plane_is_away() {
     );
 }
 
-#[tokio::test]
-async fn knows_what_the_disk_remembers() {
-    let dir = tempfile::tempdir().unwrap();
-    let socket = dir.path().join("xds");
-    let with_state = || Config {
-        state_dir: Some(dir.path().join("state")),
-        ..config(&socket)
-    };
-    let mut control_plane = ControlPlane::start(&socket);
-    let (_client, first) = addresses(with_state(), settings());
-    let (mut session, ..) = control_plane.greeted_session().await;
-    learn(&first, &mut session, "10.0.0.1", "shop/a").await;
-    learn(&first, &mut session, "10.0.0.2", "shop/b").await;
-    let file = dir.path().join("state").join("last-good");
-    let written = || {
-        std::fs::read(&file).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains("shop/b"))
-    };
-    patient("the file", async {
-        while !written() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
-    drop(control_plane);
+#[test]
+fn knows_what_the_disk_remembers() {
+    with_folder(async |dir| {
+        let socket = dir.join("xds");
+        let with_state = || Config {
+            state_dir: Some(dir.join("state")),
+            ..config(&socket)
+        };
+        let mut control_plane = ControlPlane::start(&socket);
+        let (_client, first) = addresses(with_state(), settings());
+        let (mut session, ..) = control_plane.greeted_session().await;
+        learn(&first, &mut session, "10.0.0.1", "shop/a").await;
+        learn(&first, &mut session, "10.0.0.2", "shop/b").await;
+        let file = dir.join("state").join("last-good");
+        let written = || {
+            std::fs::read(&file)
+                .is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains("shop/b"))
+        };
+        patient("the file", async {
+            while !written() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+        drop(control_plane);
 
-    let capacity = OnDemandSettings {
-        capacity: 1,
-        ..settings()
-    };
-    let (client, second) = addresses(with_state(), capacity);
-    patient("the resources on disk", async {
-        while second.is_empty() || second.peek("10.0.0.1").is_none() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
-    found(&second.get("10.0.0.1").await, "shop/a");
-    assert_eq!(
-        second.names(),
-        ["10.0.0.1"],
-        "no more than there is room for"
-    );
-    let mut control_plane = ControlPlane::start(&socket);
-    let mut seen = control_plane.greeted_session().await.0;
-    // Both clients come back; the second one has given up what it had no room for.
-    let mut other = control_plane.greeted_session().await.0;
-    let mut subscriptions = [seen.request().await, other.request().await]
-        .map(|request| request.resource_names_subscribe);
-    subscriptions.sort();
-    assert_eq!(
-        subscriptions,
-        [vec!["10.0.0.1"], vec!["10.0.0.1", "10.0.0.2"]]
-    );
-    drop(client);
+        let capacity = OnDemandSettings {
+            capacity: 1,
+            ..settings()
+        };
+        let (client, second) = addresses(with_state(), capacity);
+        patient("the resources on disk", async {
+            while second.is_empty() || second.peek("10.0.0.1").is_none() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+        found(&second.get("10.0.0.1").await, "shop/a");
+        assert_eq!(
+            second.names(),
+            ["10.0.0.1"],
+            "no more than there is room for"
+        );
+        let mut control_plane = ControlPlane::start(&socket);
+        let mut seen = control_plane.greeted_session().await.0;
+        // Both clients come back; the second one has given up what it had no room for.
+        let mut other = control_plane.greeted_session().await.0;
+        let mut subscriptions = [seen.request().await, other.request().await]
+            .map(|request| request.resource_names_subscribe);
+        subscriptions.sort();
+        assert_eq!(
+            subscriptions,
+            [vec!["10.0.0.1"], vec!["10.0.0.1", "10.0.0.2"]]
+        );
+        drop(client);
+    });
 }
 
 #[tokio::test]

@@ -258,11 +258,11 @@ async fn dials_nothing_before_there_is_an_identity_and_at_once_when_there_is() {
     let (identity, seen) = watch::channel(None);
     let (client, _deliveries) = Client::start(Config {
         connector: Arc::new(move || {
-            let _ = record.send(Instant::now());
+            let _ = record.send(());
             Box::pin(async { Err::<Box<dyn AsyncIo>, _>(io::Error::other("no route")) })
         }),
         identity: Some(seen),
-        // Whoever waits this long waits for ever.
+        // Longer than anybody here is patient.
         backoff: Backoff {
             min: Duration::from_secs(60),
             max: Duration::from_secs(60),
@@ -273,10 +273,8 @@ async fn dials_nothing_before_there_is_an_identity_and_at_once_when_there_is() {
     assert!(attempts.try_recv().is_err());
     assert_eq!(client.status().borrow().last_error, None);
     for svid in ["first", "second"] {
-        let given = Instant::now();
         identity.send_replace(Some(svid.to_owned()));
-        let attempt = patient("an attempt", attempts.recv()).await.unwrap();
-        assert!(attempt - given < Duration::from_secs(1));
+        patient("an attempt", attempts.recv()).await.unwrap();
     }
     identity.send_replace(None);
     tokio::time::sleep(Duration::from_millis(200)).await;

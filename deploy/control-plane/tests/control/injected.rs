@@ -9,7 +9,7 @@ use kith_proxy::config::{Config, Flags, command_line};
 use serde_json::Value;
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/injected")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/injected")
 }
 
 fn settings() -> Settings {
