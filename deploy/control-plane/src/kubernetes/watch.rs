@@ -22,7 +22,7 @@ use super::permission::Trouble;
 use super::read::Object;
 
 /// A connection that died without a word is noticed after this, in seconds: a watch never lasts longer.
-const WATCH_TIMEOUT: u32 = 120;
+pub(super) const WATCH_TIMEOUT: u32 = 120;
 /// Between attempts: doubled from the first to the last, less a random part so that replicas do not come all at once.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 pub(super) const LAST_RETRY: Duration = Duration::from_secs(10);
