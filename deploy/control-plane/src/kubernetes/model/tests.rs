@@ -385,6 +385,16 @@ fn a_pod_of_the_host_network_is_no_workload_and_outside_the_mesh() {
         "#]],
     );
     assert!(cluster.node("shop/orders-2").is_none());
+    // Where a pod of the mesh is nobody is sent in plaintext.
+    let elsewhere = endpoint("orders-2", "10.0.0.1", true);
+    cluster.slice("orders-x", json!({"endpoints": [elsewhere]}));
+    cluster.settle();
+    cluster.check(
+        "10.96.0.2",
+        expect![[r#"
+            shop/orders
+        "#]],
+    );
 }
 
 #[test]
