@@ -590,7 +590,11 @@ fn a_document_that_says_what_held_already_is_counted_where_it_holds() {
     assert!(changed.is_empty(), "{changed:?}");
     let strict = ("PeerAuthentication", Arc::from("shop/strict"));
     for (id, node) in catalog.nodes() {
-        assert_eq!(*node.authentications, [strict.clone()], "{id}");
+        assert_eq!(
+            node.authentications.as_ref(),
+            std::slice::from_ref(&strict),
+            "{id}"
+        );
     }
     assert_eq!(catalog.counts.peer_authentications, 1);
     // Another status of it is nothing new.
