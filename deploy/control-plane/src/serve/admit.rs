@@ -3,10 +3,9 @@
 use kith_certs::SpiffeId;
 use tonic::Status;
 
-use super::stream::current;
 use crate::catalog::Catalog;
 use crate::interest::Listener;
-use crate::status::{Source, State};
+use crate::status::{Served, Source, State};
 
 /// Waits for a node that is not known yet for as long as the source of what is served allows.
 pub(super) async fn admit(
@@ -18,7 +17,7 @@ pub(super) async fn admit(
     let listener = state.interest.listen(node);
     loop {
         listener.take();
-        let catalog = current(state)?.catalog;
+        let catalog = served(state)?.catalog;
         let refused = match authorize(&catalog, node, principal, state.source) {
             Ok(()) => return Ok(listener),
             Err(refused) => refused,
@@ -36,8 +35,23 @@ pub(super) async fn admit(
     }
 }
 
+/// What a stream of `node` looks at, each time anew: a workload that is gone loses its resources, and one that is somebody
+/// else's now, the stream.
+pub(super) fn current(state: &State, node: &str, principal: &SpiffeId) -> Result<Served, Status> {
+    let served = served(state)?;
+    if served.catalog.node(node).is_some() {
+        authorize(&served.catalog, node, principal, state.source)?;
+    }
+    Ok(served)
+}
+
+fn served(state: &State) -> Result<Served, Status> {
+    let served = state.served();
+    served.ok_or_else(|| Status::unavailable("nothing is loaded yet"))
+}
+
 /// A node's resources go to the principal that its Workload or pod has, and to nobody else.
-pub(super) fn authorize(
+fn authorize(
     catalog: &Catalog,
     node: &str,
     principal: &SpiffeId,
@@ -150,6 +164,20 @@ mod tests {
         let files = State::default();
         serve(&files, &[("other", "web")]);
         refused(&files, "shop/web-1", expect!["no Workload `shop/web-1` with a sidecar is declared here: declare it, or correct KITH_NODE_ID"]).await;
+    }
+
+    #[test]
+    fn a_stream_sees_nothing_of_a_node_that_is_somebody_elses_by_now() {
+        let state = cluster(Duration::ZERO);
+        let sees = || current(&state, "shop/web-1", &WEB.parse().unwrap());
+        serve(&state, &[("web-1", "web")]);
+        assert!(sees().unwrap().catalog.node("shop/web-1").is_some());
+        // Gone: there is something to be taken away.
+        serve(&state, &[("other", "web")]);
+        assert!(sees().unwrap().catalog.node("shop/web-1").is_none());
+        serve(&state, &[("web-1", "orders")]);
+        let code = sees().unwrap_err().code();
+        assert_eq!(code, tonic::Code::PermissionDenied);
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use tracing::{debug, info, warn};
 
-use super::admit::{admit, authorize};
+use super::admit::{admit, current};
 use super::facts::Facts;
 use super::grpc::Requests;
 use super::peer::Peer;
@@ -20,7 +20,7 @@ use super::subscriptions::{Answer, Nack, Subscriptions};
 use crate::catalog::{Catalog, REVOCATION_LIST, Version};
 use crate::interest::Listener;
 use crate::problem::printable;
-use crate::status::{Enforced, LastNack, Listed, Served, Sidecar, State, Svid};
+use crate::status::{Enforced, LastNack, Listed, Sidecar, State, Svid};
 
 /// A stream says who it is in its first request, and has no reason to wait with it.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -115,7 +115,7 @@ async fn follow(
     loop {
         stream.catch_up(peer).await?;
         if let Some(request) = next.take() {
-            stream.on_request(request).await?;
+            stream.on_request(peer, request).await?;
         }
         tokio::select! {
             request = requests.message() => match request? {
@@ -125,11 +125,6 @@ async fn follow(
             () = stream.listener.woken() => {}
         }
     }
-}
-
-pub(super) fn current(state: &State) -> Result<Served, Status> {
-    let served = state.served();
-    served.ok_or_else(|| Status::unavailable("nothing is loaded yet"))
 }
 
 /// The subscriptions of a stream, joined to the wire and to `/status`.
@@ -196,12 +191,7 @@ impl<'a> Stream<'a> {
         if pending.is_empty() {
             return Ok(());
         }
-        let served = current(self.state)?;
-        // A workload that is gone loses its resources; one that is somebody else's now, the stream.
-        if pending.node && served.catalog.node(&self.node).is_some() {
-            let principal = peer.svid.id();
-            authorize(&served.catalog, &self.node, principal, self.state.source)?;
-        }
+        let served = current(self.state, &self.node, peer.svid.id())?;
         if pending.revocations {
             self.list_seen = Some(served.lists);
         }
@@ -237,10 +227,15 @@ impl<'a> Stream<'a> {
         }
     }
 
-    async fn on_request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+    /// The catalog may be another one than a moment ago, when it was caught up with.
+    async fn on_request(
+        &mut self,
+        peer: &Peer,
+        request: DeltaDiscoveryRequest,
+    ) -> Result<(), Status> {
         let facts = Facts::of(&request);
         self.listen_for(&request);
-        let served = current(self.state)?;
+        let served = current(self.state, &self.node, peer.svid.id())?;
         let catalog = &served.catalog;
         let list_asked_for = Kind::from_type_url(&request.type_url) == Some(Kind::RevocationList)
             && !request.resource_names_subscribe.is_empty();

@@ -93,8 +93,10 @@ impl<'a> View<'a> {
                 None => (self.outside.backend(address)).unwrap_or_else(|| nobody(address)),
             });
         };
-        if self.store.pod(claimed)?.host_network {
-            return Some(nobody(address));
+        let pod = self.store.pod(claimed)?;
+        if pod.host_network {
+            // At its node, and nowhere else: a slice that names another address means whoever has that by now.
+            return pod.addresses.contains(&address).then(|| nobody(address));
         }
         // The address may be another pod's by now: then this is not whom the slice means.
         let (id, _) = at.filter(|(id, _)| *id == claimed)?;

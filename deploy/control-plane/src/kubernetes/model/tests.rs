@@ -385,6 +385,16 @@ fn a_pod_of_the_host_network_is_no_workload_and_outside_the_mesh() {
         "#]],
     );
     assert!(cluster.node("shop/orders-2").is_none());
+    // Where a pod of the mesh is nobody is sent in plaintext.
+    let elsewhere = endpoint("orders-2", "10.0.0.1", true);
+    cluster.slice("orders-x", json!({"endpoints": [elsewhere]}));
+    cluster.settle();
+    cluster.check(
+        "10.96.0.2",
+        expect![[r#"
+            shop/orders
+        "#]],
+    );
 }
 
 #[test]
@@ -580,7 +590,11 @@ fn a_document_that_says_what_held_already_is_counted_where_it_holds() {
     assert!(changed.is_empty(), "{changed:?}");
     let strict = ("PeerAuthentication", Arc::from("shop/strict"));
     for (id, node) in catalog.nodes() {
-        assert_eq!(*node.authentications, [strict.clone()], "{id}");
+        assert_eq!(
+            node.authentications.as_ref(),
+            std::slice::from_ref(&strict),
+            "{id}"
+        );
     }
     assert_eq!(catalog.counts.peer_authentications, 1);
     // Another status of it is nothing new.

@@ -448,7 +448,7 @@ impl World {
             }
         }
         let differing = Changed::between(&served, &expected);
-        for name in &differing.addresses {
+        if let Some(name) = differing.addresses.iter().next() {
             let of = |it: &Catalog| {
                 let content = it.addresses.get(name)?.content().to_vec();
                 api::Address::decode(&*content).ok()
