@@ -38,6 +38,7 @@ cluster-test: tools
 	tests/cluster/setup.sh
 	HELM="$${KITH_TEST_HELM:-target/cluster/bin/helm}" deploy/manifests/render --check
 	$(CARGO) build --workspace --bins
+	$(CARGO) test -p kith-control --lib -- --ignored --test-threads=2 kubernetes::operate
 	$(CARGO) test -p kith-tests --test cluster -- --test-threads=2
 
 # Every target for a minute, two at a time: about ten minutes. `make fuzz SECONDS=600` for longer.

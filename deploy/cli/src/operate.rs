@@ -10,12 +10,29 @@ use std::path::{Path, PathBuf};
 use http::Method;
 use serde_json::Value;
 
+use self::ask::Failure;
+
 /// Where the control plane is asked.
 #[derive(Debug, Clone, clap::Args)]
 struct Socket {
     /// The control plane's admin socket, as given to `kith-control serve --admin-socket`.
     #[arg(long, value_name = "PATH", env = kith_control::cli::ADMIN_SOCKET)]
-    socket: PathBuf,
+    socket: Option<PathBuf>,
+}
+
+impl Socket {
+    /// `in_a_cluster` is what to do where there is no socket to ask.
+    fn path(&self, in_a_cluster: impl FnOnce() -> String) -> Result<&Path, Failure> {
+        let none = || {
+            Failure::Unreachable(format!(
+                "which control plane? Name its admin socket by --socket PATH or {}. One that serves a Kubernetes cluster \
+                 has none; there it is kubectl that does this:\n\n{}",
+                kith_control::cli::ADMIN_SOCKET,
+                in_a_cluster(),
+            ))
+        };
+        self.socket.as_deref().ok_or_else(none)
+    }
 }
 
 /// An order over a control plane's admin socket.

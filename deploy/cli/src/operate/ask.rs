@@ -37,7 +37,10 @@ pub(super) fn ask(
     let unreachable = |error: io::Error| {
         let hint = match error.kind() {
             io::ErrorKind::PermissionDenied => "run this as the control plane's own user",
-            _ => "is the control plane running, with --admin-socket, on this machine?",
+            _ => {
+                "is the control plane running, with --admin-socket, on this machine? (One that serves a Kubernetes \
+                 cluster has no socket: without --socket this command says what to do there.)"
+            }
         };
         Failure::Unreachable(format!("cannot ask {}: {error}; {hint}", socket.display()))
     };

@@ -69,7 +69,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let socket = &arguments.socket.socket;
+    let socket = arguments.socket.path(|| in_a_cluster(arguments))?;
     if arguments.list {
         let listed = ask(socket, Method::GET, "/revocations", None, Duration::ZERO)?;
         if arguments.json {
@@ -112,6 +112,52 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Some(_) if missing => ExitCode::FAILURE,
         _ => ExitCode::SUCCESS,
     })
+}
+
+/// The same for whoever has kubectl.
+fn in_a_cluster(arguments: &Arguments) -> String {
+    const KIND: &str = "revocations.kith.dev";
+    if arguments.list {
+        return format!("kubectl get {KIND}");
+    }
+    if arguments.lift {
+        return format!(
+            "kubectl get {KIND}         # which of them it is\nkubectl delete {KIND}/NAME"
+        );
+    }
+    let (mut spec, name) = what(arguments);
+    spec["until"] = arguments.until.clone().unwrap_or_else(in_a_year).into();
+    spec["reason"] = arguments.reason.as_deref().into();
+    let name = object_name(&name);
+    let document = json!({
+        "apiVersion": "kith.dev/v1alpha1",
+        "kind": "Revocation",
+        "metadata": {"name": name},
+        "spec": spec,
+    });
+    let wait = arguments.wait.unwrap_or(30);
+    // To create, so that one with that name that revokes something else is not overwritten. JSON is YAML, and one line
+    // of it cannot be the end of the document.
+    format!(
+        "kubectl create -f - <<'END'\n{document}\nEND\n\
+         kubectl wait --for=condition=Enforced --timeout={wait}s {KIND}/{name}"
+    )
+}
+
+/// What is revoked, in the characters that a name may have (RFC 1123 labels, with points between them).
+fn object_name(what: &str) -> String {
+    const LONGEST: usize = 253;
+    let what = what.strip_prefix("spiffe://").unwrap_or(what);
+    let mut name = String::new();
+    for c in what.chars().take(LONGEST).map(|c| c.to_ascii_lowercase()) {
+        match c {
+            'a'..='z' | '0'..='9' => name.push(c),
+            '.' if name.ends_with(|c: char| c.is_ascii_alphanumeric()) => name.push('.'),
+            _ if name.ends_with(|c: char| c.is_ascii_alphanumeric()) => name.push('-'),
+            _ => {}
+        }
+    }
+    name.trim_end_matches(['-', '.']).to_owned()
 }
 
 /// As the document's spec has it, and for people.
@@ -225,7 +271,61 @@ fn list(listed: &Value) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    /// What is printed to whoever gives these arguments and no socket.
+    fn kubectl(arguments: &[&str]) -> String {
+        let arguments = std::iter::once(&"revoke").chain(arguments);
+        in_a_cluster(&Command::try_parse_from(arguments).unwrap().arguments)
+    }
+
+    #[test]
+    fn who_runs_kubernetes_is_told_what_to_apply() {
+        let until = "--until=2037-01-31T00:00:00Z";
+        let crawler = "spiffe://example.org/ns/shop/sa/crawler";
+        assert_eq!(
+            kubectl(&[crawler, "--reason=it's out", until, "--wait=60"]),
+            "kubectl create -f - <<'END'
+{\"apiVersion\":\"kith.dev/v1alpha1\",\"kind\":\"Revocation\",\"metadata\":{\"name\":\"example.org-ns-shop-sa-crawler\"},\"spec\":{\"principal\":\"spiffe://example.org/ns/shop/sa/crawler\",\"reason\":\"it's out\",\"until\":\"2037-01-31T00:00:00Z\"}}
+END
+kubectl wait --for=condition=Enforced --timeout=60s revocations.kith.dev/example.org-ns-shop-sa-crawler"
+        );
+        let serial = ["--serial=4B:C3", "--trust-domain=example.org", "--reason=x"];
+        let serial = kubectl(&serial);
+        assert!(
+            serial.contains(r#""name":"certificate-4b-c3-of-example.org""#),
+            "{serial}"
+        );
+        assert!(
+            serial.ends_with("--timeout=30s revocations.kith.dev/certificate-4b-c3-of-example.org"),
+            "{serial}"
+        );
+        assert_eq!(kubectl(&["--list"]), "kubectl get revocations.kith.dev");
+        let lift = kubectl(&[crawler, "--lift"]);
+        assert!(
+            lift.ends_with("kubectl delete revocations.kith.dev/NAME"),
+            "{lift}"
+        );
+    }
+
+    #[test]
+    fn names_of_objects_are_made_of_what_names_may_have() {
+        for (what, name) in [
+            ("spiffe://a.b/-x/_y", "a.b-x-y"),
+            ("token with jti Ab!.c-", "token-with-jti-ab-c"),
+        ] {
+            assert_eq!(object_name(what), name);
+        }
+        assert_eq!(object_name(&"a".repeat(300)).len(), 253);
+    }
 
     #[test]
     fn says_who_confirmed_and_who_did_not() {

@@ -9,6 +9,13 @@ use serde_json::Value;
 use super::ask::{Failure, ask};
 use super::{Socket, columns};
 
+/// What of it there is in a cluster. Each replica knows its own sidecars' drift, and the statuses of objects count all.
+const IN_A_CLUSTER: &str = "\
+kubectl get -A authorizationpolicies.kith.dev,peerauthentications.kith.dev,requestauthentications.kith.dev
+kubectl get meshconfigs.kith.dev,revocations.kith.dev     # ENFORCED: by how many of how many SIDECARS
+kubectl -n kith-system port-forward POD 15014 &           # of every kith-control pod
+curl -s http://127.0.0.1:15014/status";
+
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Print what the control plane says, as JSON.
@@ -20,13 +27,8 @@ pub struct Arguments {
 
 /// 0: all is as it should be; 1: it is not; 2: the control plane cannot be asked.
 pub fn main(arguments: &Arguments) -> ExitCode {
-    let asked = ask(
-        &arguments.socket.socket,
-        Method::GET,
-        "/status",
-        None,
-        Duration::ZERO,
-    );
+    let socket = arguments.socket.path(|| IN_A_CLUSTER.to_owned());
+    let asked = socket.and_then(|socket| ask(socket, Method::GET, "/status", None, Duration::ZERO));
     match asked {
         Ok(status) => {
             let (lines, good) = describe(&status);

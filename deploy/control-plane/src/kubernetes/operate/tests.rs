@@ -1,103 +1,36 @@
-//! Against a real API server. The sidecars are entries of the state, as streams make them; who watches the cluster is a
-//! loop that reads one object.
+//! Against a real API server, one for each test. The sidecars are entries of the state, as streams make them; where it is
+//! replicas that are tested, who watches the cluster is a loop that reads one object.
+
+mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use k8s_openapi::jiff::Timestamp;
 use kith_certs::{Endpoint, IdentitySource, SourceConfig};
 use kube::Client;
 use kube::api::{Api, DynamicObject};
 use serde_json::{Value, json};
-use tokio::process::Command;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
+use self::server::Server;
 use super::{Numbers, Operation, operate};
 use crate::catalog::{Catalog, Changed};
 use crate::jwks::KeySets;
+use crate::kubernetes::Settings;
 use crate::kubernetes::client::client;
 use crate::kubernetes::kind::DocumentKind;
 use crate::kubernetes::verdict::{Effect, ObjectKey, Verdict, Verdicts};
 use crate::resolve::resolve;
 use crate::status::tests::sidecar;
-use crate::status::{Listed, State};
+use crate::status::{Enforced, Listed, Source, State};
 use crate::yaml::load_str;
 
 const DEADLINE: Duration = Duration::from_secs(40);
-
-/// `KITH_TEST_KUBECONFIG`: a cluster-admin at an API server that is there for tests.
-fn kubeconfig() -> PathBuf {
-    std::env::var_os("KITH_TEST_KUBECONFIG")
-        .expect("KITH_TEST_KUBECONFIG names the kubeconfig of a test API server")
-        .into()
-}
-
-async fn kubectl(arguments: &[&str], input: &str) -> String {
-    let program = std::env::var_os("KITH_TEST_KUBECTL").unwrap_or("kubectl".into());
-    let mut child = Command::new(program)
-        .arg("--kubeconfig")
-        .arg(kubeconfig())
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut stdin, input.as_bytes())
-        .await
-        .unwrap();
-    drop(stdin);
-    let output = child.wait_with_output().await.unwrap();
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{arguments:?}: {error}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-const CRD: &str = "
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: authorizationpolicies.kith.dev}
-spec:
-  group: kith.dev
-  scope: Namespaced
-  names: {kind: AuthorizationPolicy, plural: authorizationpolicies}
-  versions:
-  - name: v1alpha1
-    served: true
-    storage: true
-    subresources: {status: {}}
-    schema:
-      openAPIV3Schema:
-        type: object
-        properties:
-          spec: {type: object, x-kubernetes-preserve-unknown-fields: true}
-          status:
-            type: object
-            properties:
-              observedGeneration: {type: integer, format: int64}
-              conditions:
-                type: array
-                x-kubernetes-list-type: map
-                x-kubernetes-list-map-keys: [type]
-                items:
-                  type: object
-                  required: [type, status, lastTransitionTime, reason, message]
-                  properties:
-                    type: {type: string}
-                    status: {type: string, enum: ['True', 'False', Unknown]}
-                    observedGeneration: {type: integer, format: int64}
-                    lastTransitionTime: {type: string, format: date-time}
-                    reason: {type: string}
-                    message: {type: string}
-              sidecars:
-                type: object
-                properties: {selected: {type: integer}, enforced: {type: integer}}
-";
 
 fn policy(namespace: &str, method: &str) -> Value {
     json!({
@@ -119,8 +52,24 @@ fn catalog(namespace: &str, method: &str) -> Arc<Catalog> {
     Arc::new(resolve(&loaded, &KeySets::default()).unwrap().catalog)
 }
 
-/// A namespace of its own, and everything that is the same for all replicas.
+/// An API server that knows the kinds of `kith.dev`, and a namespace.
+async fn installed(namespace: &str) -> Server {
+    let server = Server::start().await;
+    let texts = crate::crd::definitions().unwrap().into_iter();
+    let mut texts: Vec<String> = texts.map(|definition| definition.text).collect();
+    texts.push(format!(
+        "{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}"
+    ));
+    let apply = ["apply", "--server-side", "-f", "-"];
+    server.kubectl(&apply, &texts.join("\n---\n")).await;
+    let wait = ["wait", "--for=condition=Established", "crd", "--all"];
+    server.kubectl(&wait, "").await;
+    server
+}
+
+/// A cluster of its own, and everything that is the same for all replicas.
 struct Cluster {
+    server: Server,
     client: Client,
     namespace: String,
     verdicts: watch::Sender<Verdicts>,
@@ -135,16 +84,9 @@ impl Drop for Cluster {
 
 impl Cluster {
     async fn start() -> Self {
-        let client = client(Some(&kubeconfig())).await.unwrap();
-        let namespace = format!("conditions-{}", fastrand::u64(..));
-        let names = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}");
-        kubectl(&["apply", "-f", "-"], &format!("{CRD}---\n{names}\n")).await;
-        let wait = [
-            "wait",
-            "--for=condition=Established",
-            "crd/authorizationpolicies.kith.dev",
-        ];
-        kubectl(&wait, "").await;
+        let namespace = "conditions".to_owned();
+        let server = installed(&namespace).await;
+        let client = client(Some(&server.kubeconfig())).await.unwrap();
         let resource = DocumentKind::AuthorizationPolicy.resource();
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
         let (verdicts, _) = watch::channel(Verdicts::default());
@@ -178,6 +120,7 @@ impl Cluster {
             }
         });
         Self {
+            server,
             client,
             namespace,
             verdicts,
@@ -187,18 +130,16 @@ impl Cluster {
 
     async fn apply(&self, method: &str) {
         let policy = policy(&self.namespace, method);
-        kubectl(&["apply", "-f", "-"], &policy.to_string()).await;
+        let policy = policy.to_string();
+        self.server.kubectl(&["apply", "-f", "-"], &policy).await;
     }
 
     async fn wait_enforced(&self, value: &str) {
         let condition = format!("--for=condition=Enforced={value}");
         let namespace = format!("--namespace={}", self.namespace);
         let object = "authorizationpolicies.kith.dev/p";
-        kubectl(
-            &["wait", &condition, "--timeout=40s", &namespace, object],
-            "",
-        )
-        .await;
+        let wait = ["wait", &condition, "--timeout=40s", &namespace, object];
+        self.server.kubectl(&wait, "").await;
     }
 
     async fn status(&self) -> Value {
@@ -209,7 +150,7 @@ impl Cluster {
             "-ojson",
             &namespace,
         ];
-        let object: Value = serde_json::from_str(&kubectl(&object, "").await).unwrap();
+        let object: Value = serde_json::from_str(&self.server.kubectl(&object, "").await).unwrap();
         object["status"].clone()
     }
 
@@ -217,13 +158,11 @@ impl Cluster {
         let state = Arc::new(State::default());
         let numbers = Arc::new(Numbers::default());
         let (_, replicas) = watch::channel(BTreeSet::new());
-        // Nobody is asked, so that it is never used.
-        let nowhere = Endpoint::unix("/nowhere/workload-api.sock");
         let operation = Operation {
             client: client.clone(),
             namespace: self.namespace.clone(),
             pod: pod.into(),
-            identity: IdentitySource::start(SourceConfig::new(nowhere)),
+            identity: nobody(),
             state: Arc::clone(&state),
             verdicts: self.verdicts.subscribe(),
             replicas,
@@ -239,6 +178,12 @@ impl Cluster {
             task: tokio::spawn(operate(operation, stopping)),
         }
     }
+}
+
+/// No other replica is asked, so that it is never used.
+fn nobody() -> IdentitySource {
+    let nowhere = Endpoint::unix("/nowhere/workload-api.sock");
+    IdentitySource::start(SourceConfig::new(nowhere))
 }
 
 struct Replica {
@@ -281,7 +226,7 @@ impl Replica {
 }
 
 #[tokio::test]
-#[ignore = "needs a real API server: KITH_TEST_KUBECONFIG, KITH_TEST_KUBECTL"]
+#[ignore = "needs etcd and an API server: make cluster-test"]
 async fn one_of_several_replicas_writes_status_and_another_takes_over() {
     let cluster = Cluster::start().await;
     let (get, put) = (
@@ -359,16 +304,13 @@ async fn one_of_several_replicas_writes_status_and_another_takes_over() {
         "-ojsonpath={.metadata.resourceVersion}",
         &namespace,
     ];
-    let before = kubectl(&read, "").await;
+    let before = cluster.server.kubectl(&read, "").await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(kubectl(&read, "").await, before);
+    assert_eq!(cluster.server.kubectl(&read, "").await, before);
 
     // Deleted while a status is to be written: fine.
-    kubectl(
-        &["delete", &namespace, "authorizationpolicies.kith.dev/p"],
-        "",
-    )
-    .await;
+    let delete = ["delete", &namespace, "authorizationpolicies.kith.dev/p"];
+    cluster.server.kubectl(&delete, "").await;
     cluster.apply("GET").await;
     rest[0].serve(&get);
     rest[0].enforce(&get);
@@ -377,7 +319,7 @@ async fn one_of_several_replicas_writes_status_and_another_takes_over() {
 }
 
 #[tokio::test]
-#[ignore = "needs a real API server: KITH_TEST_KUBECONFIG, KITH_TEST_KUBECTL"]
+#[ignore = "needs etcd and an API server: make cluster-test"]
 async fn without_the_right_to_write_statuses_it_tries_seldom_and_recovers() {
     let cluster = Cluster::start().await;
     let namespace = &cluster.namespace;
@@ -388,7 +330,7 @@ async fn without_the_right_to_write_statuses_it_tries_seldom_and_recovers() {
         )
     };
     let mut config = kube::Config::from_custom_kubeconfig(
-        kube::config::Kubeconfig::read_from(kubeconfig()).unwrap(),
+        kube::config::Kubeconfig::read_from(cluster.server.kubeconfig()).unwrap(),
         &Default::default(),
     )
     .await
@@ -404,7 +346,11 @@ async fn without_the_right_to_write_statuses_it_tries_seldom_and_recovers() {
     assert!(!replica.leads(), "without the right to the Lease");
     let leases =
         "{apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, update]}";
-    kubectl(&["apply", "-f", "-"], &allow("leases", leases)).await;
+    let apply = ["apply", "-f", "-"];
+    cluster
+        .server
+        .kubectl(&apply, &allow("leases", leases))
+        .await;
     replica.until_leading().await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let mut metrics = String::new();
@@ -413,8 +359,114 @@ async fn without_the_right_to_write_statuses_it_tries_seldom_and_recovers() {
     assert!(metrics.contains("{result=\"failed\"} 1\n"), "{metrics}");
     let statuses =
         "{apiGroups: [kith.dev], resources: [authorizationpolicies/status], verbs: [patch]}";
-    kubectl(&["apply", "-f", "-"], &allow("statuses", statuses)).await;
+    let apply = ["apply", "-f", "-"];
+    cluster
+        .server
+        .kubectl(&apply, &allow("statuses", statuses))
+        .await;
     cluster.wait_enforced("True").await;
     replica.stop.send_replace(true);
     replica.task.await.unwrap();
+}
+
+/// The sidecar of `shop/w`, which enforces whatever is served.
+async fn obey(state: Arc<State>) {
+    let listed = state.list(sidecar("shop/w"));
+    let mut served = state.follow_served();
+    loop {
+        let now = served.borrow_and_update().clone();
+        if let Some(now) = now {
+            listed.update(|sidecar| {
+                sidecar.in_force = now.catalog.node("shop/w").map(|node| node.revision);
+                sidecar.revocations = Some(Enforced {
+                    version: now.catalog.revocations.stamp(),
+                    closed: None,
+                    enforced_ms: None,
+                    time: Some(SystemTime::now()),
+                    heard: Instant::now(),
+                });
+            });
+            state.moved();
+        }
+        if served.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs etcd and an API server: make cluster-test"]
+async fn a_revocation_can_be_waited_for_and_says_when_it_is_over() {
+    let server = installed("shop").await;
+    let client = client(Some(&server.kubeconfig())).await.unwrap();
+    let settings = Settings {
+        kubeconfig: None,
+        accept_istio: false,
+        namespace: "shop".into(),
+        pod_name: Some("a".into()),
+        pod_ip: None,
+        webhook: None,
+        health_listen: (Ipv4Addr::LOCALHOST, 0).into(),
+        cluster_domain: "cluster.local".into(),
+    };
+    let state = Arc::new(State::new(Source::Cluster));
+    let mut tasks = JoinSet::new();
+    let followed = crate::kubernetes::Cluster::follow(&client, &settings, &state, &mut tasks);
+    let operation = followed.operation(client, &settings, &state, &nobody());
+    let (_stop, stopping) = watch::channel(false);
+    tasks.spawn(operate(operation, stopping));
+
+    let apply = async |document: Value| {
+        let document = document.to_string();
+        server.kubectl(&["apply", "-f", "-"], &document).await
+    };
+    let document = |kind: &str, metadata: Value, spec: Value| json!({"apiVersion": "kith.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec});
+    let revocation = |seconds: i64| {
+        let until = Timestamp::from_second(Timestamp::now().as_second() + seconds).unwrap();
+        let spec = json!({"principal": "spiffe://example.org/a", "until": until.to_string(), "reason": "r"});
+        document("Revocation", json!({"name": "r"}), spec)
+    };
+    let until = async |what: &str| {
+        let wait = [
+            "wait",
+            "revocations.kith.dev/r",
+            "--timeout=40s",
+            "--for",
+            what,
+        ];
+        server.kubectl(&wait, "").await;
+        let get = ["get", "revocations.kith.dev/r", "-ojsonpath={.status}"];
+        let status = server.kubectl(&get, "").await;
+        let status: Value = serde_json::from_str(&status).unwrap();
+        (
+            status["conditions"][1]["reason"].clone(),
+            status["sidecars"]["enforced"].clone(),
+        )
+    };
+
+    // Without a MeshConfig nothing is served, and that is said.
+    apply(revocation(3600)).await;
+    let said = until("condition=Enforced=False").await;
+    assert_eq!(said, ("NothingServed".into(), 0.into()));
+    let mesh = document(
+        "MeshConfig",
+        json!({"name": "mesh"}),
+        json!({"trustDomain": "example.org"}),
+    );
+    apply(mesh).await;
+    let workload = json!({"serviceAccount": "w", "addresses": ["192.0.2.7"]});
+    let named = json!({"namespace": "shop", "name": "w"});
+    apply(document("Workload", named, workload)).await;
+    let waiting = "jsonpath={.status.conditions[1].reason}=Waiting";
+    assert_eq!(until(waiting).await, ("Waiting".into(), 0.into()));
+    tasks.spawn(obey(Arc::clone(&state)));
+    let enforced = ("AllSidecars".into(), 1.into());
+    assert_eq!(until("condition=Enforced").await, enforced);
+
+    // Nobody touches it, and it stops being true by itself.
+    apply(revocation(10)).await;
+    assert_eq!(until("condition=Enforced").await, enforced);
+    let over = until("condition=Enforced=False").await;
+    assert_eq!(over, ("Expired".into(), 0.into()));
+    tasks.shutdown().await;
 }
