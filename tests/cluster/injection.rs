@@ -1,6 +1,7 @@
 //! The real webhook, asked by the real API server: who gets a sidecar, who is refused, who is left alone.
 
-use kith_tests::kube::Cluster;
+use kith_tests::kube::{Cluster, PATIENCE};
+use kith_tests::wait::wait_for;
 use serde_json::Value;
 
 /// A pod of one container, with something in its metadata and its spec.
@@ -151,6 +152,29 @@ fn pods_get_their_sidecar_by_admission() {
             cluster.apply(&pod).await;
             assert_eq!(cluster.ready_pod("apart", &name).await.containers.len(), 1);
         }
+
+        // What a LimitRange gives to the sidecar stays: its maximum takes no container without.
+        cluster.namespace("limited").await;
+        cluster
+            .apply(
+                "{apiVersion: v1, kind: LimitRange, metadata: {namespace: limited, name: a}, \
+                 spec: {limits: [{type: Container, default: {cpu: 500m}, max: {cpu: 2}}]}}",
+            )
+            .await;
+        let file =
+            cluster.file(&pod("bounded", "", "").replace("namespace: shop", "namespace: limited"));
+        let file = file.to_str().unwrap();
+        let limits = wait_for("the LimitRange to be in effect", PATIENCE, async || {
+            let arguments = ["create", "--dry-run=server", "-o", "json", "-f", file];
+            let said = cluster.kubectl(&arguments).await.stdout;
+            let pod: Value = serde_json::from_str(&said).ok()?;
+            let limit =
+                |list: &str, at: usize| pod["spec"][list][at]["resources"]["limits"]["cpu"].clone();
+            let given = !limit("containers", 0).is_null();
+            given.then(|| [limit("initContainers", 0), limit("initContainers", 1)])
+        })
+        .await;
+        assert_eq!(limits, ["500m", "500m"]);
 
         // Without a control plane no pod goes unprotected, and nobody else notices.
         let scale = [

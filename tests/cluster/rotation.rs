@@ -26,7 +26,7 @@ const PORT: u16 = 15017;
 fn the_webhook_can_be_called_at_every_moment() {
     Cluster::run(async |cluster| {
         let flag = format!(
-            "control.extraArgs[0]=--webhook-certificate-lifetime={}s",
+            "control.extraArgs[0]=--webhook-certificate-seconds={}",
             LIFETIME.as_secs()
         );
         cluster.install(&[&flag]).await;

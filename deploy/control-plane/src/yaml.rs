@@ -25,6 +25,7 @@ use aws_lc_rs::digest;
 pub use self::authentication::{Fetch, JwtRule, RequestAuthentication};
 pub use self::document::{Document, Documents, Place};
 pub use self::node::Node;
+use self::node::Plain;
 pub use self::policy::AuthorizationPolicy;
 pub(crate) use self::policy::field_in_yaml;
 pub use self::revocation::{Revocation, Revoked};
@@ -81,7 +82,16 @@ pub fn load_str(file: &Path, text: &str) -> Result<Loaded, Vec<Problem>> {
 /// # Errors
 /// The text is not YAML.
 pub fn trees(file: &Path, text: &str) -> Result<Vec<Node>, Vec<Problem>> {
-    node::parse(text).map_err(|error| {
+    parse(file, text, Plain::Text)
+}
+
+/// As [`trees`], of documents that kubectl reads too: what it makes of a value without quotes is what the value is.
+pub(crate) fn manifests(file: &Path, text: &str) -> Result<Vec<Node>, Vec<Problem>> {
+    parse(file, text, Plain::Kubectl)
+}
+
+fn parse(file: &Path, text: &str, plain: Plain) -> Result<Vec<Node>, Vec<Problem>> {
+    node::parse(text, plain).map_err(|error| {
         vec![Problem {
             file: file.into(),
             line: error.line,

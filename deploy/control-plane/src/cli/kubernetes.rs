@@ -9,11 +9,10 @@ use std::time::Duration;
 use super::address;
 use crate::inject::Settings;
 use crate::serve::{Kubernetes, Webhook};
-use crate::yaml::value;
 
 /// Shorter, and API servers could not follow; longer, and a stolen key would be of use for long.
-const CERTIFICATE_LIFETIMES: RangeInclusive<Duration> =
-    Duration::from_secs(10)..=Duration::from_secs(90 * 24 * 3600);
+const CERTIFICATE_SECONDS: RangeInclusive<u64> = 10..=90 * 24 * 3600;
+const A_WEEK: &str = "604800";
 
 // Addresses stay text here, so that all mistakes can be told at once.
 #[derive(Debug, clap::Args)]
@@ -36,9 +35,10 @@ pub(super) struct Flags {
     /// With --kubernetes: where the API server asks the webhook; `off` for none.
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:15017")]
     webhook_listen: String,
-    /// With --kubernetes: how long the webhook's certificate is valid, from 10s to 2160h; it is renewed at half of that.
-    #[arg(long, value_name = "DURATION", default_value = "168h")]
-    webhook_certificate_lifetime: String,
+    /// With --kubernetes: for how many seconds the webhook's certificate is valid, 10 to 7776000 (90 days); it is renewed at
+    /// half of that.
+    #[arg(long, value_name = "SECONDS", default_value = A_WEEK)]
+    webhook_certificate_seconds: String,
     /// With --kubernetes: where /ready, /live and /metrics are, for the kubelet and Prometheus.
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:15021")]
     health_listen: String,
@@ -69,15 +69,14 @@ fn injection_settings(file: &Path, mistakes: &mut Vec<String>) -> Option<Arc<Set
 }
 
 fn certificate_lifetime(text: &str, mistakes: &mut Vec<String>) -> Option<Duration> {
-    let parsed = value::Duration::try_from(text.to_owned()).ok();
-    let parsed = parsed.map(|value::Duration(lifetime)| lifetime);
-    let lifetime = parsed.filter(|lifetime| CERTIFICATE_LIFETIMES.contains(lifetime));
-    if lifetime.is_none() {
+    let seconds = text.parse().ok();
+    let seconds = seconds.filter(|seconds| CERTIFICATE_SECONDS.contains(seconds));
+    if seconds.is_none() {
         mistakes.push(format!(
-            "--webhook-certificate-lifetime: `{text}` is not a duration from 10s to 2160h, such as 168h"
+            "--webhook-certificate-seconds: `{text}` is not a number from 10 to 7776000"
         ));
     }
-    lifetime
+    seconds.map(Duration::from_secs)
 }
 
 impl Flags {
@@ -104,7 +103,7 @@ impl Flags {
             "off" => None,
             text => address("--webhook-listen", text, mistakes),
         };
-        let lifetime = certificate_lifetime(&self.webhook_certificate_lifetime, mistakes);
+        let lifetime = certificate_lifetime(&self.webhook_certificate_seconds, mistakes);
         let injection = self.injection.as_deref();
         let webhook = match (webhook_listen, injection) {
             (Some(listen), Some(file)) => {
@@ -145,5 +144,28 @@ impl Flags {
             health_listen,
             cluster_domain: domain,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_valid_for_a_week_unless_something_else_is_said() {
+        for (text, expected) in [
+            (A_WEEK, Some(7 * 24 * 3600)),
+            ("10", Some(10)),
+            ("9", None),
+            ("7776001", None),
+            ("168h", None),
+            ("-1", None),
+            ("", None),
+        ] {
+            let mut mistakes = Vec::new();
+            let lifetime = certificate_lifetime(text, &mut mistakes);
+            assert_eq!(lifetime.map(|it| it.as_secs()), expected, "{text}");
+            assert_eq!(mistakes.len(), usize::from(expected.is_none()), "{text}");
+        }
     }
 }

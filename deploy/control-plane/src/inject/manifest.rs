@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use self::order::yaml;
 use super::{NAMESPACE_LABEL, Outcome, Settings, inject};
 use crate::problem::Problem;
-use crate::yaml::{Node, trees};
+use crate::yaml::{Node, manifests};
 
 /// A part of a file, in its order: together they are the whole file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,7 +159,7 @@ fn read(file: &Path, text: &str) -> Result<Option<Node>, Vec<Problem>> {
     {
         return Ok(None);
     }
-    let mut nodes = trees(file, text)?.into_iter();
+    let mut nodes = manifests(file, text)?.into_iter();
     let node = nodes.next();
     // One that nobody looks at would have no sidecar.
     match nodes.next() {

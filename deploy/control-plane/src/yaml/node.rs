@@ -27,13 +27,23 @@ struct Entry {
     value: Node,
 }
 
+/// What `no`, `0755` and `1_000` are, without quotes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plain {
+    /// Text, as they are written: nothing that has a meaning is made into something else.
+    Text,
+    /// A boolean, an octal and a decimal number, as kubectl reads them (YAML 1.1).
+    Kubectl,
+}
+
 /// Reads all documents of a file; empty ones are skipped.
-pub(crate) fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
-    // Strict booleans and kept spellings: `no`, `0755` and `1_000` are text, as kubectl reads them.
+pub(crate) fn parse(text: &str, plain: Plain) -> Result<Vec<Node>, SyntaxError> {
+    let as_written = plain == Plain::Text;
     let options = serde_saphyr::options! {
-        strict_booleans: true,
-        leading_zero_numbers_as_strings: true,
-        underscored_numbers_as_strings: true,
+        strict_booleans: as_written,
+        leading_zero_numbers_as_strings: as_written,
+        underscored_numbers_as_strings: as_written,
+        legacy_octal_numbers: !as_written,
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000 },
         budget: serde_saphyr::budget! {
             max_documents: 1_000_000,

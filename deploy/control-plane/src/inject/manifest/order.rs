@@ -21,7 +21,7 @@ pub(super) fn yaml(value: &Value, like: &Node) -> Result<String, String> {
         text.push('\n');
     }
     // What kubectl gets must be what was meant.
-    let read = crate::yaml::trees(std::path::Path::new("written"), &text);
+    let read = crate::yaml::manifests(std::path::Path::new("written"), &text);
     match read.map(|nodes| nodes.first().map(Node::to_json)) {
         Ok(Some(read)) if read == *value => Ok(text),
         _ => Err("it reads differently when it is read back".into()),

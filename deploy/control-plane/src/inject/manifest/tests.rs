@@ -96,6 +96,41 @@ fn a_document_that_nobody_would_look_at_is_refused() {
     assert!(injected.iter().all(|part| part.injected.is_some()));
 }
 
+/// As kubectl 1.36 has them in `kubectl create --dry-run=client -o json`.
+#[test]
+fn values_without_quotes_are_what_kubectl_makes_of_them() {
+    for (written, expected) in [
+        ("0644", serde_json::json!(420)),
+        ("-0644", serde_json::json!(-420)),
+        ("0o17", serde_json::json!(15)),
+        ("0x50", serde_json::json!(80)),
+        ("0b11", serde_json::json!(3)),
+        ("8_080", serde_json::json!(8080)),
+        ("00", serde_json::json!(0)),
+        ("yes", serde_json::json!(true)),
+        ("on", serde_json::json!(true)),
+        ("No", serde_json::json!(false)),
+        ("n", serde_json::json!(false)),
+        ("TRUE", serde_json::json!(true)),
+        ("~", serde_json::json!(null)),
+        ("1:30", serde_json::json!("1:30")),
+        ("2020-01-01", serde_json::json!("2020-01-01")),
+        ("'0644'", serde_json::json!("0644")),
+        ("\"yes\"", serde_json::json!("yes")),
+    ] {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec: {{containers: [{{name: c, x: {written}}}]}}\n"
+        );
+        let parts = run(&text).unwrap();
+        let after = &parts[0].injected.as_ref().unwrap().after;
+        let read = manifests(Path::new("f"), after).unwrap()[0].to_json();
+        assert_eq!(read["spec"]["containers"][0]["x"], expected, "{written}");
+        // And to a reader of YAML 1.2 it is the same.
+        let read = crate::yaml::trees(Path::new("f"), after).unwrap()[0].to_json();
+        assert_eq!(read["spec"]["containers"][0]["x"], expected, "{written}");
+    }
+}
+
 #[test]
 fn what_is_wrong_is_told_with_its_line_in_the_file() {
     let text = "\
@@ -141,10 +176,10 @@ a: [
 
 #[test]
 fn a_pod_that_does_not_want_a_sidecar_is_named() {
-    let text = "{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: n, labels: {kith.dev/inject: 'false'}}}";
+    let text = "{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: shop, labels: {kith.dev/inject: 'false'}}}";
     let parts = run(text).unwrap();
     let reason = "its label kith.dev/inject is \"false\"".to_owned();
-    assert_eq!(parts[0].left, [("Pod n/b".to_owned(), reason)]);
+    assert_eq!(parts[0].left, [("Pod shop/b".to_owned(), reason)]);
 }
 
 /// What other readers of YAML take for a number, a boolean or nothing.
@@ -208,7 +243,7 @@ fn texts_that_look_like_something_else_stay_texts() {
     let text = pod.to_string();
     let parts = run(&text).unwrap();
     let after = &parts[0].injected.as_ref().unwrap().after;
-    let read = trees(Path::new("f"), after).unwrap()[0].to_json();
+    let read = manifests(Path::new("f"), after).unwrap()[0].to_json();
     assert_eq!(
         read["spec"]["containers"][0]["env"],
         pod["spec"]["containers"][0]["env"]
