@@ -354,3 +354,61 @@ async fn a_refused_http2_stream_goes_again_with_its_body_and_trailers() {
     let heard = app.heard().concat();
     assert_eq!(heard, "30000 30000;30000 30000;");
 }
+
+#[tokio::test]
+async fn a_server_that_is_not_who_it_should_be_is_on_record_though_another_is_merely_away() {
+    let lab = Lab::new(LabOptions::default()).await.unwrap();
+    let bare = |name: &str| {
+        WorkloadSpec::new("shop", name)
+            .without_sidecar()
+            .unannounced()
+    };
+    let specs = [WorkloadSpec::new("shop", "web"), bare("one"), bare("two")];
+    let [web, one, two] = <[_; 3]>::try_from(lab.workloads(specs).await.unwrap()).unwrap();
+    for (name, workload) in [("one", &one), ("two", &two)] {
+        let document = json!({
+            "apiVersion": "kith.dev/v1alpha1", "kind": "Workload",
+            "metadata": {"namespace": "shop", "name": name, "labels": {"app": "orders"}},
+            "spec": {"serviceAccount": "orders", "addresses": workload.addresses.both(),
+                     "ports": [{"port": 8080, "protocol": "HTTP"}, {"port": 9090, "protocol": "GRPC"}]},
+        });
+        lab.apply(name, &document.to_string()).await.unwrap();
+    }
+    let service = json!({
+        "apiVersion": "kith.dev/v1alpha1", "kind": "Service", "metadata": {"namespace": "shop", "name": "orders"},
+        "spec": {"addresses": [SERVICE], "selector": {"app": "orders"},
+                 "ports": [{"port": 8080, "protocol": "HTTP"}, {"port": 9090, "protocol": "GRPC"}]},
+    });
+    lab.apply("service", &service.to_string()).await.unwrap();
+    // The first is somebody else, and at the second there is nobody.
+    let thief = Caller::new(&lab, "spiffe://example.org/ns/shop/sa/thief").await;
+    let mut apps = Vec::new();
+    for port in [8080, 9090] {
+        let acceptor = thief.acceptor(&[b"kith-h1", b"kith-h2"]);
+        let serve = move |stream, _: Log| {
+            let acceptor = acceptor.clone();
+            async move { drop(acceptor.accept(stream).await) }
+        };
+        apps.push(App::hearing(&one, port, serve).await);
+    }
+    for port in [8080, 9090] {
+        // Whichever is tried first.
+        for number in 0..10 {
+            let url = format!("http://{SERVICE}:{port}/{port}-{number}");
+            let mut call = Call::get(url.parse().unwrap());
+            call.http2 = port == 9090;
+            let reply = web.call(call).await.unwrap();
+            assert_eq!(reply.status, 503, "{reply:?}");
+            assert_eq!(
+                reply.header("x-kith-reason"),
+                Some("server-identity-mismatch"),
+                "{reply:?}"
+            );
+        }
+    }
+    let both = |record: &Value| record["attempts"] == 2;
+    let record = web.wait_record(both).await.unwrap();
+    assert_eq!(record["reason"], "server-identity-mismatch", "{record}");
+    let error = record["tls.error"].as_str().unwrap();
+    assert!(error.contains("thief"), "{record}");
+}
