@@ -66,6 +66,16 @@ spec:
       - {name: main, image: kith, command: [sh, -c, 'sleep 0.5']}
 ";
 
+/// A pod with a volume of something that is not there yet.
+const LATE: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: late, labels: {app: late}}
+spec:
+  containers: [{name: app, image: kith, args: [__app, http], volumeMounts: [{name: settings, mountPath: /settings}]}]
+  volumes: [{name: settings, configMap: {name: settings}}]
+";
+
 #[test]
 fn the_node_runs_pods_as_kubernetes_promises() {
     Cluster::run(async |cluster| {
@@ -124,6 +134,17 @@ fn the_node_runs_pods_as_kubernetes_promises() {
             (pod.container("second").restarts() == 1).then_some(())
         })
         .await;
+
+        // What a volume is made of may come after the pod.
+        cluster.apply(LATE).await;
+        kith_tests::wait::wait_for("a missing volume", kith_tests::kube::PATIENCE, async || {
+            let late = cluster.node.pod("shop", "late")?;
+            late.describe().contains("volume settings").then_some(())
+        })
+        .await;
+        let settings = "{apiVersion: v1, kind: ConfigMap, metadata: {namespace: shop, name: settings}, data: {a: b}}";
+        cluster.apply(settings).await;
+        cluster.ready_pod("shop", "late").await;
 
         // The end: application, then the sidecars backwards.
         let pods = cluster.ready_pods("shop", "web", 2).await;

@@ -100,10 +100,36 @@ async fn live(workload: &Workload, direction: &str, peer: &str) -> Vec<Value> {
 
 /// What the control plane knows of a sidecar.
 async fn known(shop: &Shop, node: &str) -> Value {
-    let status = shop.lab.control().status().await.unwrap();
-    let sidecars = status["sidecars"].as_array().unwrap();
+    let sidecars = sidecars(shop).await;
     let sidecar = sidecars.iter().find(|it| it["node"] == node);
-    sidecar.unwrap().clone()
+    sidecar
+        .unwrap_or_else(|| panic!("{node} is not connected: {sidecars:?}"))
+        .clone()
+}
+
+/// Gives everybody a new SVID. Sidecars open their streams anew with it, and while they do nobody tells them anything.
+async fn rotate(shop: &Shop) {
+    // A stream comes from an address of its own; the serial of its sidecar's SVID may become another on the same stream.
+    let streams = || async {
+        let streams = sidecars(shop).await.into_iter();
+        let streams = streams.map(|it| it["address"].to_string());
+        streams.collect::<BTreeSet<_>>()
+    };
+    let before = streams().await;
+    let rotate = json!({"command": "rotate-leaf"});
+    shop.lab.authority().command(&rotate).await.unwrap();
+    let limit = Duration::from_secs(15);
+    wait_for("streams with new SVIDs", limit, || async {
+        let now = streams().await;
+        (now.len() == before.len() && now.is_disjoint(&before)).then_some(())
+    })
+    .await;
+}
+
+/// Those that are connected at this moment.
+async fn sidecars(shop: &Shop) -> Vec<Value> {
+    let status = shop.lab.control().status().await.unwrap();
+    status["sidecars"].as_array().unwrap().clone()
 }
 
 async fn answer(client: &Workload, url: &str) -> (u16, String) {
@@ -437,8 +463,7 @@ async fn a_revoked_certificate_is_cut_off_and_another_of_the_same_principal_is_n
     let first = |record: &Value| record["source.principal"] == BATCH;
     let record = shop.orders.wait_record(first).await.unwrap();
     let first = record["source.serial"].as_str().unwrap().to_owned();
-    let rotate = json!({"command": "rotate-leaf"});
-    shop.lab.authority().command(&rotate).await.unwrap();
+    rotate(&shop).await;
     let second = wait_for("another certificate", Duration::from_secs(5), || async {
         assert!(ask().await.starts_with("HTTP/1.1 200"));
         serials().await.into_iter().find(|serial| *serial != first)
@@ -572,8 +597,7 @@ async fn a_client_renews_nothing_with_a_revoked_server() {
     let serial_of = |certs: Value| certs["svids"][0]["serial"].as_str().unwrap().to_owned();
     let first = serial_of(orders.admin("/certs").await.unwrap().json());
     no_new_connections(web, orders).await;
-    let rotate = json!({"command": "rotate-leaf"});
-    shop.lab.authority().command(&rotate).await.unwrap();
+    rotate(&shop).await;
     let second = wait_for("another SVID", Duration::from_secs(5), || async {
         let serial = serial_of(orders.admin("/certs").await.unwrap().json());
         (serial != first).then_some(serial)

@@ -86,8 +86,10 @@ async fn a_server_whose_application_is_gone_says_so_and_another_is_asked_with_th
     two.apps.remove(0);
     let body: String = ('a'..='z').cycle().take(50_000).collect();
     for port in [8080, 9090] {
-        // One of them finds out the hard way, and the next ones know.
-        for number in 0..6 {
+        // One of them finds out the hard way, and the next ones know. Which one that is, is left to chance.
+        let twice = |record: &Value| record["attempts"] == 2 && record["destination.port"] == port;
+        let mut number = 0;
+        let record = loop {
             let reply = two
                 .call(port, &format!("/{port}-{number}"), Some(body.clone()), &[])
                 .await;
@@ -99,9 +101,13 @@ async fn a_server_whose_application_is_gone_says_so_and_another_is_asked_with_th
             );
             assert_eq!(said["body"].as_str().map(str::len), Some(50_000));
             assert!(reply.header("x-kith-again").is_none());
-        }
-        let twice = |record: &Value| record["attempts"] == 2 && record["destination.port"] == port;
-        let record = two.web.wait_record(twice).await.unwrap();
+            number += 1;
+            let found = two.web.records().into_iter().find(twice);
+            if let (Some(record), 6..) = (found, number) {
+                break record;
+            }
+            assert!(number < 100, "the one that is gone was never asked");
+        };
         let hops = record["hops"].as_array().unwrap();
         assert_eq!((hops.len(), &hops[1]), (2, &record["hop"]), "{record}");
         assert_eq!(record["decision"], "allow", "{record}");

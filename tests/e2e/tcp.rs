@@ -207,6 +207,16 @@ async fn a_reset_at_one_end_is_a_reset_at_the_other() {
     );
 }
 
+/// How long until the greeting is there: the shortest of five, because other tests run beside this one; a look for HTTP
+/// would make each of them longer.
+async fn quickest_greeting(web: &Workload, address: std::net::SocketAddr) -> Duration {
+    let mut shortest = Duration::MAX;
+    for _ in 0..5 {
+        shortest = shortest.min(greeting(web, address).await);
+    }
+    shortest
+}
+
 /// How long until the greeting is there.
 async fn greeting(web: &Workload, address: std::net::SocketAddr) -> Duration {
     web.enter(move || async move {
@@ -248,21 +258,10 @@ async fn a_server_that_speaks_first_is_heard_without_delay_on_a_declared_port_an
         ])
         .await
         .unwrap();
-    let mut times = Vec::new();
-    for _ in 0..5 {
-        times.push(greeting(&shop.web, shop.service(7000)).await);
-    }
-    // The best of five, because other tests run beside this one; and never as long as a look for HTTP would take.
-    assert!(
-        times.iter().min() < Some(&Duration::from_millis(50)),
-        "{times:?}"
-    );
-    assert!(
-        times.iter().max() < Some(&Duration::from_millis(250)),
-        "{times:?}"
-    );
-    let time = greeting(&shop.web, shop.service(7001)).await;
-    assert!(time < Duration::from_millis(800), "{time:?}");
+    let declared = quickest_greeting(&shop.web, shop.service(7000)).await;
+    assert!(declared < Duration::from_millis(50), "{declared:?}");
+    let undeclared = quickest_greeting(&shop.web, shop.service(7001)).await;
+    assert!(undeclared < Duration::from_millis(800), "{undeclared:?}");
     let _smtp = shop
         .orders
         .app(&[
@@ -274,7 +273,7 @@ async fn a_server_that_speaks_first_is_heard_without_delay_on_a_declared_port_an
         ])
         .await
         .unwrap();
-    let time = greeting(&shop.web, shop.pod(25)).await;
+    let time = quickest_greeting(&shop.web, shop.pod(25)).await;
     assert!(
         time < Duration::from_millis(250),
         "a port whose protocol is known to start with the server: {time:?}"

@@ -74,10 +74,13 @@ pub async fn listen(stream: &mut (impl AsyncRead + Unpin), patience: Duration) -
     Heard { bytes: heard, end }
 }
 
+/// Longer than anything takes that comes at all, a thousand handshakes at the same time on a busy machine included.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Reads until `text` has come, and gives back everything up to its end.
 ///
 /// # Errors
-/// When the connection ends, or five seconds pass, before it has.
+/// When the connection ends, or 20 seconds pass, before it has.
 pub async fn until(stream: &mut (impl AsyncRead + Unpin), text: &str) -> io::Result<String> {
     let mut heard = Vec::new();
     let read = async {
@@ -86,13 +89,13 @@ pub async fn until(stream: &mut (impl AsyncRead + Unpin), text: &str) -> io::Res
         }
         io::Result::Ok(())
     };
-    let ended = timeout(Duration::from_secs(5), read).await;
+    let ended = timeout(PATIENCE, read).await;
     let heard = String::from_utf8_lossy(&heard).into_owned();
     match ended {
         Ok(Ok(())) => Ok(heard),
         Ok(Err(error)) => Err(io::Error::other(format!("{error} after {heard:?}"))),
         Err(_) => Err(io::Error::other(format!(
-            "{text:?} did not come in 5 s, but {heard:?}"
+            "{text:?} did not come in {PATIENCE:?}, but {heard:?}"
         ))),
     }
 }
@@ -104,7 +107,7 @@ pub async fn until(stream: &mut (impl AsyncRead + Unpin), text: &str) -> io::Res
 pub async fn raw(from: &Workload, to: SocketAddr, bytes: impl Into<Vec<u8>>) -> io::Result<Heard> {
     let bytes = bytes.into();
     let talk = move || async move {
-        let mut stream = match timeout(Duration::from_secs(5), TcpStream::connect(to)).await? {
+        let mut stream = match timeout(PATIENCE, TcpStream::connect(to)).await? {
             // Accepted, and ended before this end knew that it was open.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                 return Ok(Heard {

@@ -29,7 +29,8 @@ pub(super) async fn prepare(
                 .join(format!("csi-{:08x}", fastrand::u32(..))),
             None => pod.directory().join(format!("volume-{}", volume.name)),
         };
-        std::fs::create_dir(&folder).map_err(|e| e.to_string())?;
+        // It may be there from an earlier attempt.
+        std::fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
         fill(node, pod, volume, &folder)
             .await
             .map_err(|why| format!("volume {}: {why}", volume.name))?;
