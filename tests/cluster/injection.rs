@@ -186,6 +186,17 @@ fn pods_get_their_sidecar_by_admission() {
         ];
         cluster.must(&scale).await;
         cluster.control_plane(0).await;
+        // A replica that is ending serves for a moment longer.
+        let gone = [
+            "wait",
+            "-n",
+            "kith-system",
+            "--for=delete",
+            "pod",
+            "--selector=app.kubernetes.io/name=kith-control",
+            "--timeout=60s",
+        ];
+        cluster.must(&gone).await;
         let output = cluster
             .try_apply(&pod("late", "labels: {app: late}", ""))
             .await;
