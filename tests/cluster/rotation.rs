@@ -50,6 +50,10 @@ fn the_webhook_can_be_called_at_every_moment() {
             .must(&[&["delete", "pod", "-n", "kith-system", &dead], &force[..]].concat())
             .await;
         let left = caller.served.remove(&dead).unwrap();
+        wait_for("the node to hear of it", PATIENCE, async || {
+            (!names(&cluster).contains(&dead)).then_some(())
+        })
+        .await;
         cluster.control_plane(2).await;
         caller.served.clear();
         caller.until_each_serves(&cluster, 3).await;

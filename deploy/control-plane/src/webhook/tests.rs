@@ -418,6 +418,27 @@ async fn documents_are_refused_with_the_words_of_the_control_plane() {
         response["allowed"] == true && warning.starts_with("kith: spec.rules"),
         "{warning}"
     );
+
+    for (until, warned) in [
+        ("2026-01-01T00:00:00Z", true),
+        ("2126-01-01T00:00:00Z", false),
+    ] {
+        let mut revocation = policy(json!({
+            "principal": "spiffe://example.org/ns/shop/sa/web", "reason": "stolen", "until": until,
+        }));
+        revocation["kind"]["kind"] = "Revocation".into();
+        revocation["object"]["kind"] = "Revocation".into();
+        revocation["object"]["metadata"]["namespace"] = Value::Null;
+        revocation["namespace"] = "".into();
+        let response = webhook.review("/validate", only(revocation)).await;
+        assert_eq!(response["allowed"], true, "{response:#}");
+        let warnings = response["warnings"].to_string();
+        assert_eq!(
+            warnings.contains("spec.until: that time is over"),
+            warned,
+            "{warnings}"
+        );
+    }
 }
 
 #[tokio::test]

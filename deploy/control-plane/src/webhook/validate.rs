@@ -1,6 +1,7 @@
 //! `kith.dev` documents, read as the control plane reads them, before they are stored: refused with the same words.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use serde_json::Value;
 
@@ -75,6 +76,12 @@ fn warnings(loaded: &Loaded) -> Vec<String> {
         let tokens = file.request_authentications.iter();
         policies.chain(tokens.flat_map(|it| &it.spec.warnings))
     });
-    said.map(|(field, message)| format!("{field}: {message}"))
-        .collect()
+    let said = said.map(|(field, message)| format!("{field}: {message}"));
+    // Not refused: what was in force once may be applied again, from wherever it is kept.
+    let now = SystemTime::now();
+    let revocations = loaded.files().flat_map(|file| &file.revocations);
+    let over = revocations.filter(|it| it.spec.until <= now).map(|_| {
+        "spec.until: that time is over, so this revokes nothing; to revoke now, give a time to come".to_owned()
+    });
+    said.chain(over).collect()
 }
