@@ -32,7 +32,8 @@ pub(super) struct Peer {
 
 /// A connection whose peer is known.
 pub(super) struct Connection {
-    stream: TlsStream<TcpStream>,
+    /// Boxed: what is moved from one place to the next on its way to HTTP/2 takes room in each.
+    stream: Box<TlsStream<TcpStream>>,
     peer: Peer,
 }
 
@@ -88,7 +89,7 @@ async fn handshake(
     let (_, connection) = stream.get_ref();
     let svid = kith_certs::tls::peer_svid(connection, Usage::Client).map_err(io::Error::other)?;
     Ok(Connection {
-        stream,
+        stream: Box::new(stream),
         peer: Peer { svid, address },
     })
 }

@@ -95,10 +95,36 @@ async fn follow(
     responses: &Responses,
     state: &Arc<State>,
 ) -> Result<(), Status> {
+    // Boxed, as each step is: most streams have nothing to do most of the time, and then keep no room for it.
+    let Some((listener, first)) = Box::pin(enter(peer, requests, state)).await? else {
+        return Ok(());
+    };
+    let mut stream = Stream::new(listener, peer, responses, state);
+    let mut request = Some(first);
+    loop {
+        Box::pin(stream.step(peer, request)).await?;
+        request = tokio::select! {
+            request = requests.message() => match request? {
+                None => return Ok(()),
+                Some(request) => Some(Box::new(request)),
+            },
+            () = stream.listener.woken() => None,
+        };
+    }
+}
+
+/// Who it is, by its first request. None: it went again without one.
+async fn enter(
+    peer: &Peer,
+    requests: &mut Requests,
+    state: &Arc<State>,
+) -> Result<Option<(Listener, Box<DeltaDiscoveryRequest>)>, Status> {
     let first =
         tokio::time::timeout(FIRST_REQUEST, requests.message::<DeltaDiscoveryRequest>()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no request came: say who you are"))?;
-    let Some(first) = first? else { return Ok(()) };
+    let Some(first) = first? else {
+        return Ok(None);
+    };
     let node = first
         .node
         .as_ref()
@@ -109,22 +135,7 @@ async fn follow(
     state.something_served().await;
     let listener = admit(state, &node, peer.svid.id()).await?;
     info!(node, principal = peer.svid.as_str(), address = %peer.address, "sidecar connected");
-
-    let mut stream = Stream::new(listener, peer, responses, state);
-    let mut next = Some(first);
-    loop {
-        stream.catch_up(peer).await?;
-        if let Some(request) = next.take() {
-            stream.on_request(peer, request).await?;
-        }
-        tokio::select! {
-            request = requests.message() => match request? {
-                Some(request) => next = Some(request),
-                None => return Ok(()),
-            },
-            () = stream.listener.woken() => {}
-        }
-    }
+    Ok(Some((listener, Box::new(first))))
 }
 
 /// The subscriptions of a stream, joined to the wire and to `/status`.
@@ -182,6 +193,19 @@ impl<'a> Stream<'a> {
             listed,
             wanted: None,
             list_seen: None,
+        }
+    }
+
+    /// What changed comes first: a request is answered with what is served now.
+    async fn step(
+        &mut self,
+        peer: &Peer,
+        request: Option<Box<DeltaDiscoveryRequest>>,
+    ) -> Result<(), Status> {
+        self.catch_up(peer).await?;
+        match request {
+            Some(request) => self.on_request(peer, *request).await,
+            None => Ok(()),
         }
     }
 
