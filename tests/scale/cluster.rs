@@ -185,6 +185,8 @@ impl Control {
                 .args(["--status-listen", &on_loopback(status)])
                 .args(["--health-listen", &on_loopback(health)])
                 .args(["--webhook-listen", "off", "--pod-name", "kith-control-0"])
+                // As the chart has it.
+                .env("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
                 .env(
                     "SPIFFE_ENDPOINT_SOCKET",
                     format!("unix://{}", socket.display()),
