@@ -262,17 +262,29 @@ fn labels_of(query: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_dashboard_asks_for_metrics_and_labels_that_the_sidecar_has() {
+fn the_dashboard_asks_for_metrics_and_labels_that_there_are() {
     let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let word = |it: char| it.is_ascii_lowercase() || it == '_';
     let code = read("proxy/src/telemetry/metrics/families.rs");
+    let control = ["health", "operate"]
+        .map(|file| read(&format!("deploy/control-plane/src/kubernetes/{file}.rs")))
+        .concat();
     let metrics: BTreeSet<&str> = code
         .split('"')
         .filter(|text| text.starts_with("kith_"))
+        .chain(
+            control
+                .split(|it| !word(it))
+                .filter(|text| text.starts_with("kith_control_")),
+        )
         .collect();
     let mut known: BTreeSet<&str> = code
         .split("\" =>")
         .filter_map(|text| text.rsplit('"').next())
         .collect();
+    // In a format string: {{kind=\"{kind}\"}}.
+    let labels = control.split("=\\\"");
+    known.extend(labels.filter_map(|text| text.rsplit(|it| !word(it)).next()));
     // What whoever scrapes adds, and the bucket of a histogram.
     known.extend(["namespace", "pod", "le"]);
 
@@ -292,7 +304,7 @@ fn the_dashboard_asks_for_metrics_and_labels_that_the_sidecar_has() {
     let mut shown = BTreeSet::new();
     for query in queries.iter().filter(|query| query.contains("kith_")) {
         for name in query
-            .split(|it: char| !(it.is_ascii_lowercase() || it == '_'))
+            .split(|it| !word(it))
             .filter(|word| word.starts_with("kith_"))
         {
             let name = ["_bucket", "_count", "_sum"]
