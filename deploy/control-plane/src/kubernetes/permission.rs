@@ -13,6 +13,8 @@ const LONGEST: usize = 300;
 pub(crate) enum Trouble {
     /// Its CustomResourceDefinition is not there.
     NotInstalled,
+    /// It is, in these versions; the one that is read here was not among them when it was asked for.
+    OtherVersions(Vec<String>),
     /// RBAC. Empty: the API server did not say whom it refused.
     Forbidden { verb: &'static str, user: String },
     /// The version that was seen last is no longer known: everything is listed anew.
@@ -50,6 +52,7 @@ impl Trouble {
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::NotInstalled => "not-installed",
+            Self::OtherVersions(_) => "other-version",
             Self::Forbidden { .. } => "forbidden",
             Self::Expired => "expired",
             Self::Other(_) => "other",
@@ -65,6 +68,13 @@ impl Trouble {
         match self {
             Self::NotInstalled => {
                 format!("the API server does not know {kind}: apply its CustomResourceDefinition")
+            }
+            Self::OtherVersions(versions) => {
+                let versions = versions.join(", ");
+                format!(
+                    "the API server has {kind} as {versions} only, which is not read here, so nothing is known of what they \
+                     restrict: upgrade their CustomResourceDefinition (Istio 1.22 or newer), or leave --accept-istio away"
+                )
             }
             Self::Forbidden { verb, user } => {
                 let user = if user.is_empty() {

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::kind::{DocumentKind, Kind};
 use super::object::{self, Id, Pod, Service, Slice};
-use super::permission::Trouble;
+use super::permission::{Trouble, in_full};
 use super::read::Object;
 
 /// A connection that died without a word is noticed after this, in seconds: a watch never lasts longer.
@@ -103,6 +103,7 @@ pub(crate) fn start(
 ) {
     let watch = |kind| Watch {
         kind,
+        client: client.clone(),
         changes: changes.clone(),
     };
     // Of these two the metadata is all that is wanted, and all that is sent.
@@ -136,6 +137,7 @@ pub(crate) fn document_kinds(accept_istio: bool) -> impl Iterator<Item = Documen
 
 struct Watch {
     kind: Kind,
+    client: Client,
     changes: mpsc::Sender<Change>,
 }
 
@@ -164,7 +166,7 @@ impl Watch {
         while let Some(event) = events.next().await {
             let told = match event {
                 Ok(event) => change(trimmed(event, &read)),
-                Err(error) => Change::Trouble(self.kind, Trouble::of(&error)),
+                Err(error) => Change::Trouble(self.kind, self.trouble(&error).await),
             };
             let trouble = match &told {
                 Change::Trouble(_, trouble) => Some(trouble.clone()),
@@ -186,6 +188,38 @@ impl Watch {
             }
         }
     }
+}
+
+impl Watch {
+    /// Objects of a kind that is there in another version only mean to restrict, and cannot be read: that is not to be
+    /// taken for a cluster without them.
+    async fn trouble(&self, error: &watcher::Error) -> Trouble {
+        let trouble = Trouble::of(error);
+        if trouble != Trouble::NotInstalled || !self.kind.may_be_missing() {
+            return trouble;
+        }
+        match served_as(&self.client, self.kind).await {
+            Ok(versions) if versions.is_empty() => trouble,
+            Ok(versions) => Trouble::OtherVersions(versions),
+            Err(error) => Trouble::Other(in_full(&error)),
+        }
+    }
+}
+
+/// The versions in which the API server has a kind.
+async fn served_as(client: &Client, kind: Kind) -> kube::Result<Vec<String>> {
+    let groups = client.list_api_groups().await?.groups;
+    let group = groups.into_iter().filter(|it| it.name == kind.group());
+    let mut served = Vec::new();
+    for version in group.flat_map(|group| group.versions) {
+        let listed = client
+            .list_api_group_resources(&version.group_version)
+            .await?;
+        if listed.resources.iter().any(|it| it.name == kind.plural()) {
+            served.push(version.version);
+        }
+    }
+    Ok(served)
 }
 
 fn config() -> watcher::Config {

@@ -23,8 +23,10 @@ use crate::catalog::{Catalog, Changed};
 use crate::jwks::KeySets;
 use crate::kubernetes::Settings;
 use crate::kubernetes::client::client;
-use crate::kubernetes::kind::DocumentKind;
+use crate::kubernetes::health::Health;
+use crate::kubernetes::kind::{DocumentKind, Kind};
 use crate::kubernetes::verdict::{Effect, ObjectKey, Verdict, Verdicts};
+use crate::kubernetes::watch::Change;
 use crate::resolve::resolve;
 use crate::status::tests::sidecar;
 use crate::status::{Enforced, Listed, Source, State};
@@ -367,6 +369,41 @@ async fn without_the_right_to_write_statuses_it_tries_seldom_and_recovers() {
     cluster.wait_enforced("True").await;
     replica.stop.send_replace(true);
     replica.task.await.unwrap();
+}
+
+/// Policies that cannot be read are not taken for policies that are not there.
+#[tokio::test]
+#[ignore = "needs etcd and an API server: make cluster-test"]
+async fn kinds_of_istio_in_an_older_version_keep_it_from_being_ready() {
+    let server = Server::start().await;
+    let old = "{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: authorizationpolicies.security.istio.io}, \
+               spec: {group: security.istio.io, scope: Namespaced, names: {kind: AuthorizationPolicy, plural: authorizationpolicies}, \
+               versions: [{name: v1beta1, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}]}}";
+    server.kubectl(&["apply", "-f", "-"], old).await;
+    let wait = ["wait", "--for=condition=Established", "crd", "--all"];
+    server.kubectl(&wait, "").await;
+    let client = client(Some(&server.kubeconfig())).await.unwrap();
+    let (changes, mut told) = tokio::sync::mpsc::channel(1);
+    let mut tasks = JoinSet::new();
+    crate::kubernetes::watch::start(&client, true, &changes, &mut tasks);
+    let health = Health::new(DocumentKind::ISTIO.map(Kind::Document));
+    let mut seen = BTreeSet::new();
+    while seen.len() < DocumentKind::ISTIO.len() {
+        let change = tokio::time::timeout(DEADLINE, told.recv()).await;
+        let change = change.unwrap().unwrap();
+        health.saw(&change);
+        if let Change::Trouble(Kind::Document(kind), _) = &change
+            && kind.is_istio()
+        {
+            seen.insert(*kind);
+        }
+    }
+    let why = health.not_ready();
+    assert_eq!(why.len(), 1, "the other two are not there: {why:?}");
+    assert!(
+        why[0].contains("has authorizationpolicies.security.istio.io as v1beta1 only"),
+        "{why:?}"
+    );
 }
 
 /// The sidecar of `shop/w`, which enforces whatever is served.
