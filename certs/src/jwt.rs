@@ -14,7 +14,6 @@
 //! configuration or the Workload API; `jwk`, `jku`, `x5c` and `x5u` of a header are not read (RFC 8725 3.10).
 
 mod algorithm;
-mod json;
 mod jwks;
 mod svid;
 mod token;
@@ -117,7 +116,7 @@ impl std::fmt::Display for Kid<'_> {
 }
 
 /// A text from an attacker, cut to what a log line can bear.
-fn short(text: &str) -> String {
+pub(crate) fn short(text: &str) -> String {
     const LIMIT: usize = 80;
     match text.char_indices().nth(LIMIT) {
         Some((end, _)) => format!("{}…", &text[..end]),

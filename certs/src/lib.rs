@@ -7,6 +7,7 @@
 //! - [`verify`]: is this certificate chain an X.509-SVID of a trust domain we trust?
 //! - [`source`]: the task that keeps the current snapshot current, and its status
 //! - [`tls`]: rustls configurations that read the current snapshot in every handshake
+//! - [`json`]: JSON in which nothing is said twice
 //! - [`jwt`]: did a key that we trust sign this token, and is it a JWT-SVID?
 //! - `authority` (feature `dev-authority`): a Workload API server with its own CA
 //!
@@ -17,6 +18,7 @@
 
 #[cfg(feature = "dev-authority")]
 pub mod authority;
+pub mod json;
 pub mod jwt;
 pub mod source;
 pub mod spiffe_id;

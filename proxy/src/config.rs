@@ -3,7 +3,6 @@
 //! Every variable is also a flag of `kith-proxy run` (`KITH_XDS_ADDRESS` is `--xds-address`), and a flag wins.
 
 mod command;
-mod distinct;
 mod mistakes;
 mod probes;
 pub(crate) mod values;

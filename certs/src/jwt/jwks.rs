@@ -8,7 +8,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
 use super::algorithm::CURVES;
-use super::{Algorithm, JwtError, json, short};
+use super::{Algorithm, JwtError, short};
+use crate::json;
 
 /// The longest document that is read. Issuers publish a few kilobytes.
 pub const MAX_JWKS_BYTES: usize = 1024 * 1024;

@@ -7,8 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use super::{Algorithm, Jwks, JwtError, json, short};
-use crate::sha256;
+use super::{Algorithm, Jwks, JwtError, short};
+use crate::{json, sha256};
 
 /// The longest token that is read; request headers are seldom allowed to be longer.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;

@@ -9,8 +9,6 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
-use super::distinct;
-
 /// By `<container>/<probe>`.
 pub type AppProbes = BTreeMap<String, AppProbe>;
 
@@ -85,7 +83,8 @@ const HOOKS: [&str; 2] = ["prestop", "poststart"];
 
 /// All that is wrong at once, each with its place. Values are left out: headers of probes may be credentials.
 pub(super) fn app_probes(text: &str) -> Result<AppProbes, String> {
-    let value = distinct::parse(text).map_err(|error| format!("expected JSON: {error}"))?;
+    let value = kith_certs::json::value(text.as_bytes())
+        .map_err(|error| format!("expected JSON: {error}"))?;
     let Value::Object(entries) = value else {
         return Err(
             "expected an object of <container>/<probe> to httpGet, tcpSocket or grpc".into(),
@@ -442,7 +441,7 @@ mod tests {
         let twice = r#"{"a/startup": {"tcpSocket": {"port": 1, "port": 2}}}"#;
         let error = app_probes(twice).unwrap_err();
         assert!(
-            error.starts_with("expected JSON: `port` is there twice"),
+            error.starts_with("expected JSON: the name \"port\" twice"),
             "{error}"
         );
     }

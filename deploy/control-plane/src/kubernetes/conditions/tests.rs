@@ -641,7 +641,8 @@ fn sidecars_with_the_same_policies_and_with_others_are_counted_apart() {
         (3, (300, 299, 1)),
         (99, (300, 299, 1)),
     ] {
-        let object = key(&format!("AuthorizationPolicy/root/p-{number}"));
+        let (namespace, name) = ("root", format!("p-{number}"));
+        let object = key(&format!("AuthorizationPolicy/{namespace}/{name}"));
         let count = tally.count(&object).unwrap();
         let count = (count.selected, count.enforced, count.absent);
         assert_eq!(count, expected, "{number}");

@@ -6,14 +6,24 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// An object and nothing after it. Nesting is bounded by serde_json, at 128.
-pub(super) fn object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
-    match serde_json::from_slice(bytes) {
-        Ok(Strict(Value::Object(fields))) => Ok(fields),
+use crate::jwt::short;
+
+/// A value and nothing after it. Nesting is bounded by serde_json, at 128.
+///
+/// # Errors
+/// It is no JSON, or a name occurs twice in it.
+pub fn value(bytes: &[u8]) -> Result<Value, serde_json::Error> {
+    serde_json::from_slice(bytes).map(|Strict(value)| value)
+}
+
+/// An object and nothing after it.
+pub(crate) fn object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
+    match value(bytes) {
+        Ok(Value::Object(fields)) => Ok(fields),
         Ok(_) => Err("is no JSON object".to_owned()),
         Err(problem) => Err(format!(
             "is no proper JSON: {}",
-            super::short(&problem.to_string())
+            short(&problem.to_string())
         )),
     }
 }
