@@ -3,9 +3,11 @@
 //! can be used does: those that it no longer names may be in the wrong hands.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt as _;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -91,10 +93,17 @@ impl Fetcher {
                 entry.fetching = true;
                 let (web, source, timeout) = (self.web.clone(), source.clone(), entry.by.timeout);
                 self.fetches.spawn(async move {
-                    let outcome = tokio::time::timeout(timeout, fetch(&web, &source)).await;
-                    let outcome = outcome.unwrap_or_else(|_| {
-                        Err(Failed(format!("{source}: no answer within {timeout:?}")))
-                    });
+                    let fetching = tokio::time::timeout(timeout, fetch(&web, &source));
+                    // A defect that one answer shows must not end the fetching of that set for good.
+                    let outcome = match AssertUnwindSafe(fetching).catch_unwind().await {
+                        Ok(Ok(outcome)) => outcome,
+                        Ok(Err(_)) => {
+                            Err(Failed(format!("{source}: no answer within {timeout:?}")))
+                        }
+                        Err(_) => Err(Failed(format!(
+                            "{source}: a defect of Kith, see the log above"
+                        ))),
+                    };
                     (source, outcome)
                 });
             }
