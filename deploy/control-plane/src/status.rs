@@ -21,7 +21,10 @@ pub(crate) use self::listed::Listed;
 use crate::catalog::{Catalog, Changed, Version};
 use crate::interest::Interest;
 use crate::jwks;
-use crate::problem::Problem;
+use crate::problem::{Problem, printable};
+
+/// Of what a sidecar refused, for people who look at many sidecars at once, in bytes.
+const MOST_WORDS: usize = 300;
 
 /// Where what is served comes from; decides what is said to those who are not in it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -161,6 +164,8 @@ pub(crate) struct Acknowledgement {
     pub(crate) revision: Option<String>,
     /// The version of the revocation list.
     pub(crate) revocations: Option<String>,
+    /// What it refused and has taken nothing else in place of, and why.
+    pub(crate) refused: Option<String>,
 }
 
 /// The SVID that a sidecar uses, as it says; until it says so, the one that opened the stream.
@@ -269,6 +274,9 @@ impl State {
             revocations: (sidecar.revocations.as_ref())
                 .filter(|_| !sidecar.unanswered_list)
                 .map(|it| it.version.to_string()),
+            refused: (sidecar.last_nack.as_ref())
+                .filter(|_| sidecar.refused > 0)
+                .map(|nack| printable(&format!("{}: {}", nack.r#type, nack.message), MOST_WORDS)),
         };
         self.look_at_sidecars(|sidecars| sidecars.map(acknowledgement).collect())
     }

@@ -53,28 +53,43 @@ pub(crate) struct Condition {
 }
 
 /// Of the sidecars that something concerns.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Count {
+#[derive(Debug, Clone, Copy, Default)]
+struct Count<'a> {
     selected: u32,
     enforced: u32,
     /// Served, and no sidecar is connected for it.
     absent: u32,
+    /// Do not enforce it, and refused an update.
+    refused: u32,
+    /// The first of these by name.
+    refusal: Option<Refusal<'a>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Refusal<'a> {
+    node: &'a str,
+    why: &'a str,
 }
 
 /// How one sidecar stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
+#[derive(Debug, Clone, Copy)]
+enum Standing<'a> {
     Enforces,
     Behind,
+    Refused(Refusal<'a>),
     Absent,
 }
 
-impl Count {
-    fn add(&mut self, standing: Standing) {
+impl<'a> Count<'a> {
+    fn add(&mut self, standing: Standing<'a>) {
         self.selected += 1;
         match standing {
             Standing::Enforces => self.enforced += 1,
             Standing::Behind => {}
+            Standing::Refused(refusal) => {
+                self.refused += 1;
+                self.name(Some(refusal));
+            }
             Standing::Absent => self.absent += 1,
         }
     }
@@ -83,6 +98,12 @@ impl Count {
         self.selected += other.selected;
         self.enforced += other.enforced;
         self.absent += other.absent;
+        self.refused += other.refused;
+        self.name(other.refusal);
+    }
+
+    fn name(&mut self, refusal: Option<Refusal<'a>>) {
+        self.refusal = self.refusal.into_iter().chain(refusal).min();
     }
 }
 
@@ -117,11 +138,11 @@ pub(super) struct Tally<'a> {
     /// There is something to serve.
     served: bool,
     /// By the revision of the configuration.
-    all: Count,
+    all: Count<'a>,
     /// By the version of the revocation list.
-    revocations: Count,
-    policies: HashMap<&'a str, Count>,
-    authentications: HashMap<(&'static str, &'a str), Count>,
+    revocations: Count<'a>,
+    policies: HashMap<&'a str, Count<'a>>,
+    authentications: HashMap<(&'static str, &'a str), Count<'a>>,
     /// Replicas of the control plane whose sidecars are unknown.
     pub(super) silent: usize,
 }
@@ -133,11 +154,11 @@ impl<'a> Tally<'a> {
     }
 
     /// One pass over the sidecars, whatever the number of policies.
-    pub(super) fn of(catalog: &'a Catalog, heard: &Heard, silent: usize) -> Self {
+    pub(super) fn of(catalog: &'a Catalog, heard: &'a Heard, silent: usize) -> Self {
         // Sidecars of one application have the same policies: counted as one set, and taken apart at the end, so that
         // a mesh-wide policy is not looked up for each sidecar.
-        let mut sets: HashMap<Policies<'a>, Count> = HashMap::new();
-        let mut authentications: HashMap<(&'static str, &'a str), Count> = HashMap::new();
+        let mut sets: HashMap<Policies<'a>, Count<'a>> = HashMap::new();
+        let mut authentications: HashMap<(&'static str, &'a str), Count<'a>> = HashMap::new();
         let mut all = Count::default();
         let mut revocations = Count::default();
         let list = catalog.revocations.version();
@@ -146,7 +167,10 @@ impl<'a> Tally<'a> {
             let standing = |says: bool| match said {
                 None => Standing::Absent,
                 Some(_) if says => Standing::Enforces,
-                Some(_) => Standing::Behind,
+                Some(said) => match said.refused.as_deref() {
+                    Some(why) => Standing::Refused(Refusal { node: id, why }),
+                    None => Standing::Behind,
+                },
             };
             let revision = said.and_then(|said| said.revision.as_deref());
             let configured = standing(revision == Some(node.revision.as_str()));
@@ -160,7 +184,7 @@ impl<'a> Tally<'a> {
                 counted.or_default().add(configured);
             }
         }
-        let mut policies: HashMap<&'a str, Count> = HashMap::new();
+        let mut policies: HashMap<&'a str, Count<'a>> = HashMap::new();
         for (set, count) in sets {
             for policy in set.0 {
                 policies.entry(policy.name()).or_default().join(count);
@@ -177,7 +201,7 @@ impl<'a> Tally<'a> {
     }
 
     /// None: a kind that no sidecar enforces by itself.
-    fn count(&self, key: &ObjectKey) -> Option<Count> {
+    fn count(&self, key: &ObjectKey) -> Option<Count<'a>> {
         let name = format!("{}/{}", key.namespace, key.name);
         let found = match key.kind {
             "AuthorizationPolicy" => self.policies.get(&*name),
@@ -274,12 +298,18 @@ fn rfc3339(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-fn enforced(verdict: &Verdict, count: Count, tally: &Tally<'_>) -> (bool, &'static str, String) {
+fn enforced(
+    verdict: &Verdict,
+    count: Count<'_>,
+    tally: &Tally<'_>,
+) -> (bool, &'static str, String) {
     let generation = verdict.generation;
     let Count {
         selected,
         enforced,
         absent,
+        refused,
+        refusal,
     } = count;
     if !verdict.problems.is_empty() {
         let message = format!("generation {generation} is not accepted: see condition Accepted");
@@ -316,7 +346,14 @@ fn enforced(verdict: &Verdict, count: Count, tally: &Tally<'_>) -> (bool, &'stat
             "; what sidecars of {silent} other {noun} of the control plane enforce is unknown"
         );
     }
-    (false, "Waiting", message)
+    let Some(Refusal { node, why }) = refusal else {
+        return (false, "Waiting", message);
+    };
+    message += &match refused {
+        1 => format!("; 1 refused an update: {node}: {why}"),
+        _ => format!("; {refused} refused an update, among them {node}: {why}"),
+    };
+    (false, "Refused", message)
 }
 
 impl Status {
@@ -345,8 +382,13 @@ impl Status {
         condition.is_some_and(|condition| condition.status == "True")
     }
 
-    /// Whether people wait for `self` in place of `current`: another generation, other problems, or more than was said
-    /// before. Less, and mere numbers, come and go with every pod that starts.
+    fn is_refused(&self) -> bool {
+        let condition = self.condition("Enforced");
+        condition.is_some_and(|condition| condition.reason == "Refused")
+    }
+
+    /// Whether people wait for `self` in place of `current`: another generation, other problems, a refusal, or more than
+    /// was said before. Less, and mere numbers, come and go with every pod that starts.
     pub(super) fn is_news_after(&self, current: Option<&Self>) -> bool {
         let Some(current) = current else { return true };
         let differs = |kind| {
@@ -359,6 +401,7 @@ impl Status {
         self.observed_generation != current.observed_generation
             || differs("Accepted")
             || (self.holds() && !current.holds())
+            || (self.is_refused() && !current.is_refused())
             || self.conditions.len() != current.conditions.len()
     }
 }

@@ -81,6 +81,7 @@ mod tests {
             let said = Said {
                 revision: Some((*revision).into()),
                 revocations: None,
+                refused: None,
             };
             (Arc::from(*node), said)
         });

@@ -305,6 +305,8 @@ fn take(nodes: &mut ByNode, message: AcknowledgementsResponse) -> Result<bool, S
         let said = Said {
             revision: one.revision,
             revocations: one.revocations,
+            // It is the same program, perhaps of another version.
+            refused: one.refused.map(|words| printable(&words, MOST_WORDS)),
         };
         nodes.insert(one.node.into(), said);
     }

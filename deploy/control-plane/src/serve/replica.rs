@@ -26,7 +26,7 @@ use self::api::{AcknowledgementsRequest, AcknowledgementsResponse};
 
 /// Acknowledgements come in bursts; what comes within this time goes out together.
 const GATHER: Duration = Duration::from_millis(50);
-/// Nodes in one message. Each takes less than 400 bytes, and a message may have 4 MiB.
+/// Nodes in one message. Each takes less than 800 bytes, and a message may have 4 MiB.
 const MOST_NODES: usize = 4096;
 /// Messages waiting for a replica that reads slowly.
 const WAITING: usize = 2;
@@ -38,6 +38,8 @@ pub(crate) struct Said {
     pub(crate) revision: Option<String>,
     /// The version of the revocation list.
     pub(crate) revocations: Option<String>,
+    /// What it refused, and why.
+    pub(crate) refused: Option<String>,
 }
 
 pub(crate) type ByNode = HashMap<Arc<str>, Said>;
@@ -52,6 +54,9 @@ impl Said {
         if self.revocations != other.revocations {
             self.revocations = None;
         }
+        // Whichever comes first, so that it is the same whoever is asked first.
+        let both = [self.refused.take(), other.refused.clone()];
+        self.refused = both.into_iter().flatten().min();
     }
 }
 
@@ -61,6 +66,7 @@ pub(crate) fn by_node(acknowledgements: Vec<Acknowledgement>) -> ByNode {
         let said = Said {
             revision: one.revision,
             revocations: one.revocations,
+            refused: one.refused,
         };
         match nodes.entry(one.node) {
             Entry::Vacant(vacant) => _ = vacant.insert(said),
@@ -146,6 +152,7 @@ fn difference(before: Option<&ByNode>, now: &ByNode) -> Vec<AcknowledgementsResp
         node: node.to_string(),
         revision: said.revision.clone(),
         revocations: said.revocations.clone(),
+        refused: said.refused.clone(),
     });
     let gone = before.into_iter().flatten().map(|(node, _)| node);
     let gone = gone.filter(|node| !now.contains_key(*node));
@@ -185,6 +192,7 @@ mod tests {
                     node: (*node).into(),
                     revision: revision.map(Into::into),
                     revocations: list.map(Into::into),
+                    refused: None,
                 })
                 .collect(),
         )
@@ -247,6 +255,7 @@ mod tests {
             let said = Said {
                 revision: None,
                 revocations: None,
+                refused: None,
             };
             names
                 .map(|name| (Arc::from(name), said.clone()))

@@ -324,6 +324,7 @@ impl<'a> Stream<'a> {
         };
         self.listed
             .update(|sidecar| sidecar.last_nack = Some(Box::new(nack)));
+        self.state.moved();
     }
 
     fn report(&mut self, catalog: &Catalog) {
@@ -356,7 +357,8 @@ impl<'a> Stream<'a> {
         self.listed.update(|sidecar| {
             moved = sidecar.unanswered_list != unanswered_list
                 || sidecar.list_seen != list_seen
-                || sidecar.in_force != settled;
+                || sidecar.in_force != settled
+                || sidecar.refused != refused;
             sidecar.in_force = settled;
             sidecar.unanswered_list = unanswered_list;
             sidecar.list_seen = list_seen;

@@ -49,7 +49,8 @@ fn catalog(text: &str) -> Catalog {
     resolve(&loaded, &KeySets::default()).unwrap().catalog
 }
 
-/// Words of `node=what`: `all` what is served, `old` another configuration, `list` the list alone.
+/// Words of `node=what`: `all` what is served, `old` another configuration, `no` the same because it refused this one,
+/// `list` the list alone.
 fn heard(catalog: &Catalog, words: &str) -> Heard {
     let mut nodes = ByNode::new();
     for word in words.split_whitespace() {
@@ -59,7 +60,7 @@ fn heard(catalog: &Catalog, words: &str) -> Heard {
         let list = catalog.revocations.version().to_owned();
         let said = match what {
             "all" => (Some(revision), Some(list)),
-            "old" => (Some("before".into()), Some("before".into())),
+            "old" | "no" => (Some("before".into()), Some("before".into())),
             "list" => (None, Some(list)),
             other => panic!("{other}"),
         };
@@ -69,6 +70,7 @@ fn heard(catalog: &Catalog, words: &str) -> Heard {
             Said {
                 revision,
                 revocations,
+                refused: (what == "no").then(|| "AuthorizationPolicy: web: rules[0]: new".into()),
             },
         );
     }
@@ -198,6 +200,41 @@ fn a_policy_is_enforced_when_every_sidecar_it_selects_says_so() {
         0/0
         Accepted=True Valid: accepted as written
         Enforced=False NoSidecars: no sidecar is selected: nothing enforces generation 3
+    "#]],
+    );
+}
+
+#[test]
+fn a_sidecar_that_refused_is_named_with_its_reason() {
+    check(
+        "AuthorizationPolicy/shop/web",
+        "web-1=no web-2=all",
+        0,
+        expect![[r#"
+        1/2
+        Accepted=True Valid: accepted as written
+        Enforced=False Refused: 1 of 2 sidecars enforce generation 3; 1 refused an update: shop/web-1: AuthorizationPolicy: web: rules[0]: new
+    "#]],
+    );
+    // Not of another application's.
+    check(
+        "AuthorizationPolicy/shop/orders",
+        "web-1=no web-2=no",
+        0,
+        expect![[r#"
+        0/1
+        Accepted=True Valid: accepted as written
+        Enforced=False Waiting: 0 of 1 sidecar enforces generation 3; 1 is not connected
+    "#]],
+    );
+    check(
+        "MeshConfig/mesh",
+        "web-1=no web-2=no",
+        0,
+        expect![[r#"
+        0/3
+        Accepted=True Valid: accepted as written
+        Enforced=False Refused: 0 of 3 sidecars enforce generation 3; 1 is not connected; 2 refused an update, among them shop/web-1: AuthorizationPolicy: web: rules[0]: new
     "#]],
     );
 }

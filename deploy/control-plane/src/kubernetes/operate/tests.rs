@@ -29,7 +29,7 @@ use crate::kubernetes::verdict::{Effect, ObjectKey, Verdict, Verdicts};
 use crate::kubernetes::watch::Change;
 use crate::resolve::resolve;
 use crate::status::tests::sidecar;
-use crate::status::{Enforced, Listed, Source, State};
+use crate::status::{Enforced, LastNack, Listed, Source, State};
 use crate::yaml::load_str;
 
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -144,6 +144,15 @@ impl Cluster {
         self.server.kubectl(&wait, "").await;
     }
 
+    async fn until_refused(&self) -> Value {
+        let namespace = format!("--namespace={}", self.namespace);
+        let refused = "--for=jsonpath={.status.conditions[1].reason}=Refused";
+        let object = "authorizationpolicies.kith.dev/p";
+        let wait = ["wait", refused, "--timeout=40s", &namespace, object];
+        self.server.kubectl(&wait, "").await;
+        self.status().await
+    }
+
     async fn status(&self) -> Value {
         let namespace = format!("--namespace={}", self.namespace);
         let object = [
@@ -211,6 +220,20 @@ impl Replica {
         self.state.moved();
     }
 
+    /// Its sidecar refused it.
+    fn refuse(&self) {
+        let nack = LastNack {
+            time: None,
+            r#type: "AuthorizationPolicy",
+            message: "rules[0]: unknown".into(),
+        };
+        self.listed.update(|sidecar| {
+            sidecar.last_nack = Some(Box::new(nack));
+            sidecar.refused = 1;
+        });
+        self.state.moved();
+    }
+
     fn leads(&self) -> bool {
         let mut text = String::new();
         self.numbers.metrics(&mut text);
@@ -249,6 +272,13 @@ async fn one_of_several_replicas_writes_status_and_another_takes_over() {
     cluster.wait_enforced("False").await;
     let waiting = cluster.status().await;
     assert_eq!(waiting["conditions"][1]["reason"], "Waiting", "{waiting}");
+    replicas.iter().for_each(Replica::refuse);
+    let refused = cluster.until_refused().await;
+    let own = format!("{}/w", cluster.namespace);
+    let expected = format!(
+        "0 of 1 sidecar enforces generation 1; 1 refused an update: {own}: AuthorizationPolicy: rules[0]: unknown"
+    );
+    assert_eq!(refused["conditions"][1]["message"], expected, "{refused}");
     let begun = Instant::now();
     replicas.iter().for_each(|replica| replica.enforce(&get));
     cluster.wait_enforced("True").await;

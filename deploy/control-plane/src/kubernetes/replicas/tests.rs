@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use kith_certs::authority::{Authority, AuthorityConfig, Entry};
 use kith_certs::tls::{client_config, server_name};
 use kith_certs::{Endpoint, IdentitySource, SourceConfig, SpiffeId, TrustDomain};
-use kith_xds_client::{AsyncIo, Backoff, Client, Kind, Resource};
+use kith_xds_client::{AsyncIo, Backoff, Client, Kind, Rejection, Resource};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
@@ -125,7 +125,7 @@ impl World {
         source
     }
 
-    /// A sidecar's client that puts everything in force at once, until it is aborted.
+    /// A sidecar's client that puts everything in force at once, until it is aborted, but for policies on PATCH.
     async fn sidecar(&self) -> JoinHandle<()> {
         let tls = TlsConnector::from(client_config(&self.identity("orders").await, &[b"h2"]));
         let address = self.address;
@@ -149,13 +149,26 @@ impl World {
         });
         tokio::spawn(async move {
             while let Some(delivery) = deliveries.recv().await {
+                let mut rejected = Vec::new();
                 for changed in &delivery.changed {
-                    if let Resource::WorkloadConfig(config) = &changed.resource {
-                        let names: BTreeSet<String> = config.policies.iter().cloned().collect();
-                        client.set_subscription(Kind::AuthorizationPolicy, names);
+                    match &changed.resource {
+                        Resource::WorkloadConfig(config) => {
+                            let names: BTreeSet<String> = config.policies.iter().cloned().collect();
+                            client.set_subscription(Kind::AuthorizationPolicy, names);
+                        }
+                        Resource::AuthorizationPolicy(policy)
+                            if format!("{policy:?}").contains("PATCH") =>
+                        {
+                            rejected.push(Rejection {
+                                name: "shop/p".into(),
+                                field: "rules[0]".into(),
+                                message: "too new".into(),
+                            });
+                        }
+                        _ => {}
                     }
                 }
-                delivery.finish(Vec::new());
+                delivery.finish(rejected);
             }
         })
     }
@@ -210,7 +223,13 @@ fn reading(replies: &Replies) -> String {
         Reply::Says(nodes) => {
             let nodes = nodes.iter().map(|(node, said)| {
                 let or = |text: &Option<String>| text.clone().unwrap_or("none".into());
-                format!("{node} {} {}", or(&said.revision), or(&said.revocations))
+                let refused = (said.refused.iter()).map(|why| format!(", refused {why}"));
+                let refused: String = refused.collect();
+                format!(
+                    "{node} {} {}{refused}",
+                    or(&said.revision),
+                    or(&said.revocations)
+                )
             });
             format!("says: {}", nodes.collect::<Vec<_>>().join(", "))
         }
@@ -234,6 +253,16 @@ async fn a_replica_tells_another_what_its_sidecars_enforce() {
     world.write(&policy("PUT"));
     let took = asking.until(&enforcing(&policy("PUT"))).await;
     println!("from an edited file to another replica that knows it enforced: {took:?}");
+
+    // What a sidecar refuses is told with its words, until it has taken something else.
+    world.write(&policy("PATCH"));
+    let (_, list) = versions(&policy("PATCH"));
+    let refused = "refused AuthorizationPolicy: shop/p: rules[0]: too new";
+    asking
+        .until(&format!("says: {NODE} none {list}, {refused}"))
+        .await;
+    world.write(&policy("PUT"));
+    asking.until(&enforcing(&policy("PUT"))).await;
 
     // The other replica stops, and comes back.
     world.stop_server().await;
