@@ -101,6 +101,28 @@ fn pods_get_their_sidecar_by_admission() {
             assert!(output.stderr.contains(words), "{}", output.stderr);
         }
 
+        // Nor does a container that is added later go past the sidecar.
+        let debug = async |pod: &str, container: &str, more: &str| {
+            let custom = cluster.file(more);
+            let custom = format!("--custom={}", custom.display());
+            let container = format!("--container={container}");
+            let image = ["--image=kith", &container, &custom, "--", "__app", "http"];
+            let arguments = [&["debug", "-n", "shop", pod], &image[..]].concat();
+            cluster.kubectl(&arguments).await
+        };
+        let own_user = r#"{"securityContext": {"runAsUser": 1337}}"#;
+        let output = debug("plain", "past", own_user).await;
+        assert!(!output.status.success(), "taken");
+        assert!(
+            output
+                .stderr
+                .contains("spec.ephemeralContainers[0].securityContext.runAsUser: 1337 is the sidecar's user id"),
+            "{}",
+            output.stderr
+        );
+        let output = debug("plain", "fine", "{}").await;
+        assert!(output.status.success(), "{}", output.stderr);
+
         // Not asked for: left alone, even where it could not be honoured.
         cluster
             .apply(&pod(
@@ -110,6 +132,8 @@ fn pods_get_their_sidecar_by_admission() {
             ))
             .await;
         assert_eq!(cluster.ready_pod("shop", "alone").await.containers.len(), 1);
+        let output = debug("alone", "own", own_user).await;
+        assert!(output.status.success(), "{}", output.stderr);
         let elsewhere = "{apiVersion: v1, kind: Namespace, metadata: {name: elsewhere}}";
         cluster.apply(elsewhere).await;
         cluster.service_account("elsewhere", "default").await;
@@ -204,6 +228,13 @@ fn pods_get_their_sidecar_by_admission() {
             !output.status.success() && output.stderr.contains("inject.kith.dev"),
             "{output:?}"
         );
+        let output = debug("plain", "late", "{}").await;
+        assert!(
+            !output.status.success() && output.stderr.contains("ephemeral.validate.kith.dev"),
+            "{output:?}"
+        );
+        let output = debug("alone", "late", "{}").await;
+        assert!(output.status.success(), "{}", output.stderr);
         let quiet = pod("quiet", "labels: {app: quiet}", "");
         cluster
             .apply(&quiet.replace("namespace: shop", "namespace: elsewhere"))

@@ -153,6 +153,21 @@ pub fn inject(
     }
 }
 
+/// Looks at the ephemeral containers of a pod that has a sidecar, those it had `before` left aside. Answers with warnings.
+///
+/// # Errors
+/// One of them could go past the sidecar.
+pub(crate) fn check_ephemeral(pod: &Value, before: &Value) -> Result<Vec<String>, Refusal> {
+    let mut problems = Vec::new();
+    let mut warnings = Vec::new();
+    requirements::check_ephemeral(pod, before, &mut problems, &mut warnings);
+    if problems.is_empty() {
+        Ok(warnings)
+    } else {
+        Err(Refusal { problems })
+    }
+}
+
 /// Whether a pod asks for a sidecar.
 pub(crate) enum Request {
     Asked,

@@ -20,7 +20,8 @@
 //! - `sideEffects: None`, so that `--dry-run=server` works, and `timeoutSeconds: 10`;
 //! - no `caBundle`: that field is ours.
 //!
-//! The ValidatingWebhookConfiguration (`kith-validate`, path `/validate`) is for CREATE and UPDATE of `kith.dev` kinds.
+//! The ValidatingWebhookConfiguration (`kith-validate`, path `/validate`) is for CREATE and UPDATE of `kith.dev` kinds,
+//! and for what `kubectl debug` adds to pods that have a sidecar (UPDATE of `pods/ephemeralcontainers`).
 
 mod bundle;
 mod certificate;

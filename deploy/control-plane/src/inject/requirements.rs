@@ -1,9 +1,11 @@
 //! What a pod must be like to have a sidecar, and what makes one of less worth than its owner thinks.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::containers::{STATE_VOLUME, VOLUMES};
-use super::pod::{Object, Pod, name};
+use super::pod::{Object, Pod, is_native_sidecar, name};
 use super::{CAPTURE, Mistake, OWN_PORTS, POD_LABEL, SIDECAR, Settings, UID};
 
 /// Looks at the pod without what is ours.
@@ -66,6 +68,41 @@ pub(super) fn check(
     }
 }
 
+/// Looks at what is added to a pod that is there.
+pub(super) fn check_ephemeral(
+    pod: &Value,
+    before: &Value,
+    problems: &mut Vec<Mistake>,
+    warnings: &mut Vec<String>,
+) {
+    let init = pod["spec"]["initContainers"].as_array();
+    let mut init = init.into_iter().flatten().filter_map(Value::as_object);
+    if !init.any(|it| name(it) == SIDECAR && is_native_sidecar(it)) {
+        return;
+    }
+    // They can't be changed or taken away: what is wrong with one that is there must not hinder the next.
+    let there = before["spec"]["ephemeralContainers"].as_array();
+    let there = there.into_iter().flatten().filter_map(Value::as_object);
+    let there: BTreeSet<&str> = there.map(name).collect();
+    let containers = pod["spec"]["ephemeralContainers"].as_array();
+    for (index, container) in containers.into_iter().flatten().enumerate() {
+        let Some(container) = container.as_object() else {
+            continue;
+        };
+        if there.contains(name(container)) {
+            continue;
+        }
+        let at = format!("spec.ephemeralContainers[{index}]");
+        check_container(&at, container, problems, warnings);
+        let target = container.get("targetContainerName").and_then(Value::as_str);
+        if target == Some(SIDECAR) {
+            warnings.push(format!(
+                "{at}.targetContainerName: whoever is in this container sees the sidecar's process, and as root could read its keys"
+            ));
+        }
+    }
+}
+
 fn check_container(
     at: &str,
     container: &Object,
@@ -99,7 +136,7 @@ fn check_container(
             let advice = if volume == STATE_VOLUME {
                 "remove the mount"
             } else {
-                "declare a volume of your own"
+                "mount a volume of your own"
             };
             problems.push(Mistake::new(
                 format!("{at}.volumeMounts[{index}].name"),

@@ -277,6 +277,49 @@ fn what_weakens_a_sidecar_is_a_warning() {
 }
 
 #[test]
+fn what_is_added_to_a_pod_with_a_sidecar_must_not_go_past_it() {
+    let plain = pod(&json!({}));
+    let with = |mut pod: Value, containers: Value| {
+        pod["spec"]["ephemeralContainers"] = containers;
+        pod
+    };
+    let check = |pod: &Value, before: &Value, expected: Expect| {
+        let said = match check_ephemeral(pod, before) {
+            Ok(warnings) => warnings.join("\n"),
+            Err(refusal) => format!("refused: {refusal}"),
+        };
+        expected.assert_eq(&said);
+    };
+    let bad = json!([
+        { "name": "good" },
+        { "name": "user", "securityContext": { "runAsUser": 1337 } },
+        { "name": "socket", "volumeMounts": [{ "name": "kith-workload-api", "mountPath": "/s" }] },
+    ]);
+    let injected = injected(&plain);
+    check(
+        &with(injected.clone(), bad.clone()),
+        &injected,
+        expect![
+            "refused: spec.ephemeralContainers[1].securityContext.runAsUser: 1337 is the sidecar's user id, whose traffic is not captured: use another; spec.ephemeralContainers[2].volumeMounts[0].name: `kith-workload-api` is a volume of the sidecar: mount a volume of your own"
+        ],
+    );
+    // Without a sidecar there is nothing to go past.
+    check(&with(plain.clone(), bad.clone()), &plain, expect![""]);
+    // What is there is there.
+    let before = with(injected.clone(), bad.clone());
+    let mut more = bad;
+    let strong = json!({ "name": "strong", "securityContext": { "privileged": true }, "targetContainerName": "kith-proxy" });
+    more.as_array_mut().unwrap().push(strong);
+    check(
+        &with(injected, more),
+        &before,
+        expect![[r#"
+            spec.ephemeralContainers[3].securityContext: container `strong` is able to remove the redirect rules, and so to go past the sidecar
+            spec.ephemeralContainers[3].targetContainerName: whoever is in this container sees the sidecar's process, and as root could read its keys"#]],
+    );
+}
+
+#[test]
 fn the_time_to_end_is_raised_only_where_nothing_was_said() {
     for (said, delay, drain, expected) in [
         (None, "5", "30", Some(35)),

@@ -49,6 +49,9 @@ pub(super) struct Request {
     pub(super) operation: String,
     #[serde(default)]
     pub(super) object: Value,
+    /// What is there, of an UPDATE.
+    #[serde(default)]
+    pub(super) old_object: Value,
 }
 
 #[derive(Debug, Deserialize)]

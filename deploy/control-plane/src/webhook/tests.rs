@@ -442,6 +442,29 @@ async fn documents_are_refused_with_the_words_of_the_control_plane() {
 }
 
 #[tokio::test]
+async fn what_is_added_to_a_pod_with_a_sidecar_is_looked_at() {
+    let webhook = Webhook::start().await;
+    let sidecar = json!([{ "name": "kith-proxy", "restartPolicy": "Always" }]);
+    let debug = |user: i64| {
+        let container = json!({ "name": "d", "securityContext": { "runAsUser": user } });
+        let spec = json!({ "initContainers": sidecar, "ephemeralContainers": [container] });
+        json!({ "operation": "UPDATE", "subResource": "ephemeralcontainers", "object": { "spec": spec }, "oldObject": {} })
+    };
+    let response = webhook.review("/validate", debug(1000)).await;
+    assert_eq!(response, json!({ "uid": "u-1", "allowed": true }));
+    let response = webhook.review("/validate", debug(1337)).await;
+    assert_eq!(
+        (&response["allowed"], &response["status"]["code"]),
+        (&json!(false), &json!(422))
+    );
+    let message = response["status"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("spec.ephemeralContainers[0].securityContext.runAsUser: 1337 is"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
 async fn what_is_no_review_is_answered_with_what_is_expected() {
     let webhook = Webhook::start().await;
     let review = |body: &str| body.as_bytes().to_vec();

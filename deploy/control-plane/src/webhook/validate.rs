@@ -1,4 +1,5 @@
-//! `kith.dev` documents, read as the control plane reads them, before they are stored: refused with the same words.
+//! `kith.dev` documents, read as the control plane reads them, before they are stored: refused with the same words. And
+//! containers that are added to a running pod.
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -6,10 +7,26 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 use super::review::{Request, Verdict};
+use crate::inject::check_ephemeral;
 use crate::problem::Problem;
 use crate::yaml::{Loaded, Node, load_trees};
 
 pub(super) fn verdict(request: &Request) -> Verdict {
+    let is_pod = request.kind.group.is_empty() && request.kind.kind == "Pod";
+    if is_pod && request.sub_resource == "ephemeralcontainers" {
+        return match check_ephemeral(&request.object, &request.old_object) {
+            Ok(warnings) => Verdict::Allowed {
+                instead: None,
+                warnings,
+            },
+            Err(refusal) => Verdict::Refused {
+                code: 422,
+                message: format!(
+                    "this pod has a sidecar, and cannot have that container: {refusal}"
+                ),
+            },
+        };
+    }
     // What is on its way out may always go, whatever it says.
     let leaving = !request.object["metadata"]["deletionTimestamp"].is_null();
     if request.kind.group != "kith.dev"
