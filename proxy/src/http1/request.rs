@@ -227,10 +227,11 @@ impl RequestHead {
             .map(|range| ascii(&buffer[range]))
     }
 
-    /// `host[:port]` as sent: that of the target, else Host. Absent only in HTTP/1.0.
+    /// `host[:port]` as it is forwarded: Host, else that of the target, which may differ in case only. Absent only in
+    /// HTTP/1.0.
     pub fn host<'b>(&self, buffer: &'b [u8]) -> Option<&'b str> {
-        self.target_authority(buffer)
-            .or_else(|| self.fields.single(Known::Host, buffer).map(ascii))
+        let host = self.fields.single(Known::Host, buffer).map(ascii);
+        host.or_else(|| self.target_authority(buffer))
     }
 
     pub fn framing(&self) -> Framing {
@@ -412,11 +413,12 @@ mod tests {
                 None,
                 "a",
             ),
+            // To the letter what the application sees.
             (
                 "GET http://b:1/c?d HTTP/1.1\r\nhost: B:1",
                 "/c",
                 Some("d"),
-                "b:1",
+                "B:1",
             ),
             ("GET https://b HTTP/1.1\r\nhost: b", "/", None, "b"),
             ("GET http://b?/c HTTP/1.1\r\nhost: b", "/", Some("/c"), "b"),
