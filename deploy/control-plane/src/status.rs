@@ -21,10 +21,7 @@ pub(crate) use self::listed::Listed;
 use crate::catalog::{Catalog, Changed, Version};
 use crate::interest::Interest;
 use crate::jwks;
-use crate::problem::{Problem, printable};
-
-/// Of what a sidecar refused, for people who look at many sidecars at once, in bytes.
-const MOST_WORDS: usize = 300;
+use crate::problem::Problem;
 
 /// Where what is served comes from; decides what is said to those who are not in it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -113,6 +110,10 @@ pub(crate) struct Sidecar {
     pub(crate) subscriptions: Subscribed,
     /// Names that it refused and that were not made good since.
     pub(crate) refused: usize,
+    /// Why it does not have the configuration that it was sent, in its words.
+    pub(crate) refused_configuration: Option<(Kind, Arc<str>)>,
+    /// Why it does not have the revocation list that it was sent.
+    pub(crate) refused_list: Option<Arc<str>>,
     pub(crate) svid: Svid,
     /// Plaintext connections that it accepted since it started, as it says.
     pub(crate) plaintext: u64,
@@ -164,8 +165,9 @@ pub(crate) struct Acknowledgement {
     pub(crate) revision: Option<String>,
     /// The version of the revocation list.
     pub(crate) revocations: Option<String>,
-    /// What it refused and has taken nothing else in place of, and why.
-    pub(crate) refused: Option<String>,
+    /// What it refused of its configuration, and why.
+    pub(crate) refused_configuration: Option<String>,
+    pub(crate) refused_revocations: Option<String>,
 }
 
 /// The SVID that a sidecar uses, as it says; until it says so, the one that opened the stream.
@@ -274,9 +276,9 @@ impl State {
             revocations: (sidecar.revocations.as_ref())
                 .filter(|_| !sidecar.unanswered_list)
                 .map(|it| it.version.to_string()),
-            refused: (sidecar.last_nack.as_ref())
-                .filter(|_| sidecar.refused > 0)
-                .map(|nack| printable(&format!("{}: {}", nack.r#type, nack.message), MOST_WORDS)),
+            refused_configuration: (sidecar.refused_configuration.as_ref())
+                .map(|(kind, why)| format!("{kind}: {why}")),
+            refused_revocations: sidecar.refused_list.as_ref().map(ToString::to_string),
         };
         self.look_at_sidecars(|sidecars| sidecars.map(acknowledgement).collect())
     }

@@ -122,12 +122,8 @@ fn enforced<'s>(sidecar: &'s Sidecar, served: &Served) -> Option<&'s Enforced> {
 }
 
 fn why(sidecar: &Sidecar) -> String {
-    let refused = sidecar
-        .last_nack
-        .as_ref()
-        .filter(|nack| nack.r#type == "RevocationList" && sidecar.refused > 0);
-    match refused {
-        Some(nack) => format!("refused the list: {}", nack.message),
+    match &sidecar.refused_list {
+        Some(why) => format!("refused the list: {why}"),
         None if sidecar.subscriptions.of(Kind::RevocationList).is_none() => {
             "has not asked for revocations: its version is too old, or it is just starting"
                 .to_owned()

@@ -148,8 +148,12 @@ fn check_container(
     let added = security["capabilities"]["add"].as_array();
     let can_redirect = added.is_some_and(|added| {
         let capabilities = added.iter().filter_map(Value::as_str);
-        let mut plain = capabilities.map(|it| it.strip_prefix("CAP_").unwrap_or(it));
-        plain.any(|it| ["NET_ADMIN", "SYS_ADMIN", "ALL"].contains(&it))
+        // As container runtimes read them.
+        let mut plain = capabilities.map(|it| {
+            let upper = it.to_ascii_uppercase();
+            upper.strip_prefix("CAP_").unwrap_or(&upper).to_owned()
+        });
+        plain.any(|it| ["NET_ADMIN", "SYS_ADMIN", "ALL"].contains(&&*it))
     });
     if can_redirect || security["privileged"] == Value::Bool(true) {
         warnings.push(format!(

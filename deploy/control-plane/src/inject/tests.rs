@@ -264,7 +264,7 @@ fn what_weakens_a_sidecar_is_a_warning() {
             "shareProcessNamespace": true,
             "dnsPolicy": "Default",
             "terminationGracePeriodSeconds": 4,
-            "initContainers": [{ "name": "setup", "securityContext": { "capabilities": { "add": ["CAP_NET_ADMIN"] } } }],
+            "initContainers": [{ "name": "setup", "securityContext": { "capabilities": { "add": ["cap_net_admin"] } } }],
         } }),
         expect![[r#"
             injected

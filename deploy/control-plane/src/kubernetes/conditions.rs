@@ -164,19 +164,20 @@ impl<'a> Tally<'a> {
         let list = catalog.revocations.version();
         for (id, node) in catalog.nodes() {
             let said = heard.of(id);
-            let standing = |says: bool| match said {
-                None => Standing::Absent,
-                Some(_) if says => Standing::Enforces,
-                Some(said) => match said.refused.as_deref() {
-                    Some(why) => Standing::Refused(Refusal { node: id, why }),
-                    None => Standing::Behind,
-                },
+            let standing = |says: bool, refused: &'a Option<String>| match refused {
+                _ if says => Standing::Enforces,
+                Some(why) => Standing::Refused(Refusal { node: id, why }),
+                None => Standing::Behind,
             };
-            let revision = said.and_then(|said| said.revision.as_deref());
-            let configured = standing(revision == Some(node.revision.as_str()));
-            let revoked = said.and_then(|said| said.revocations.as_deref());
+            let configured = said.map_or(Standing::Absent, |said| {
+                let enforces = said.revision.as_deref() == Some(node.revision.as_str());
+                standing(enforces, &said.refused_configuration)
+            });
             all.add(configured);
-            revocations.add(standing(revoked == Some(list)));
+            revocations.add(said.map_or(Standing::Absent, |said| {
+                let enforces = said.revocations.as_deref() == Some(list);
+                standing(enforces, &said.refused_revocations)
+            }));
             let set = sets.entry(Policies(&node.policies));
             set.or_default().add(configured);
             for (kind, name) in &node.authentications {
@@ -401,7 +402,7 @@ impl Status {
         self.observed_generation != current.observed_generation
             || differs("Accepted")
             || (self.holds() && !current.holds())
-            || (self.is_refused() && !current.is_refused())
+            || (self.is_refused() && !current.is_refused() && !current.holds())
             || self.conditions.len() != current.conditions.len()
     }
 }

@@ -81,7 +81,8 @@ mod tests {
             let said = Said {
                 revision: Some((*revision).into()),
                 revocations: None,
-                refused: None,
+                refused_configuration: None,
+                refused_revocations: None,
             };
             (Arc::from(*node), said)
         });

@@ -305,8 +305,8 @@ fn take(nodes: &mut ByNode, message: AcknowledgementsResponse) -> Result<bool, S
         let said = Said {
             revision: one.revision,
             revocations: one.revocations,
-            // It is the same program, perhaps of another version.
-            refused: one.refused.map(|words| printable(&words, MOST_WORDS)),
+            refused_configuration: one.refused_configuration,
+            refused_revocations: one.refused_revocations,
         };
         nodes.insert(one.node.into(), said);
     }

@@ -26,8 +26,8 @@ use self::api::{AcknowledgementsRequest, AcknowledgementsResponse};
 
 /// Acknowledgements come in bursts; what comes within this time goes out together.
 const GATHER: Duration = Duration::from_millis(50);
-/// Nodes in one message. Each takes less than 800 bytes, and a message may have 4 MiB.
-const MOST_NODES: usize = 4096;
+/// Nodes in one message. Each takes less than 1,100 bytes, and a message may have 4 MiB.
+const MOST_NODES: usize = 2048;
 /// Messages waiting for a replica that reads slowly.
 const WAITING: usize = 2;
 
@@ -38,8 +38,10 @@ pub(crate) struct Said {
     pub(crate) revision: Option<String>,
     /// The version of the revocation list.
     pub(crate) revocations: Option<String>,
-    /// What it refused, and why.
-    pub(crate) refused: Option<String>,
+    /// What it refused of its configuration, and why.
+    pub(crate) refused_configuration: Option<String>,
+    /// Why it refused the revocation list.
+    pub(crate) refused_revocations: Option<String>,
 }
 
 pub(crate) type ByNode = HashMap<Arc<str>, Said>;
@@ -55,8 +57,15 @@ impl Said {
             self.revocations = None;
         }
         // Whichever comes first, so that it is the same whoever is asked first.
-        let both = [self.refused.take(), other.refused.clone()];
-        self.refused = both.into_iter().flatten().min();
+        for (own, other) in [
+            (
+                &mut self.refused_configuration,
+                &other.refused_configuration,
+            ),
+            (&mut self.refused_revocations, &other.refused_revocations),
+        ] {
+            *own = [own.take(), other.clone()].into_iter().flatten().min();
+        }
     }
 }
 
@@ -66,7 +75,8 @@ pub(crate) fn by_node(acknowledgements: Vec<Acknowledgement>) -> ByNode {
         let said = Said {
             revision: one.revision,
             revocations: one.revocations,
-            refused: one.refused,
+            refused_configuration: one.refused_configuration,
+            refused_revocations: one.refused_revocations,
         };
         match nodes.entry(one.node) {
             Entry::Vacant(vacant) => _ = vacant.insert(said),
@@ -152,7 +162,8 @@ fn difference(before: Option<&ByNode>, now: &ByNode) -> Vec<AcknowledgementsResp
         node: node.to_string(),
         revision: said.revision.clone(),
         revocations: said.revocations.clone(),
-        refused: said.refused.clone(),
+        refused_configuration: said.refused_configuration.clone(),
+        refused_revocations: said.refused_revocations.clone(),
     });
     let gone = before.into_iter().flatten().map(|(node, _)| node);
     let gone = gone.filter(|node| !now.contains_key(*node));
@@ -192,7 +203,8 @@ mod tests {
                     node: (*node).into(),
                     revision: revision.map(Into::into),
                     revocations: list.map(Into::into),
-                    refused: None,
+                    refused_configuration: None,
+                    refused_revocations: None,
                 })
                 .collect(),
         )
@@ -255,7 +267,8 @@ mod tests {
             let said = Said {
                 revision: None,
                 revocations: None,
-                refused: None,
+                refused_configuration: None,
+                refused_revocations: None,
             };
             names
                 .map(|name| (Arc::from(name), said.clone()))

@@ -172,6 +172,8 @@ impl<'a> Stream<'a> {
             last_nack: None,
             subscriptions: Default::default(),
             refused: 0,
+            refused_configuration: None,
+            refused_list: None,
             svid: Svid {
                 serial: peer.svid.serial().to_owned(),
                 expires: Some(peer.svid.not_after()),
@@ -324,7 +326,6 @@ impl<'a> Stream<'a> {
         };
         self.listed
             .update(|sidecar| sidecar.last_nack = Some(Box::new(nack)));
-        self.state.moved();
     }
 
     fn report(&mut self, catalog: &Catalog) {
@@ -350,6 +351,10 @@ impl<'a> Stream<'a> {
         let subscriptions = self.subscriptions.counts();
         let list_seen = self.list_seen;
         let refused = self.subscriptions.refused();
+        let configuration = [Kind::WorkloadConfig, Kind::AuthorizationPolicy];
+        let refused_configuration = self.subscriptions.refusal(&configuration);
+        let refused_list = self.subscriptions.refusal(&[Kind::RevocationList]);
+        let refused_list = refused_list.map(|(_, why)| why);
         let unanswered_list = self
             .subscriptions
             .awaits_answer(Kind::RevocationList, REVOCATION_LIST);
@@ -358,7 +363,8 @@ impl<'a> Stream<'a> {
             moved = sidecar.unanswered_list != unanswered_list
                 || sidecar.list_seen != list_seen
                 || sidecar.in_force != settled
-                || sidecar.refused != refused;
+                || sidecar.refused_configuration != refused_configuration
+                || sidecar.refused_list != refused_list;
             sidecar.in_force = settled;
             sidecar.unanswered_list = unanswered_list;
             sidecar.list_seen = list_seen;
@@ -366,6 +372,8 @@ impl<'a> Stream<'a> {
             sidecar.behind_since = behind_since;
             sidecar.subscriptions = subscriptions;
             sidecar.refused = refused;
+            sidecar.refused_configuration = refused_configuration;
+            sidecar.refused_list = refused_list;
         });
         if moved {
             self.state.moved();

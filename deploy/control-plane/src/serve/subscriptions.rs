@@ -6,7 +6,9 @@
 //! is refused is sent once more, resource by resource: what is good in it gets acknowledged, and what is
 //! bad stays known as refused until it changes.
 
+mod answer;
 mod changes;
+mod refusals;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,7 +20,9 @@ use kith_xds_client::api::envoy::service::discovery::v3::{
 };
 use tonic::Status;
 
+pub(super) use self::answer::{Answer, Nack};
 use self::changes::{Changes, Part};
+use self::refusals::Refusals;
 use crate::catalog::{Catalog, Encoded, Node, Version};
 use crate::interest::Pending;
 use crate::status::Subscribed;
@@ -47,8 +51,8 @@ pub(super) struct Subscriptions {
     nonce: u64,
     /// By nonce, and so in the order of sending.
     outstanding: BTreeMap<u64, Push>,
-    /// What was refused and not made good since, and when it was sent.
-    refused: HashMap<(Kind, Arc<str>), Instant>,
+    /// What was refused and not made good since.
+    refused: Refusals,
     /// The last configuration that was acknowledged, whether or not all of its policies were, and its nonce.
     config_acknowledged: Option<(u64, Arc<Node>)>,
 }
@@ -72,19 +76,6 @@ struct Push {
     node: Option<Arc<Node>>,
 }
 
-/// What a request amounted to.
-#[derive(Debug, Default)]
-pub(super) struct Answer {
-    pub(super) responses: Vec<DeltaDiscoveryResponse>,
-    pub(super) nack: Option<Nack>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Nack {
-    pub(super) kind: Kind,
-    pub(super) message: String,
-}
-
 impl Subscriptions {
     pub(super) fn new(node: Arc<str>) -> Self {
         Self {
@@ -92,7 +83,7 @@ impl Subscriptions {
             kinds: HashMap::new(),
             nonce: 0,
             outstanding: BTreeMap::new(),
-            refused: HashMap::new(),
+            refused: Refusals::default(),
             config_acknowledged: None,
         }
     }
@@ -118,7 +109,7 @@ impl Subscriptions {
         let names = self.kinds.entry(kind).or_default();
         for name in &request.resource_names_unsubscribe {
             if let Some((name, _)) = names.remove_entry(name.as_str()) {
-                self.refused.remove(&(kind, name));
+                self.refused.remove(kind, name);
             }
         }
         let mut changes = Changes::default();
@@ -227,7 +218,7 @@ impl Subscriptions {
             .next()
             .map(|push| push.at)
             .into_iter()
-            .chain(self.refused.values().copied())
+            .chain(self.refused.oldest())
             .min()
     }
 
@@ -254,6 +245,11 @@ impl Subscriptions {
         self.refused.len()
     }
 
+    /// Why the client does not have all that it was sent of these kinds, in its words.
+    pub(super) fn refusal(&self, kinds: &[Kind]) -> Option<(Kind, Arc<str>)> {
+        self.refused.first(kinds)
+    }
+
     /// Whether the client still answers.
     pub(super) fn check_answers(&self) -> Result<(), Status> {
         if self.outstanding.len() <= MAX_OUTSTANDING {
@@ -269,98 +265,6 @@ impl Subscriptions {
     pub(super) fn counts(&self) -> Subscribed {
         let counts = self.kinds.iter();
         counts.map(|(kind, names)| (*kind, names.len())).collect()
-    }
-
-    fn on_answer(
-        &mut self,
-        catalog: &Catalog,
-        request: &DeltaDiscoveryRequest,
-        now: Instant,
-    ) -> Answer {
-        // Unknown nonces are none of ours: an answer to a stream before this one, at worst.
-        let nonce = request.response_nonce.parse::<u64>().ok();
-        let Some(push) = nonce.and_then(|nonce| self.outstanding.remove(&nonce)) else {
-            return Answer::default();
-        };
-        match &request.error_detail {
-            None => {
-                self.on_ack(push);
-                Answer::default()
-            }
-            Some(error) => {
-                let nack = Nack {
-                    kind: push.kind,
-                    message: error.message.clone(),
-                };
-                Answer {
-                    responses: self.on_nack(catalog, push, now),
-                    nack: Some(nack),
-                }
-            }
-        }
-    }
-
-    fn on_ack(&mut self, push: Push) {
-        let names = self.kinds.entry(push.kind).or_default();
-        for (name, version) in push.names {
-            if let Some(held) = names.get_mut(&name).filter(|held| held.nonce < push.nonce) {
-                held.acknowledged = version;
-                held.nonce = push.nonce;
-                self.refused.remove(&(push.kind, name));
-            }
-        }
-        let newer = self
-            .config_acknowledged
-            .as_ref()
-            .is_none_or(|(nonce, _)| *nonce < push.nonce);
-        if push.kind == Kind::WorkloadConfig && newer {
-            self.config_acknowledged = push.node.map(|node| (push.nonce, node));
-        }
-    }
-
-    fn on_nack(
-        &mut self,
-        catalog: &Catalog,
-        push: Push,
-        now: Instant,
-    ) -> Vec<DeltaDiscoveryResponse> {
-        let names = self.kinds.entry(push.kind).or_default();
-        let several = push.names.len() > 1;
-        let mut again = Vec::new();
-        for (name, version) in push.names {
-            // What has been acknowledged or sent anew since is not in question.
-            let Some(held) = names.get(&name) else {
-                continue;
-            };
-            if held.nonce > push.nonce || held.sent != version {
-                continue;
-            }
-            self.refused
-                .entry((push.kind, Arc::clone(&name)))
-                .or_insert(push.at);
-            let found = catalog.find(&self.node, push.kind, &name);
-            if several && found.map(|found| found.stamp()) == version {
-                again.push(vec![(name, found.cloned())]);
-            }
-        }
-        self.push(catalog, push.kind, again, now)
-    }
-
-    /// A client newer than this control plane: there are no such resources here, and it should know.
-    fn on_unknown_kind(&mut self, request: DeltaDiscoveryRequest) -> Answer {
-        if request.resource_names_subscribe.is_empty() {
-            return Answer::default();
-        }
-        let response = DeltaDiscoveryResponse {
-            type_url: request.type_url,
-            nonce: self.next_nonce().to_string(),
-            removed_resources: request.resource_names_subscribe,
-            ..Default::default()
-        };
-        Answer {
-            responses: vec![response],
-            nack: None,
-        }
     }
 
     /// Makes a response of each part and remembers what was sent.
@@ -384,6 +288,7 @@ impl Subscriptions {
             for (name, found) in part {
                 let version = found.as_ref().map(|found| found.stamp());
                 held.entry(Arc::clone(&name)).or_default().sent = version;
+                self.refused.sent_again(kind, &name);
                 match found {
                     Some(found) => response.resources.push(found.to_wire()),
                     None => response.removed_resources.push(name.as_ref().to_owned()),

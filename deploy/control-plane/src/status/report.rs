@@ -203,6 +203,8 @@ mod tests {
             last_nack: None,
             subscriptions: Subscribed::default(),
             refused: 0,
+            refused_configuration: None,
+            refused_list: None,
             svid: Svid {
                 serial: "1".into(),
                 expires: Some(now + Duration::from_secs(1800)),

@@ -28,6 +28,8 @@ pub(crate) fn sidecar(node: &str) -> Sidecar {
         last_nack: None,
         subscriptions: Default::default(),
         refused: 0,
+        refused_configuration: None,
+        refused_list: None,
         svid: Svid {
             serial: String::new(),
             expires: None,

@@ -462,6 +462,11 @@ async fn what_is_added_to_a_pod_with_a_sidecar_is_looked_at() {
         message.contains("spec.ephemeralContainers[0].securityContext.runAsUser: 1337 is"),
         "{message}"
     );
+    // It is there: the next one must not be refused for it.
+    let mut there = debug(1337);
+    there["oldObject"] = there["object"].clone();
+    let response = webhook.review("/validate", there).await;
+    assert_eq!(response, json!({ "uid": "u-1", "allowed": true }));
 }
 
 #[tokio::test]

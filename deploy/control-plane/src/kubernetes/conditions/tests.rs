@@ -49,8 +49,8 @@ fn catalog(text: &str) -> Catalog {
     resolve(&loaded, &KeySets::default()).unwrap().catalog
 }
 
-/// Words of `node=what`: `all` what is served, `old` another configuration, `no` the same because it refused this one,
-/// `list` the list alone.
+/// Words of `node=what`: `all` what is served, `old` another configuration and list, `no` the same because it refused
+/// these, `list` the list alone.
 fn heard(catalog: &Catalog, words: &str) -> Heard {
     let mut nodes = ByNode::new();
     for word in words.split_whitespace() {
@@ -70,7 +70,9 @@ fn heard(catalog: &Catalog, words: &str) -> Heard {
             Said {
                 revision,
                 revocations,
-                refused: (what == "no").then(|| "AuthorizationPolicy: web: rules[0]: new".into()),
+                refused_configuration: (what == "no")
+                    .then(|| "AuthorizationPolicy: web: rules[0]: new".into()),
+                refused_revocations: (what == "no").then(|| "list: entries[0]: new".into()),
             },
         );
     }
@@ -235,6 +237,16 @@ fn a_sidecar_that_refused_is_named_with_its_reason() {
         0/3
         Accepted=True Valid: accepted as written
         Enforced=False Refused: 0 of 3 sidecars enforce generation 3; 1 is not connected; 2 refused an update, among them shop/web-1: AuthorizationPolicy: web: rules[0]: new
+    "#]],
+    );
+    check(
+        "Revocation/r",
+        "web-1=all web-2=no orders=all",
+        0,
+        expect![[r#"
+        2/3
+        Accepted=True Valid: accepted as written
+        Enforced=False Refused: 2 of 3 sidecars enforce generation 3; 1 refused an update: shop/web-2: list: entries[0]: new
     "#]],
     );
 }
@@ -560,6 +572,15 @@ fn people_wait_for_news_and_mere_numbers_wait_for_people() {
     // Another generation: at once, whatever it says.
     desk.verdicts.insert(key(WEB), Arc::new(verdict(2, &[])));
     assert_eq!(desk.round(64_300, "web-1=all", || End::Done).0, [WEB]);
+    // That one refuses it: at once. That one refuses another update, when all had it: as when one is gone.
+    let refused = "web-1=all web-2=no";
+    assert_eq!(desk.round(64_600, refused, || End::Done).0, [WEB]);
+    let all = "web-1=all web-2=all";
+    assert_eq!(desk.round(64_900, all, || End::Done).0, [WEB]);
+    assert_eq!(
+        desk.round(80_000, refused, || End::Done),
+        (vec![], Some(82_000))
+    );
 }
 
 #[test]

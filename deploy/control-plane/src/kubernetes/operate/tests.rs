@@ -29,7 +29,7 @@ use crate::kubernetes::verdict::{Effect, ObjectKey, Verdict, Verdicts};
 use crate::kubernetes::watch::Change;
 use crate::resolve::resolve;
 use crate::status::tests::sidecar;
-use crate::status::{Enforced, LastNack, Listed, Source, State};
+use crate::status::{Enforced, Listed, Source, State};
 use crate::yaml::load_str;
 
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -222,15 +222,12 @@ impl Replica {
 
     /// Its sidecar refused it.
     fn refuse(&self) {
-        let nack = LastNack {
-            time: None,
-            r#type: "AuthorizationPolicy",
-            message: "rules[0]: unknown".into(),
-        };
-        self.listed.update(|sidecar| {
-            sidecar.last_nack = Some(Box::new(nack));
-            sidecar.refused = 1;
-        });
+        let why = (
+            kith_xds_client::Kind::AuthorizationPolicy,
+            "rules[0]: unknown".into(),
+        );
+        self.listed
+            .update(|sidecar| sidecar.refused_configuration = Some(why));
         self.state.moved();
     }
 

@@ -223,7 +223,8 @@ fn reading(replies: &Replies) -> String {
         Reply::Says(nodes) => {
             let nodes = nodes.iter().map(|(node, said)| {
                 let or = |text: &Option<String>| text.clone().unwrap_or("none".into());
-                let refused = (said.refused.iter()).map(|why| format!(", refused {why}"));
+                let refused =
+                    (said.refused_configuration.iter()).map(|why| format!(", refused {why}"));
                 let refused: String = refused.collect();
                 format!(
                     "{node} {} {}{refused}",

@@ -296,21 +296,40 @@ fn a_refused_response_is_sent_again_one_by_one_and_stays_behind_until_made_good(
         "3:AuthorizationPolicy +shop/a, 4:AuthorizationPolicy +shop/b"
     );
     client.asks(&bad, answer(Kind::AuthorizationPolicy, "3", None));
-    // A single resource that is refused is not repeated.
+    // A single resource that is refused is not repeated, and nothing more is on its way.
+    let policies = [Kind::WorkloadConfig, Kind::AuthorizationPolicy];
+    assert_eq!(client.subscriptions.refusal(&policies), None);
     assert_eq!(
         client.asks(&bad, answer(Kind::AuthorizationPolicy, "4", Some("b: no"))),
         ""
     );
+    let refusal = |client: &Client| {
+        let refusal = client.subscriptions.refusal(&policies);
+        refusal.map(|(kind, why)| format!("{kind} {why}"))
+    };
+    assert_eq!(refusal(&client).unwrap(), "AuthorizationPolicy b: no");
+    // Of another kind.
+    assert_eq!(client.subscriptions.refusal(&[Kind::RevocationList]), None);
+    client.asks(&bad, subscribe(Kind::Address, &["10.0.1.1"]));
+    client.asks(&bad, answer(Kind::Address, "5", Some("never")));
+    assert_eq!(refusal(&client).unwrap(), "AuthorizationPolicy b: no");
+    let address = client.subscriptions.refusal(&[Kind::Address]);
+    assert_eq!(address.unwrap(), (Kind::Address, "never".into()));
+    let mut gone = answer(Kind::Address, "", None);
+    gone.resource_names_unsubscribe = vec!["10.0.1.1".into()];
+    client.asks(&bad, gone);
     assert_eq!(client.in_force(), None);
     assert!(client.subscriptions.behind_since().is_some());
 
     let good = catalog(&[("a", "GET"), ("b", "PUT")], &[]);
     assert_eq!(
         client.sees(&good),
-        "5:AuthorizationPolicy +shop/b, 6:WorkloadConfig +shop/orders-1"
+        "6:AuthorizationPolicy +shop/b, 7:WorkloadConfig +shop/orders-1"
     );
-    client.asks(&good, answer(Kind::AuthorizationPolicy, "5", None));
-    client.asks(&good, answer(Kind::WorkloadConfig, "6", None));
+    // What it refused is not what it has to answer now.
+    assert_eq!(refusal(&client), None);
+    client.asks(&good, answer(Kind::AuthorizationPolicy, "6", None));
+    client.asks(&good, answer(Kind::WorkloadConfig, "7", None));
     assert_eq!(client.in_force(), Some(revision(&good)));
     assert!(client.subscriptions.behind_since().is_none());
 }
